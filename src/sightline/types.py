@@ -1,0 +1,146 @@
+"""The few things that travel along the road: frozen, and checked when they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Union
+
+import torch
+from torch import Tensor
+
+from sightline.errors import InputError
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+ImageSource = Union["Path", "ZipMember", "PIL.Image.Image"]
+
+
+def no_boxes() -> Tensor:
+    """Zero boxes: shape (0, 4).
+
+    >>> no_boxes().shape
+    torch.Size([0, 4])
+    """
+    return torch.zeros(0, 4)
+
+
+def checked_boxes(boxes_xyxy: Tensor, what: str = "boxes_xyxy") -> Tensor:
+    """Return ``boxes_xyxy`` as float (B, 4), half-open pixel edges, or raise `InputError`.
+
+    >>> checked_boxes(torch.tensor([[0, 0, 4, 2]]))
+    tensor([[0., 0., 4., 2.]])
+    """
+    if boxes_xyxy.ndim != 2 or boxes_xyxy.shape[1] != 4:
+        raise InputError(f"{what} has shape {tuple(boxes_xyxy.shape)}; expected (B, 4): x0, y0, x1, y1")
+    boxes = boxes_xyxy if boxes_xyxy.is_floating_point() else boxes_xyxy.float()
+    if not torch.isfinite(boxes).all():
+        raise InputError(f"{what} holds NaN or Inf")
+    bad = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
+    if bad.any():
+        row = int(bad.nonzero()[0, 0])
+        raise InputError(
+            f"{what}[{row}] = {boxes[row].tolist()} has no area; expected x0 < x1 and y0 < y1 (pixel edges)"
+        )
+    return boxes
+
+
+@dataclass(frozen=True)
+class ZipMember:
+    """One image file inside a zip archive, read without unpacking it."""
+
+    archive: Path
+    member: str
+
+    def __str__(self) -> str:
+        return f"{self.archive}!{self.member}"
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the network's pixels lie on the photo: one rectangle of the photo fills the network's input.
+
+    x_photo = x0 + x_input · (x1 - x0) / W_input, and the same for y, with (x0, y0, x1, y1) = ``shown_xyxy``.
+
+    >>> g = Geometry(photo_hw=(100, 200), input_hw=(50, 50), shown_xyxy=(0, 0, 200, 100))
+    >>> g.to_photo(torch.tensor([[0., 0., 25., 50.]]))
+    tensor([[  0.,   0., 100., 100.]])
+    """
+
+    photo_hw: tuple[int, int]
+    input_hw: tuple[int, int]
+    shown_xyxy: tuple[float, float, float, float]
+
+    def __post_init__(self) -> None:
+        x0, y0, x1, y1 = self.shown_xyxy
+        if min(*self.photo_hw, *self.input_hw) < 1 or x1 <= x0 or y1 <= y0:
+            raise InputError(f"impossible geometry: {self}")
+
+    @classmethod
+    def identity(cls, size_hw: tuple[int, int]) -> Geometry:
+        """The geometry of a tensor that nobody resized."""
+        return cls(size_hw, size_hw, (0.0, 0.0, float(size_hw[1]), float(size_hw[0])))
+
+    def _scale_offset(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        x0, y0, x1, y1 = self.shown_xyxy
+        sx, sy = (x1 - x0) / self.input_hw[1], (y1 - y0) / self.input_hw[0]
+        return like.new_tensor([sx, sy, sx, sy]), like.new_tensor([x0, y0, x0, y0])
+
+    def to_photo(self, boxes_xyxy: Tensor) -> Tensor:
+        """Boxes (..., 4) in network pixels -> boxes in photo pixels, clipped to the photo."""
+        scale, offset = self._scale_offset(boxes_xyxy)
+        height, width = self.photo_hw
+        limit = boxes_xyxy.new_tensor([width, height, width, height])
+        return (boxes_xyxy * scale + offset).clamp(min=0).minimum(limit)
+
+    def to_input(self, boxes_xyxy: Tensor) -> Tensor:
+        """Boxes (..., 4) in photo pixels -> boxes in network pixels (they may reach outside the input)."""
+        scale, offset = self._scale_offset(boxes_xyxy)
+        return (boxes_xyxy - offset) / scale
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a dataset: where it is, what it shows, and (for scoring only) where.
+
+    ``boxes_xyxy`` (B, 4) are the true boxes of class ``label`` in photo pixels, half-open.
+    ``masks`` are files of true masks and ``ignore_mask`` one of pixels that do not count (OpenImages).
+    """
+
+    id: str
+    source: ImageSource
+    label: int | None = None
+    boxes_xyxy: Tensor = field(default_factory=no_boxes)
+    masks: tuple[Path, ...] = ()
+    ignore_mask: Path | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "boxes_xyxy", checked_boxes(self.boxes_xyxy, f"{self.id}: boxes_xyxy"))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Samples of one split with the names of their classes; ``label`` indexes ``categories``."""
+
+    name: str
+    split: str
+    samples: Sequence[Sample]
+    categories: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[index]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One class of one image: its index, its name, its softmax probability in [0, 1], its boxes (B, 4)."""
+
+    class_index: int
+    category: str
+    score: float
+    boxes_xyxy: Tensor = field(default_factory=no_boxes)
