@@ -1,0 +1,242 @@
+"""From heatmaps to boxes: thresholds, connected components, masks, boxes, the ILSVRC five guesses."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sightline.errors import InputError, unknown
+from sightline.heatmap import quantile
+from sightline.types import no_boxes
+
+STANDARDS = ("max", "percentile")
+SELECTIONS = ("largest", "all")
+GUESSES = ("plain", "heuristics")
+HEURISTIC_CUTS = (20, 100, 110)  # of 255: the authors' generator
+
+
+def cutoffs(
+    heatmaps: Tensor, threshold: float = 0.2, standard: str = "max", percentile: float = 90.0
+) -> Tensor:
+    """The number t that each heatmap of (..., H, W) is cut at -> (...).
+
+    ``max``: t = threshold · max (Zhou et al. 2016 use 0.2); ``percentile``: t = threshold · percentile_i,
+    the standard of PaS (Bae et al. 2020: i = 90, threshold 0.35). Raises `InputError` for an unknown
+    standard, or a threshold outside [0, 1].
+
+    >>> cutoffs(torch.tensor([[0.0, 0.5], [0.5, 1.0]]), threshold=0.2)
+    tensor(0.2000)
+    """
+    if not 0 <= threshold <= 1:
+        raise InputError(f"threshold is {threshold}; expected a share from 0 to 1")
+    if standard not in STANDARDS:
+        raise unknown("standard", standard, STANDARDS)
+    if standard == "max":
+        return heatmaps.amax((-2, -1)) * threshold
+    if not 0 <= percentile <= 100:
+        raise InputError(f"percentile is {percentile}; expected a number from 0 to 100")
+    return quantile(heatmaps, percentile / 100) * threshold
+
+
+def make_masks(
+    heatmaps: Tensor,
+    threshold: float = 0.2,
+    standard: str = "max",
+    percentile: float = 90.0,
+    select: str = "largest",
+) -> Tensor:
+    """The kept region of each heatmap: (N, K, H, W) -> bool (N, K, H, W), on the heatmaps' device.
+
+    A value is kept where it is ≥ t (see `cutoffs`) and > 0. ``largest`` keeps the largest 8-connected
+    component by area (of equals, the first in reading order), ``all`` keeps every one.
+
+    >>> make_masks(torch.tensor([[[[1.0, 1.0, 0.0, 1.0]]]])).int()
+    tensor([[[[1, 1, 0, 0]]]], dtype=torch.int32)
+    """
+    kept = _kept(heatmaps, threshold, standard, percentile, select)
+    if select == "all" or kept.numel() == 0:
+        return kept
+    masks = _flat_on_cpu(kept)
+    regions = np.stack([_largest_region(mask) for mask in masks])
+    return torch.from_numpy(regions).view(kept.shape).to(kept.device)
+
+
+def make_boxes(
+    heatmaps: Tensor,
+    threshold: float = 0.2,
+    standard: str = "max",
+    percentile: float = 90.0,
+    select: str = "largest",
+) -> list[list[Tensor]]:
+    """The boxes of each heatmap of (N, K, H, W): N lists of K float32 tensors (B, 4), xyxy, half-open.
+
+    The paper's rule (Zhou et al. 2016, section 3.2): keep the values ≥ t (see `cutoffs`; and > 0), take the
+    largest 8-connected component by area, give its bounding box in heatmap pixels. ``select="all"`` gives
+    the box of every component, by falling area. Of equal areas the first in reading order comes first. A
+    heatmap with nothing kept gives (0, 4). The boxes lie on the CPU: one copy for the whole batch.
+
+    >>> make_boxes(torch.tensor([[[[0.0, 1.0, 0.9], [0.0, 0.1, 0.0]]]]))
+    [[tensor([[1., 0., 3., 1.]])]]
+    """
+    kept = _kept(heatmaps, threshold, standard, percentile, select)
+    flat = [_component_boxes(mask, select) for mask in _flat_on_cpu(kept)]
+    classes = kept.shape[1]
+    return [flat[i * classes : (i + 1) * classes] for i in range(kept.shape[0])]
+
+
+class Guesses(NamedTuple):
+    """Five boxes (5, 4) and, for each, the rank (0 is the most probable) of the class it is meant for."""
+
+    boxes_xyxy: Tensor
+    class_ranks: Tensor
+
+
+def five_guesses(heatmaps_of_top5: Tensor, how: str = "plain") -> Guesses:
+    """The five guesses of ILSVRC localisation from the heatmaps (5, H, W) of the five most probable classes.
+
+    ``plain``: one box, by the paper's rule, for each class. ``heuristics`` (Zhou et al. 2016, the 37.1 %):
+    loose₁, tight₁, loose₂, tight₂, loose₃. There the heatmap in 8 bits (truncated) is cut at 20, 100 and
+    110 of 255 (strictly above, as OpenCV cuts), every 8-connected component of the three masks gives a box,
+    the boxes are sorted by their area, and one that overlaps a larger kept one by more than half of the
+    larger is dropped; the first is loose, the second tight, and where there is no second the first is
+    repeated. Heatmaps are in [0, 1]; one that shows nothing gives the box [0, 0, 0, 0], which overlaps
+    nothing.
+
+    >>> five_guesses(torch.eye(5).view(5, 1, 5)).boxes_xyxy[3]
+    tensor([3., 0., 4., 1.])
+    """
+    if how not in GUESSES:
+        raise unknown("kind of five guesses", how, GUESSES)
+    if heatmaps_of_top5.ndim != 3 or heatmaps_of_top5.shape[0] != 5:
+        raise InputError(f"heatmaps have shape {tuple(heatmaps_of_top5.shape)}; expected (5, H, W)")
+    if how == "plain":
+        found = make_boxes(heatmaps_of_top5[None])[0]
+        boxes = [box[0] if len(box) else torch.zeros(4) for box in found]
+        return Guesses(torch.stack(boxes), torch.arange(5))
+    levels = (heatmaps_of_top5[:3].detach() * 255).clamp(0, 255).to(torch.uint8).cpu().numpy()
+    (loose1, tight1), (loose2, tight2), (loose3, _) = (_loose_and_tight(level) for level in levels)
+    return Guesses(torch.stack([loose1, tight1, loose2, tight2, loose3]), torch.tensor([0, 0, 1, 1, 2]))
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of half-open boxes (A, 4) and (B, 4) -> (A, B); 0 where a box has no area.
+
+    >>> iou(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[1.0, 0.0, 3.0, 2.0]]))
+    tensor([[0.3333]])
+    """
+    a, b = _as_boxes(a), _as_boxes(b)
+    corner0 = torch.maximum(a[:, None, :2], b[None, :, :2])
+    corner1 = torch.minimum(a[:, None, 2:], b[None, :, 2:])
+    shared = (corner1 - corner0).clamp(min=0).prod(-1)
+    union = _areas(a)[:, None] + _areas(b)[None] - shared
+    return torch.where(shared > 0, shared / union, torch.zeros_like(shared))
+
+
+def xywh_to_xyxy(boxes_xywh: Tensor) -> Tensor:
+    """Corner and size (..., 4) -> half-open corners (..., 4).
+
+    >>> xywh_to_xyxy(torch.tensor([[10, 20, 3, 4]]))
+    tensor([[10, 20, 13, 24]])
+    """
+    return torch.cat([boxes_xywh[..., :2], boxes_xywh[..., :2] + boxes_xywh[..., 2:]], -1)
+
+
+def inclusive_to_half_open(boxes_inclusive: Tensor) -> Tensor:
+    """Corners that name the last pixel inside (..., 4) -> half-open pixel edges (..., 4).
+
+    >>> inclusive_to_half_open(torch.tensor([[0, 0, 63, 63]]))
+    tensor([[ 0,  0, 64, 64]])
+    """
+    return boxes_inclusive + boxes_inclusive.new_tensor([0, 0, 1, 1])
+
+
+def centre_box(size_hw: tuple[int, int], margin: float) -> Tensor:
+    """The box (1, 4) that leaves ``margin`` pixels free on every side: the baseline to beat.
+
+    >>> centre_box((64, 64), 8)
+    tensor([[ 8.,  8., 56., 56.]])
+    """
+    height, width = size_hw
+    if margin < 0 or 2 * margin >= min(size_hw):
+        raise InputError(f"a margin of {margin} leaves no box in {height}×{width}")
+    return torch.tensor([[margin, margin, width - margin, height - margin]], dtype=torch.float32)
+
+
+def _kept(heatmaps: Tensor, threshold: float, standard: str, percentile: float, select: str) -> Tensor:
+    if heatmaps.ndim != 4:
+        raise InputError(f"heatmaps have shape {tuple(heatmaps.shape)}; expected (N, K, H, W)")
+    if select not in SELECTIONS:
+        raise unknown("selection", select, SELECTIONS)
+    if heatmaps.numel() == 0:
+        return heatmaps > 0
+    at = cutoffs(heatmaps, threshold, standard, percentile)[..., None, None]
+    return (heatmaps >= at) & (heatmaps > 0)
+
+
+def _flat_on_cpu(kept: Tensor) -> NDArray[np.uint8]:
+    maps: NDArray[np.uint8] = kept.detach().to(torch.uint8).flatten(0, 1).cpu().numpy()
+    return maps
+
+
+def _components(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Labels (H, W) and x, y, w, h, area of each 8-connected component, in reading order.
+
+    SAUF is asked for because it numbers components by their first pixel; OpenCV's default scans 2×2 blocks
+    and numbers them otherwise.
+    """
+    import cv2
+
+    found: Any = cv2.connectedComponentsWithStatsWithAlgorithm(mask, 8, cv2.CV_32S, cv2.CCL_SAUF)
+    return found[1], found[2][1:]  # row 0 is the background
+
+
+def _largest_region(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    labels, stats = _components(mask)
+    if len(stats) == 0:
+        return np.zeros(mask.shape, dtype=np.bool_)
+    region: NDArray[np.bool_] = labels == 1 + int(stats[:, 4].argmax())
+    return region
+
+
+def _component_boxes(mask: NDArray[np.uint8], select: str) -> Tensor:
+    _, stats = _components(mask)
+    if len(stats) == 0:
+        return no_boxes()
+    order = np.argsort(-stats[:, 4], kind="stable")  # stable: equals stay in reading order
+    chosen = stats[order[:1] if select == "largest" else order]
+    return xywh_to_xyxy(torch.from_numpy(chosen[:, :4]).float())
+
+
+def _loose_and_tight(level: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+    """The loose and the tight box of one 8-bit heatmap (H, W)."""
+    masks = [(level > cut).astype(np.uint8) for cut in HEURISTIC_CUTS]
+    boxes = torch.cat([_component_boxes(mask, "all") for mask in masks])
+    if len(boxes) == 0:
+        return torch.zeros(4), torch.zeros(4)
+    boxes = boxes[torch.argsort(-_areas(boxes), stable=True)]
+    kept = boxes[:1]
+    for box in boxes[1:]:
+        if not (_shared_area(box, kept) > 0.5 * _areas(kept)).any():
+            kept = torch.cat([kept, box[None]])
+            break  # only the first two are asked for
+    return kept[0], kept[-1]
+
+
+def _shared_area(box: Tensor, others: Tensor) -> Tensor:
+    corner0 = torch.maximum(box[:2], others[:, :2])
+    corner1 = torch.minimum(box[2:], others[:, 2:])
+    return (corner1 - corner0).clamp(min=0).prod(-1)
+
+
+def _areas(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(-1)
+
+
+def _as_boxes(boxes: Tensor) -> Tensor:
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise InputError(f"boxes have shape {tuple(boxes.shape)}; expected (B, 4): x0, y0, x1, y1")
+    return boxes if boxes.is_floating_point() else boxes.float()

@@ -1,0 +1,180 @@
+"""From raw maps to heatmaps: upsampling, normalising, fusing. Pure torch, batched, on any device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sightline.errors import InputError, unknown
+
+UPSAMPLING_MODES = ("bilinear", "bicubic", "nearest")
+NORMALISATIONS = ("minmax", "max", "percentile", "ivr")
+REDUCTIONS = ("sum", "mean", "max")
+IVR_QUANTILE = 0.45
+
+
+def upsample(maps: Tensor, size_hw: tuple[int, int], mode: str = "bilinear") -> Tensor:
+    """Resize maps (..., h, w) to (..., H, W) = ``size_hw``, pixel centre on pixel centre.
+
+    ``mode`` is ``bilinear``, ``bicubic`` (Keys, a = -0.75; it overshoots) or ``nearest`` (by pixel
+    centres), each with ``align_corners=False``. Leading dimensions are kept, float64 stays float64, half
+    precision becomes float32. Raises `InputError` for an unknown mode or a size below 1.
+
+    >>> upsample(torch.tensor([[0.0, 4.0]]), (1, 4))
+    tensor([[0., 1., 3., 4.]])
+    """
+    if mode not in UPSAMPLING_MODES:
+        raise unknown("upsampling mode", mode, UPSAMPLING_MODES)
+    if min(size_hw) < 1:
+        raise InputError(f"size_hw is {tuple(size_hw)}; expected a height and a width of at least 1")
+    maps = _as_float_maps(maps)
+    if tuple(maps.shape[-2:]) == tuple(size_hw):
+        return maps
+    if maps.numel() == 0:
+        return maps.new_zeros(*maps.shape[:-2], *size_hw)
+    flat = maps.reshape(-1, 1, *maps.shape[-2:])
+    if mode == "nearest":
+        resized = F.interpolate(flat, size=tuple(size_hw), mode="nearest-exact")
+    else:
+        resized = F.interpolate(flat, size=tuple(size_hw), mode=mode, align_corners=False)
+    return resized.reshape(*maps.shape[:-2], *size_hw)
+
+
+def normalise(maps: Tensor, how: str = "minmax", percentile: float = 90.0) -> Tensor:
+    """Rescale each map of (..., H, W) to [0, 1] by its own values.
+
+    - ``minmax``: (m - min) / (max - min)
+    - ``max``: max(m, 0) / max
+    - ``percentile``: (m - min) / percentile_i of (m - min), clipped to [0, 1]; where that percentile is 0
+      (a map that is mostly its minimum) every value above the minimum becomes 1, the limit of the formula
+    - ``ivr``: max(m - q, 0) / max(m - q), q the 0.45-quantile (Kim et al., ICCV 2021)
+
+    A map without a positive value, and a constant one, shows no place: its heatmap is all zeros. NaN is
+    passed on. Raises `InputError` for an unknown ``how`` or a percentile outside [0, 100].
+
+    >>> normalise(torch.tensor([[-1.0, 0.0], [1.0, 3.0]]))
+    tensor([[0.0000, 0.2500],
+            [0.5000, 1.0000]])
+    >>> normalise(torch.tensor([[-1.0, 0.0], [1.0, 3.0]]), "max")
+    tensor([[0.0000, 0.0000],
+            [0.3333, 1.0000]])
+    """
+    if how not in NORMALISATIONS:
+        raise unknown("normalisation", how, NORMALISATIONS)
+    maps = _as_float_maps(maps)
+    if maps.numel() == 0:
+        return maps
+    return torch.where(_shows_nothing(maps), torch.zeros_like(maps), _rescale(maps, how, percentile))
+
+
+def _rescale(maps: Tensor, how: str, percentile: float) -> Tensor:
+    """The four equations, each dividing a non-negative map by a number of that map."""
+    if how == "max":
+        shifted = maps.clamp(min=0)
+    elif how == "ivr":
+        shifted = (maps - quantile(maps, IVR_QUANTILE)[..., None, None]).clamp(min=0)
+    else:
+        shifted = maps - maps.amin((-2, -1), keepdim=True)
+    if how != "percentile":
+        return _divide_by_max(shifted)  # ivr leaves nothing where the 0.45-quantile is the maximum
+    if not 0 <= percentile <= 100:
+        raise InputError(f"percentile is {percentile}; expected a number from 0 to 100")
+    scale = quantile(shifted, percentile / 100)[..., None, None]
+    return torch.where(scale == 0, (shifted > 0).to(shifted), shifted / scale).clamp(max=1)
+
+
+def make_heatmaps(
+    maps: Tensor, size_hw: tuple[int, int], normalise: str = "minmax", percentile: float = 90.0
+) -> Tensor:
+    """Raw maps (..., h, w) -> heatmaps (..., H, W) in [0, 1]: bilinear upsampling, then `normalise`.
+
+    Whether a map shows anything (a positive value, not constant) is asked of the raw map: upsampling a
+    constant leaves rounding noise that a normalisation would blow up.
+
+    >>> make_heatmaps(torch.tensor([[0.0, 4.0]]), (1, 4))
+    tensor([[0.0000, 0.2500, 0.7500, 1.0000]])
+    >>> make_heatmaps(torch.tensor([[[-3.0, -1.0]], [[5.0, 5.0]]]), (1, 3))
+    tensor([[[0., 0., 0.]],
+            [[0., 0., 0.]]])
+    """
+    maps = _as_float_maps(maps)
+    heatmaps = _normalise(upsample(maps, size_hw), normalise, percentile)
+    if maps.numel() == 0:
+        return heatmaps
+    return torch.where(_shows_nothing(maps), torch.zeros_like(heatmaps), heatmaps)
+
+
+_normalise = normalise  # `make_heatmaps` has an argument of that name
+
+
+def fuse(
+    maps: Sequence[Tensor], size_hw: tuple[int, int], reduce: str = "sum", per_layer_norm: bool = True
+) -> Tensor:
+    """Fuse the maps of several layers, each (N, h_l, w_l), into one (N, H, W).
+
+    F = R_l( up(M^l) / max up(M^l) ) / max, with R the sum, mean or maximum over the layers: the fusing
+    module of FullyCAM (Song et al., IEEE Access 2022). ``per_layer_norm=False`` leaves out the inner
+    division. A map whose maximum is not positive counts as zero. Raises `InputError` for no maps, unequal
+    N, or an unknown ``reduce``.
+
+    >>> fuse([torch.tensor([[[2.0, 0.0]]]), torch.tensor([[[1.0, 4.0]]])], (1, 2))
+    tensor([[[1.0000, 0.8000]]])
+    """
+    if reduce not in REDUCTIONS:
+        raise unknown("reduction", reduce, REDUCTIONS)
+    shapes = [tuple(layer.shape) for layer in maps]
+    if not shapes or any(len(shape) != 3 or shape[0] != shapes[0][0] for shape in shapes):
+        raise InputError(
+            f"fuse was given maps of shapes {shapes}; expected one or more (N, h, w), one N for all"
+        )
+
+    def full_size(layer: Tensor) -> Tensor:
+        full = upsample(layer, size_hw)
+        return _divide_by_max(full) if per_layer_norm else full
+
+    total = full_size(maps[0])
+    for layer in maps[1:]:  # one layer at a time: only two full-size maps are alive at once
+        full = full_size(layer)
+        total = torch.maximum(total, full) if reduce == "max" else total + full
+    return _divide_by_max(total)  # the mean differs from the sum by a factor, which goes here
+
+
+def quantile(maps: Tensor, q: float) -> Tensor:
+    """The q-quantile of each map (..., H, W) -> (...), linear between neighbours as NumPy does it.
+
+    By selection, not sorting, and without the size limit of `torch.quantile`.
+
+    >>> quantile(torch.tensor([[0.0, 1.0], [2.0, 10.0]]), 0.5)
+    tensor(1.5000)
+    """
+    if not 0 <= q <= 1:
+        raise InputError(f"quantile {q} asked for; expected a number from 0 to 1")
+    flat = _as_float_maps(maps).flatten(-2)
+    position = q * (flat.shape[-1] - 1)
+    low = math.floor(position)
+    below = flat.kthvalue(low + 1, dim=-1).values
+    if position == low:
+        return below
+    above = flat.kthvalue(low + 2, dim=-1).values
+    return torch.lerp(below, above, position - low)
+
+
+def _shows_nothing(maps: Tensor) -> Tensor:
+    """(..., 1, 1) bool: no positive value, or one value everywhere (False where there is NaN)."""
+    low, high = torch.aminmax(maps.flatten(-2), dim=-1)
+    return ((high <= 0) | (low == high))[..., None, None]
+
+
+def _divide_by_max(maps: Tensor) -> Tensor:
+    high = maps.amax((-2, -1), keepdim=True)
+    return torch.where(high <= 0, torch.zeros_like(maps), maps / high)
+
+
+def _as_float_maps(maps: Tensor) -> Tensor:
+    if maps.ndim < 2:
+        raise InputError(f"maps have shape {tuple(maps.shape)}; expected (..., h, w)")
+    return maps if maps.dtype in (torch.float32, torch.float64) else maps.float()
