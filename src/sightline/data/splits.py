@@ -1,0 +1,39 @@
+"""A part of a training set held out, the same part on every machine: where thresholds and sizes are chosen."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from dataclasses import replace
+
+from sightline.errors import InputError
+from sightline.types import Dataset, Sample
+
+
+def hold_out(dataset: Dataset, per_class: int = 30, seed: int = 0) -> tuple[Dataset, Dataset]:
+    """Split into (the rest, ``per_class`` samples of each class), chosen by a hash of seed and sample id.
+
+    The choice depends on neither order nor platform, and no sample is in both parts. Only ids and labels are
+    read. Raises `InputError` where a class has no more than ``per_class`` samples.
+
+    >>> from pathlib import Path
+    >>> samples = [Sample(f"{c}{i}", Path("x.jpg"), label) for label, c in enumerate("ab") for i in range(5)]
+    >>> fit, held = hold_out(Dataset("d", "train", samples, ("a", "b")), per_class=2)
+    >>> len(fit), [s.label for s in held.samples], fit.split, held.split
+    (6, [0, 0, 1, 1], 'train-fit', 'train-heldout')
+    """
+    by_class: dict[int | None, list[Sample]] = defaultdict(list)
+    for sample in dataset.samples:
+        by_class[sample.label].append(sample)
+    held: set[str] = set()
+    for label, members in by_class.items():
+        if len(members) <= per_class:
+            name = "no class" if label is None else dataset.categories[label]
+            raise InputError(f"{dataset.name} {dataset.split}: {name} has {len(members)} samples; holding out {per_class} leaves none")
+        members.sort(key=lambda sample: hashlib.sha256(f"{seed}:{sample.id}".encode()).digest())
+        held.update(sample.id for sample in members[:per_class])
+    parts = [[s for s in dataset.samples if (s.id in held) == inside] for inside in (False, True)]
+    return (
+        replace(dataset, samples=parts[0], split=f"{dataset.split}-fit"),
+        replace(dataset, samples=parts[1], split=f"{dataset.split}-heldout"),
+    )

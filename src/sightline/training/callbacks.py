@@ -1,0 +1,65 @@
+"""What happens at the end of every epoch: a line in the log, and a file from which a killed run goes on."""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+
+COLUMNS = ("epoch", "side", "lr", "loss", "accuracy", "seconds")
+
+
+class EpochLog(lightning.Callback):
+    """Appends epoch, photo side, rate, mean loss and test accuracy to ``log.csv``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.started = 0.0
+
+    def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        epoch, metrics = trainer.current_epoch, trainer.callback_metrics
+        rows = [row for row in read_log(self.path) if int(row["epoch"]) < epoch]
+        rows.append(
+            {
+                "epoch": str(epoch),
+                "side": str(module.recipe.side(epoch)),
+                "lr": f"{trainer.optimizers[0].param_groups[0]['lr']:.6f}",
+                "loss": f"{float(metrics['loss']):.4f}",
+                "accuracy": f"{float(metrics['accuracy']):.4f}" if "accuracy" in metrics else "",
+                "seconds": f"{time.perf_counter() - self.started:.1f}",
+            }
+        )
+        with self.path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def read_log(path: Path) -> list[dict[str, str]]:
+    """The rows of a ``log.csv``, none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+class ResumeFile(lightning.Callback):
+    """Writes ``resume.ckpt`` after each epoch; a kill at any moment leaves the last whole one in place."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        partial = self.path.with_name(f".{self.path.name}.part")
+        trainer.save_checkpoint(partial)
+        if trainer.is_global_zero:
+            os.replace(partial, self.path)

@@ -1,0 +1,142 @@
+"""Photos and labels on their way into training. Boxes stay behind: only ``source`` and ``label`` are read."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Dataset as TorchDataset
+
+from sightline.errors import InputError, unknown
+from sightline.training.augment import augment
+from sightline.training.recipe import Recipe
+from sightline.types import Dataset, ImageSource, Sample, ZipMember
+
+
+class Photos:
+    """Decoded photos by index; with ``cache`` each file is read once and its pixels stay in memory."""
+
+    def __init__(self, sources: Sequence[ImageSource], cache: bool) -> None:
+        self.sources = sources
+        self.cache: list[PIL.Image.Image] | None = None
+        self.archives: dict[Path, zipfile.ZipFile] = {}
+        if cache:
+            self.cache = [self._read(source) for source in sources]
+            self.archives.clear()
+
+    def _read(self, source: ImageSource) -> PIL.Image.Image:
+        # An archive's table of contents is read once, not once a photo.
+        if isinstance(source, ZipMember):
+            archive = self.archives.get(source.archive)
+            if archive is None:
+                archive = self.archives[source.archive] = zipfile.ZipFile(source.archive)
+            with PIL.Image.open(io.BytesIO(archive.read(source.member))) as image:
+                return image.convert("RGB")
+        from sightline.data.images import read_image
+
+        return read_image(source)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "archives": {}}  # open files do not travel to worker processes
+
+    def __getitem__(self, index: int) -> PIL.Image.Image:
+        return self.cache[index] if self.cache is not None else self._read(self.sources[index])
+
+
+def choose_classes(dataset: Dataset, categories: Sequence[str] | None) -> tuple[list[Sample], tuple[str, ...]]:
+    """The samples of the wanted classes, and the classes; each must be there and have a labelled photo."""
+    names = tuple(categories) if categories is not None else dataset.categories
+    for name in names:
+        if name not in dataset.categories:
+            raise unknown(f"class in the recipe ({dataset.name} {dataset.split})", name, dataset.categories)
+    unlabelled = next((s for s in dataset.samples if s.label is None), None)
+    if unlabelled is not None:
+        raise InputError(f"{dataset.name} {dataset.split}: {unlabelled.id} has no label; training needs one for each photo")
+    wanted = {dataset.categories.index(name) for name in names}
+    samples = [sample for sample in dataset.samples if sample.label in wanted]
+    present = {sample.label for sample in samples}
+    empty = [name for name in names if dataset.categories.index(name) not in present]
+    if empty:
+        raise InputError(f"{dataset.name} {dataset.split}: class {empty[0]!r} is empty; give it photos or leave it out")
+    return samples, names
+
+
+class LabelledPhotos(TorchDataset[tuple[Tensor, int, int]]):
+    """(photo, label) by index, plainly resized (for testing); by (epoch, index), augmented (for training)."""
+
+    def __init__(self, dataset: Dataset, recipe: Recipe, side: int | None = None) -> None:
+        samples, self.categories = choose_classes(dataset, recipe.data.categories)
+        number = {dataset.categories.index(name): i for i, name in enumerate(self.categories)}
+        self.labels = [number[sample.label] for sample in samples if sample.label is not None]
+        self.ids = [sample.id for sample in samples]
+        self.photos = Photos([sample.source for sample in samples], recipe.data.cache)
+        self.recipe, self.side = recipe, side
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: tuple[int, int] | int) -> tuple[Tensor, int, int]:
+        if isinstance(key, int):
+            return self._plain(key), self.labels[key], key
+        epoch, index = key
+        recipe = self.recipe
+        image = augment(self.photos[index], recipe.side(epoch), recipe.augment, (recipe.run.seed, epoch, index))
+        return image, self.labels[index], index
+
+    def _plain(self, index: int) -> Tensor:
+        side = self.side or self.recipe.test.sizes[0]
+        photo = self.photos[index].resize((side, side), PIL.Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.array(photo)).permute(2, 0, 1).float() / 255
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """(epoch, index) in an order that seed and epoch decide; each process takes every ``world``-th one."""
+
+    def __init__(self, length: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.length, self.seed, self.rank, self.world = length, seed, rank, world
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this at the start of every epoch, also after a resume."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length // self.world
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+        mine = order[self.rank : len(self) * self.world : self.world]
+        return ((self.epoch, int(index)) for index in mine)
+
+
+class PhotoData(lightning.LightningDataModule):
+    """The loaders of one recipe: augmented training photos, plain testing photos."""
+
+    def __init__(self, recipe: Recipe, train: Dataset, test: Dataset | None) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.train = LabelledPhotos(train, recipe)
+        self.test = None if test is None else LabelledPhotos(test, recipe, recipe.side(recipe.optimiser.epochs - 1))
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        rank = self.trainer.global_rank if self.trainer else 0
+        world = self.trainer.world_size if self.trainer else 1
+        batch = min(self.recipe.optimiser.batch_size, len(self.train) // world)
+        sampler = EpochSampler(len(self.train), self.recipe.run.seed, rank, world)
+        return self._loader(self.train, batch, sampler=sampler, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        return [] if self.test is None else self._loader(self.test, self.recipe.test.batch_size)
+
+    def _loader(self, photos: LabelledPhotos, batch: int, **options: Any) -> DataLoader[Any]:
+        workers = self.recipe.data.workers
+        return DataLoader(photos, batch, num_workers=workers, persistent_workers=workers > 0, **options)

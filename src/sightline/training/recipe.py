@@ -1,0 +1,234 @@
+"""A recipe: everything that decides what a training gives, read from YAML and checked before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import yaml
+
+from sightline.errors import InputError, unknown
+
+T = TypeVar("T")
+
+
+@dataclass
+class DataOptions:
+    """Where the photos are. ``categories``: only these classes, in this order (None: all of the data's)."""
+
+    root: str = ""
+    dataset: str = "tiny-imagenet"
+    train: str = "train"
+    test: str | None = "val"
+    categories: list[str] | None = None
+    cache: bool = True  # keep the decoded photos in memory
+    workers: int = 0  # processes that load photos
+
+
+@dataclass
+class ModelOptions:
+    """What is trained. ``init_from``: a checkpoint whose weights are taken wherever name and shape agree."""
+
+    name: str = "small-gap"
+    options: dict[str, Any] = field(default_factory=dict)
+    pretrained: bool = False
+    trunk_weights: str | None = None
+    init_from: str | None = None
+
+
+@dataclass
+class OptimiserOptions:
+    """SGD with Nesterov momentum; the rate rises over ``warmup_epochs``, then falls to 0 along a cosine."""
+
+    epochs: int = 30
+    batch_size: int = 128
+    lr: float = 0.1
+    head_lr_factor: float = 10.0
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup_epochs: float = 1.0
+    label_smoothing: float = 0.1
+    clip_norm: float | None = None
+    ema: float | None = None  # decay of the running average of the weights; None: no average
+
+
+@dataclass
+class AugmentOptions:
+    """``sizes``: from which epoch on the photos have which side in pixels, for example {0: 48, 12: 64}."""
+
+    sizes: dict[int, int] = field(default_factory=lambda: {0: 64})
+    scale: list[float] = field(default_factory=lambda: [0.4, 1.0])
+    flip: float = 0.5
+    jitter: float = 0.2
+    cutmix: float = 0.0  # share of the batches that are mixed
+    plain_epochs: int = 0  # the last epochs go without CutMix
+
+
+@dataclass
+class TestOptions:
+    """``sizes``: sides to try after training on ``data.test``; the most accurate one is kept (FixRes)."""
+
+    sizes: list[int] = field(default_factory=lambda: [64])
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    batch_size: int = 200
+
+
+@dataclass
+class RunOptions:
+    """Where it runs and where the result goes. ``devices``, ``strategy``, ``precision`` are Lightning's."""
+
+    out: str = "runs/train"
+    seed: int = 0
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    channels_last: bool = False
+    progress: bool = True
+    tensorboard: bool = True
+    half_weights: bool = True  # the saved weights are in half precision
+
+
+@dataclass
+class Recipe:
+    """A whole training. `read_recipe` makes one from a file."""
+
+    name: str = "sightline"
+    data: DataOptions = field(default_factory=DataOptions)
+    model: ModelOptions = field(default_factory=ModelOptions)
+    optimiser: OptimiserOptions = field(default_factory=OptimiserOptions)
+    augment: AugmentOptions = field(default_factory=AugmentOptions)
+    test: TestOptions = field(default_factory=TestOptions)
+    run: RunOptions = field(default_factory=RunOptions)
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def side(self, epoch: int) -> int:
+        """Side in pixels of the training photos in ``epoch``."""
+        return self.augment.sizes[max(start for start in self.augment.sizes if start <= epoch)]
+
+
+def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a YAML recipe and put ``overrides`` such as ``"optimiser.lr=0.05"`` in.
+
+    Raises `InputError` for a file that is missing or no YAML, an unknown key (with its nearest valid ones),
+    a value of the wrong kind, and a value that cannot be.
+    """
+    try:
+        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"no such recipe: {path}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(given, dict):
+        raise InputError(f"{path} holds no recipe; expected keys such as data, model, optimiser")
+    for override in overrides:
+        _override(given, override)
+    return make_recipe(given)
+
+
+def make_recipe(given: dict[str, Any]) -> Recipe:
+    """A checked `Recipe` from nested dictionaries.
+
+    >>> make_recipe({"optimiser": {"learning_rate": 1}})
+    Traceback (most recent call last):
+    sightline.errors.InputError: unknown recipe key 'optimiser.learning_rate'; ...
+    """
+    recipe = _build(Recipe, given, "")
+    _check(recipe)
+    return recipe
+
+
+def _override(given: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"--set {override!r}: expected key=value, for example optimiser.lr=0.05")
+    *path, last = key.split(".")
+    for part in path:
+        given = given.setdefault(part, {})
+        if not isinstance(given, dict):
+            raise InputError(f"--set {override!r}: {part} holds no keys")
+    try:
+        given[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"--set {override!r}: {text!r} is no YAML value") from None
+
+
+def _build(cls: type[T], given: Any, prefix: str) -> T:
+    if not isinstance(given, dict):
+        raise InputError(f"recipe key {prefix.rstrip('.')!r} is {given!r}; expected keys below it")
+    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    hints = get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for key, value in given.items():
+        if key not in names:
+            raise unknown("recipe key", f"{prefix}{key}", [prefix + name for name in names])
+        kind = hints[key]
+        values[key] = (
+            _build(kind, value, f"{prefix}{key}.") if dataclasses.is_dataclass(kind) else _value(kind, value, prefix + key)
+        )
+    return cls(**values)
+
+
+def _value(kind: Any, value: Any, key: str) -> Any:
+    """``value`` as ``kind`` (int, float, list[int], dict[int, int], X | None, ...), or `InputError`."""
+    if kind is Any:
+        return value
+    origin, arguments = getattr(kind, "__origin__", None), getattr(kind, "__args__", ())
+    if origin is list and isinstance(value, list):
+        return [_value(arguments[0], item, key) for item in value]
+    if origin is dict and isinstance(value, dict):
+        return {_value(arguments[0], k, key): _value(arguments[1], v, key) for k, v in value.items()}
+    if origin is None and arguments:  # a union
+        for choice in arguments:
+            if choice is type(None) and value is None:
+                return None
+            if choice is not type(None) and _fits(choice, value):
+                return _value(choice, value, key)
+    elif origin is None and _fits(kind, value):
+        return kind(value)
+    name = getattr(kind, "__name__", str(kind)) if origin is None and not arguments else str(kind)
+    raise InputError(f"recipe key {key!r} is {value!r}; expected {name}")
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    kind = getattr(kind, "__origin__", kind)
+    if kind is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
+        try:
+            return math.isfinite(float(value))
+        except ValueError:
+            return False
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _check(recipe: Recipe) -> None:
+    o, a = recipe.optimiser, recipe.augment
+    rules = [
+        (bool(recipe.data.root), "data.root", recipe.data.root, "the folder or archive of the data"),
+        (o.epochs >= 1, "optimiser.epochs", o.epochs, "≥ 1"),
+        (o.batch_size >= 1, "optimiser.batch_size", o.batch_size, "≥ 1"),
+        (o.lr > 0, "optimiser.lr", o.lr, "> 0"),
+        (o.head_lr_factor > 0, "optimiser.head_lr_factor", o.head_lr_factor, "> 0"),
+        (o.warmup_epochs >= 0, "optimiser.warmup_epochs", o.warmup_epochs, "≥ 0"),
+        (0 <= o.label_smoothing < 1, "optimiser.label_smoothing", o.label_smoothing, "in [0, 1)"),
+        (o.ema is None or 0 < o.ema < 1, "optimiser.ema", o.ema, "in (0, 1), or null"),
+        (0 in a.sizes, "augment.sizes", a.sizes, "a side for epoch 0, for example {0: 64}"),
+        (all(side >= 8 for side in a.sizes.values()), "augment.sizes", a.sizes, "sides ≥ 8"),
+        (len(a.scale) == 2 and 0 < a.scale[0] <= a.scale[1] <= 1, "augment.scale", a.scale, "[low, high] in (0, 1]"),
+        (0 <= a.flip <= 1, "augment.flip", a.flip, "in [0, 1]"),
+        (0 <= a.jitter < 1, "augment.jitter", a.jitter, "in [0, 1)"),
+        (0 <= a.cutmix <= 1, "augment.cutmix", a.cutmix, "in [0, 1]"),
+        (bool(recipe.test.sizes), "test.sizes", recipe.test.sizes, "at least one side"),
+    ]
+    for holds, key, value, expected in rules:
+        if not holds:
+            raise InputError(f"recipe key {key!r} is {value!r}; expected {expected}")

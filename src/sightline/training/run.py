@@ -1,0 +1,187 @@
+"""One training from recipe to result: ``weights.safetensors``, ``recipe.yaml``, ``manifest.json``, ``log.csv``."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import os
+import platform
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import yaml
+from torch import nn
+from torch.utils.data import DataLoader
+
+from sightline.errors import InputError
+from sightline.models.gapnet import build_gapnet
+from sightline.training.callbacks import EpochLog, ResumeFile
+from sightline.training.checkpoint import save_checkpoint, sha256, start_from
+from sightline.training.data import LabelledPhotos, PhotoData
+from sightline.training.module import Classifier
+from sightline.training.recipe import Recipe
+from sightline.types import Dataset
+
+
+def train_recipe(
+    recipe: Recipe, resume: bool = False, train: Dataset | None = None, test: Dataset | None = None
+) -> Path:
+    """Train after ``recipe`` and return the path of the weights; ``train`` and ``test`` replace its data.
+
+    The folder ``recipe.run.out`` then holds ``weights.safetensors``, the resolved ``recipe.yaml``,
+    ``manifest.json``, ``log.csv`` and ``resume.ckpt``. With ``resume`` a run that was cut short goes on after
+    its last finished epoch. Raises `InputError` where the folder already holds a run and ``resume`` is off.
+    """
+    out = Path(recipe.run.out)
+    resume_file = out / "resume.ckpt"
+    if resume_file.exists() and not resume:
+        raise InputError(f"{out} already holds a run; go on with --resume, or choose another run.out")
+    train, test = train or _load(recipe, recipe.data.train), test or _load(recipe, recipe.data.test)
+    assert train is not None
+    data = PhotoData(recipe, train, test)
+    lightning.seed_everything(recipe.run.seed, verbose=False)
+    network = build_network(recipe, len(data.train.categories))
+    module = Classifier(network, recipe, data.train.ids)
+    out.mkdir(parents=True, exist_ok=True)
+    with quiet():
+        trainer = make_trainer(recipe, out)
+        if trainer.is_global_zero:
+            (out / "recipe.yaml").write_text(yaml.safe_dump(recipe.as_dict(), sort_keys=False), encoding="utf-8")
+        fit(trainer, module, data, resume_file if resume and resume_file.exists() else None)
+    weights = out / "weights.safetensors"
+    if trainer.is_global_zero:
+        finish(module, data, train, weights)
+    return weights
+
+
+def _load(recipe: Recipe, split: str | None) -> Dataset | None:
+    if recipe.data.dataset == "tiny-imagenet" and split:  # TEMP
+        from sightline.data.tiny_imagenet import tiny_imagenet
+
+        return tiny_imagenet(recipe.data.root, split)
+    from sightline.data import load_dataset
+
+    return None if split is None else load_dataset(recipe.data.root, dataset=recipe.data.dataset, split=split)
+
+
+def build_network(recipe: Recipe, num_classes: int) -> nn.Module:
+    """The recipe's network, with published or earlier weights where it names some."""
+    options = dict(recipe.model.options)
+    if recipe.model.pretrained:
+        options["pretrained"] = True
+    if recipe.model.trunk_weights:
+        options["trunk_weights"] = recipe.model.trunk_weights
+    network = build_gapnet(recipe.model.name, num_classes, **options)
+    if recipe.model.init_from:
+        start_from(network, recipe.model.init_from)
+    return network
+
+
+def make_trainer(recipe: Recipe, out: Path) -> lightning.Trainer:
+    """Lightning's trainer with this project's log, resume file and samplers."""
+    run = recipe.run
+    logger: Any = False
+    if run.tensorboard:
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        logger = TensorBoardLogger(out, name="tensorboard", version="")
+    return lightning.Trainer(
+        accelerator=run.accelerator, devices=run.devices, num_nodes=run.num_nodes, strategy=run.strategy,
+        precision=run.precision, max_epochs=recipe.optimiser.epochs, logger=logger,
+        gradient_clip_val=recipe.optimiser.clip_norm,
+        callbacks=[EpochLog(out / "log.csv"), ResumeFile(out / "resume.ckpt")],
+        enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=run.progress,
+        use_distributed_sampler=False, num_sanity_val_steps=0, log_every_n_steps=20,
+        deterministic="warn" if torch.cuda.is_available() else True,
+    )  # fmt: skip
+
+
+def fit(trainer: lightning.Trainer, module: Classifier, data: PhotoData, resume_file: Path | None) -> None:
+    options: dict[str, Any] = {}
+    # Where Lightning offers it, nothing in the file but tensors and plain values is read.
+    if "weights_only" in inspect.signature(trainer.fit).parameters:
+        options["weights_only"] = True
+    trainer.fit(module, datamodule=data, ckpt_path=resume_file, **options)
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, photos: LabelledPhotos, module: Classifier) -> dict[str, float]:
+    """Top-1 and top-5 accuracy of ``network`` in single precision at ``photos.side``."""
+    hits = {"top1": 0, "top5": 0}
+    for images, labels, _ in DataLoader(photos, module.recipe.test.batch_size):
+        ranked = network(module.normalised(images.to(module.mean.device))).topk(min(5, len(photos.categories))).indices.cpu()
+        right = ranked == labels[:, None]
+        hits["top1"] += int(right[:, 0].sum())
+        hits["top5"] += int(right.sum())
+    return {name: count / len(photos) for name, count in hits.items()}
+
+
+def finish(module: Classifier, data: PhotoData, train: Dataset, weights: Path) -> None:
+    """Choose the test size, write the weights with their description, and the manifest."""
+    recipe = module.recipe
+    network = module.average.eval()
+    sizes: dict[int, dict[str, float]] = {}
+    side = recipe.test.sizes[0]
+    if data.test is not None:
+        for data.test.side in recipe.test.sizes:
+            sizes[data.test.side] = accuracy(network, data.test, module)
+        side = max(sizes, key=lambda s: sizes[s]["top1"])
+    description = {
+        "architecture": recipe.model.name,
+        "architecture_options": recipe.model.options,
+        "categories": list(data.train.categories),
+        "preprocess": {
+            "input_hw": [side, side], "resize": side, "mean": recipe.test.mean, "std": recipe.test.std,
+            "interpolation": "bilinear",
+        },
+        "recipe": recipe.as_dict(),
+        "test": {"split": recipe.data.test, "accuracy": {str(s): a for s, a in sizes.items()}},
+    }  # fmt: skip
+    save_checkpoint(weights, network, description, half=recipe.run.half_weights)
+    manifest = {
+        **description,
+        "dataset": {"name": train.name, "split": train.split, "photos": len(data.train)},
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "weights": {"file": weights.name, "sha256": sha256(weights), "bytes": weights.stat().st_size},
+        "seed": recipe.run.seed,
+        "versions": versions(),
+    }
+    partial = weights.with_name(".manifest.json.part")
+    partial.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, weights.with_name("manifest.json"))
+
+
+def versions() -> dict[str, str]:
+    import torchvision
+
+    import sightline
+
+    return {
+        "sightline": getattr(sightline, "__version__", "0"), "torch": torch.__version__,
+        "torchvision": torchvision.__version__, "lightning": lightning.__version__,
+        "python": platform.python_version(),
+    }  # fmt: skip
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Lightning's advertisements and advice off the screen; its errors stay."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\..*")
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
