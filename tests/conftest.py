@@ -1,0 +1,34 @@
+"""What every test shares: two threads, fixed seeds, the folder of real data, and `import toynets`."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+TESTS = Path(__file__).resolve().parent
+if str(TESTS) not in sys.path:  # importlib mode adds nothing to the path by itself
+    sys.path.insert(0, str(TESTS))
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _same_seeds_for_every_test() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real images and weights (SIGHTLINE_SHARED, or ../shared beside the repository)."""
+    folder = Path(os.environ.get("SIGHTLINE_SHARED", TESTS.parent.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no folder {folder}: set SIGHTLINE_SHARED")
+    return folder
