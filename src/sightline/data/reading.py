@@ -1,0 +1,250 @@
+"""What adapters share: numbered lines, files that must exist, boxes that must fit, classes with images."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sightline.errors import InputError, unknown
+from sightline.types import Dataset, Sample, no_boxes
+
+Box = tuple[float, float, float, float]
+
+# Annotators' tools round to whole pixels and some count the last edge, some the last pixel:
+# a box may stick out by this much and is cut back; further out it is a mistake.
+ROUNDING = 1.0
+
+
+def at(path: Path, line: int) -> str:
+    """Where something stands, as every message of the adapters says it.
+
+    >>> at(Path("labels.txt"), 3)
+    'labels.txt, line 3'
+    """
+    return f"{path}, line {line}"
+
+
+def read_text(path: Path) -> str:
+    """The text of a file that must be there, or `InputError`."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from None
+
+
+def rows(
+    path: Path, columns: str, separator: str | None = None, *, rest: bool = False
+) -> Iterator[tuple[int, list[str]]]:
+    """Numbered lines cut into exactly the named columns; blank lines are passed over.
+
+    With ``rest`` the last column takes all that follows. Raises `InputError` that names the line.
+    """
+    names = columns.split()
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        fields = line.split(separator, len(names) - 1 if rest else -1)
+        if len(fields) != len(names):
+            raise InputError(
+                f"{at(path, number)}: expected {len(names)} columns ({', '.join(names)}), "
+                f"got {len(fields)}: {line.strip()!r}"
+            )
+        yield number, [field.strip() for field in fields]
+
+
+def keyed(
+    path: Path, columns: str, separator: str | None = None, *, rest: bool = False
+) -> dict[str, tuple[int, list[str]]]:
+    """`rows` by their first column: key -> (line, the other columns). A key that comes twice is refused."""
+    found: dict[str, tuple[int, list[str]]] = {}
+    for number, (key, *others) in rows(path, columns, separator, rest=rest):
+        if key in found:
+            raise InputError(f"{at(path, number)}: {key!r} stands already in line {found[key][0]}")
+        found[key] = (number, others)
+    return found
+
+
+def whole(text: str, where: str, what: str) -> int:
+    """A whole number, or `InputError`.
+
+    >>> whole("x7", "labels.txt, line 3", "class")
+    Traceback (most recent call last):
+    sightline.errors.InputError: labels.txt, line 3: expected a whole number for class, got 'x7'
+    """
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"{where}: expected a whole number for {what}, got {text!r}") from None
+
+
+def four_numbers(fields: Sequence[str], where: str, what: str = "x0 y0 x1 y1") -> Box:
+    """Four numbers of a box, or `InputError`."""
+    try:
+        a, b, c, d = (float(field) for field in fields)
+    except ValueError:
+        raise InputError(f"{where}: expected four numbers {what}, got {' '.join(fields)!r}") from None
+    return a, b, c, d
+
+
+class Files:
+    """Which files exist, asked of each folder once: a million images cost a thousand listings."""
+
+    def __init__(self) -> None:
+        self._listed: dict[Path, frozenset[str]] = {}
+
+    def has(self, path: Path) -> bool:
+        folder = path.parent
+        if folder not in self._listed:
+            names = (entry.name for entry in folder.iterdir()) if folder.is_dir() else ()
+            self._listed[folder] = frozenset(names)
+        return path.name in self._listed[folder]
+
+    def require(self, path: Path, where: str) -> Path:
+        """``path``, or `InputError` at ``where``: a label without an image."""
+        if not self.has(path):
+            raise InputError(f"{where}: {path} is missing")
+        return path
+
+
+class BoxCheck:
+    """Checks half-open boxes against their image: positive size, at most `ROUNDING` pixels outside.
+
+    ``bad_boxes="refuse"`` raises `InputError` at the first bad one; ``"skip"`` leaves it out (its image stays
+    with the boxes that are left), and `report` counts and lists what was left out, as one warning. Where the
+    annotation does not give the image's size, the left and top edges and the box's own size are checked; the
+    other edges only by `check_images`, which opens the files.
+
+    >>> BoxCheck().keep((-1, 0, 5, 11), (10, 10), "a.xml, line 3")
+    (0, 0, 5, 10)
+    """
+
+    def __init__(self, bad_boxes: str = "refuse", *, clip: bool = True) -> None:
+        if bad_boxes not in ("refuse", "skip"):
+            raise unknown("bad_boxes", bad_boxes, ["refuse", "skip"])
+        self.skip, self.clip = bad_boxes == "skip", clip
+        self.seen, self.bad = 0, list[str]()
+
+    def keep(self, box: Box, size_hw: tuple[int, int] | None, where: str) -> Box | None:
+        """The box, cut back to its image, or None where it is left out."""
+        self.seen += 1
+        height, width = size_hw or (math.inf, math.inf)
+        x0, y0, x1, y1 = box
+        cut = (max(x0, 0), max(y0, 0), min(x1, width), min(y1, height))
+        fault = _fault(box, cut, size_hw)
+        if not fault:
+            return cut if self.clip else box
+        if not self.skip:
+            raise InputError(f"{where}: {fault}; bad_boxes='skip' leaves such boxes out")
+        self.bad.append(f"{where}: {fault}")
+        return None
+
+    def report(self, what: str) -> None:
+        """Warn of what was left out, if anything was."""
+        if self.bad:
+            listing = "\n  ".join(self.bad)
+            warnings.warn(
+                f"{what}: left out {len(self.bad)} of {self.seen} boxes:\n  {listing}", stacklevel=4
+            )
+
+
+def _fault(box: Box, cut: Box, size_hw: tuple[int, int] | None) -> str:
+    """What is wrong with a box, in words; nothing where all is well."""
+    x0, y0, x1, y1 = box
+    shown = "box x0 y0 x1 y1 = " + " ".join(f"{edge:g}" for edge in box)
+    if not all(map(math.isfinite, box)):
+        return f"{shown} is not finite"
+    if x1 <= x0 or y1 <= y0:
+        return f"{shown} has width {x1 - x0:g} and height {y1 - y0:g}"
+    outside = max(abs(edge - inside) for edge, inside in zip(box, cut, strict=True))
+    if outside <= ROUNDING and cut[2] > cut[0] and cut[3] > cut[1]:
+        return ""
+    image = f"its image of {size_hw[1]}×{size_hw[0]} pixels" if size_hw else "its image"
+    return f"{shown} lies {outside:g} pixels outside {image}"
+
+
+def boxes_tensor(boxes: Sequence[Box]) -> Tensor:
+    """(B, 4) float32, also for none.
+
+    >>> boxes_tensor([]).shape
+    torch.Size([0, 4])
+    """
+    return torch.tensor(boxes, dtype=torch.float32) if boxes else no_boxes()
+
+
+def distinct(names: Sequence[str], keys: Sequence[str]) -> tuple[str, ...]:
+    """Names that tell the classes apart: where two share one, each gets its key behind it.
+
+    >>> distinct(["crane", "tench", "crane"], ["n02", "n01", "n03"])
+    ('crane (n02)', 'tench', 'crane (n03)')
+    """
+    twice = {name for name in names if names.count(name) > 1}
+    return tuple(f"{name} ({key})" if name in twice else name for name, key in zip(names, keys, strict=True))
+
+
+def finish(
+    dataset: Dataset, root: Path, check: BoxCheck | None = None, *, allow_empty: bool = False
+) -> Dataset:
+    """The data set, once every class has an image (or ``allow_empty``) and left-out boxes are reported."""
+    here = f"{root}: split {dataset.split!r}"
+    if not dataset.samples:
+        raise InputError(f"{here} holds no image")
+    present = {sample.label for sample in dataset.samples}
+    empty = [name for label, name in enumerate(dataset.categories) if label not in present]
+    if empty and not allow_empty:
+        more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
+        raise InputError(
+            f"{here} has no image of class {', '.join(map(repr, empty[:3]))}{more}; "
+            f"allow_empty=True keeps empty classes"
+        )
+    if check:
+        check.report(here)
+    return dataset
+
+
+def check_images(dataset: Dataset) -> list[str]:
+    """Open every image's header (no pixel is decoded) and list what is wrong: one line for each fault.
+
+    Finds unreadable files, and boxes that leave their image where the annotation did not give its size.
+    Sizes are those after the EXIF rotation, as `read_image` shows the photo.
+    """
+    faults = []
+    for sample in dataset.samples:
+        try:
+            size_hw = _size_on_disk(sample)
+        except OSError as error:
+            faults.append(f"{sample.source}: {error}")
+            continue
+        for box in sample.boxes_xyxy.tolist():
+            try:
+                BoxCheck().keep(tuple(box), size_hw, f"{sample.source}")
+            except InputError as error:
+                faults.append(str(error).split("; bad_boxes")[0])
+    return faults
+
+
+def _size_on_disk(sample: Sample) -> tuple[int, int]:
+    import io
+    import zipfile
+
+    from PIL import Image
+
+    from sightline.types import ZipMember
+
+    source = sample.source
+    if isinstance(source, Image.Image):
+        return source.height, source.width
+    if isinstance(source, ZipMember):
+        with zipfile.ZipFile(source.archive) as archive:
+            file: io.BytesIO | Path = io.BytesIO(archive.read(source.member))
+    else:
+        file = source
+    with Image.open(file) as image:
+        turned = image.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 lie on their side
+        return (image.width, image.height) if turned else (image.height, image.width)
