@@ -1,4 +1,4 @@
-"""A part of a training set held out, the same part on every machine: where thresholds and sizes are chosen."""
+"""A part of a training set held out, the same part on every machine: there thresholds are chosen."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def hold_out(dataset: Dataset, per_class: int = 30, seed: int = 0) -> tuple[Data
     for label, members in by_class.items():
         if len(members) <= per_class:
             name = "no class" if label is None else dataset.categories[label]
-            raise InputError(f"{dataset.name} {dataset.split}: {name} has {len(members)} samples; holding out {per_class} leaves none")
+            raise InputError(
+                f"{dataset.name} {dataset.split}: {name} has {len(members)} samples; "
+                f"holding out {per_class} leaves none"
+            )
         members.sort(key=lambda sample: hashlib.sha256(f"{seed}:{sample.id}".encode()).digest())
         held.update(sample.id for sample in members[:per_class])
     parts = [[s for s in dataset.samples if (s.id in held) == inside] for inside in (False, True)]

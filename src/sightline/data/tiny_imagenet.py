@@ -9,23 +9,24 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sightline.data.splits import hold_out
 from sightline.errors import InputError, unknown
 from sightline.types import Dataset, ImageSource, Sample, ZipMember
 
-SPLITS = ("train", "val", "train-fit", "train-heldout")
+SPLITS = ("train", "val")
 SIDE = 64  # every photo of the data set is 64×64
 
 
 class _Tree:
-    """Files below one root, on disk or in a zip; names are relative to the folder that holds ``wnids.txt``."""
+    """Files below one root, on disk or in a zip; names are relative to the folder of ``wnids.txt``."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.is_zip = root.is_file()
         if self.is_zip:
             if not zipfile.is_zipfile(root):
-                raise InputError(f"{root} is neither a folder nor a zip archive; expected Tiny ImageNet as either")
+                raise InputError(
+                    f"{root} is neither a folder nor a zip archive; expected Tiny ImageNet as either"
+                )
             with zipfile.ZipFile(root) as archive:
                 found = archive.namelist()
         elif root.is_dir():
@@ -114,15 +115,14 @@ def _categories(tree: _Tree, wnids: list[str]) -> tuple[str, ...]:
     )
 
 
-def tiny_imagenet(root: str | Path, split: str = "val") -> Dataset:
+def read_tiny_imagenet(root: str | Path, split: str = "val") -> Dataset:
     """Tiny ImageNet (Le & Yang 2015): 64×64 photos, one class and one box each.
 
-    ``root`` is the folder or the zip. ``split`` is ``train``, ``val``, or one of the two parts of ``train``
-    that `hold_out` makes: ``train-fit`` and ``train-heldout`` (30 of each class). Labels follow ``wnids.txt``;
-    the inclusive corners of the files become half-open edges. The unlabelled ``test`` folder is not read.
-    Raises `InputError` that names the file and line of whatever is missing or malformed.
+    ``root`` is the folder or the zip, ``split`` is ``train`` or ``val``. Labels follow ``wnids.txt``; the
+    inclusive corners of the files become half-open edges. The unlabelled ``test`` folder is not read. Raises
+    `InputError` that names the file and line of whatever is missing or malformed.
 
-    >>> tiny_imagenet("nowhere.zip")
+    >>> read_tiny_imagenet("nowhere.zip")
     Traceback (most recent call last):
     sightline.errors.InputError: nowhere.zip: no such folder or zip archive; expected Tiny ImageNet
     """
@@ -130,10 +130,5 @@ def tiny_imagenet(root: str | Path, split: str = "val") -> Dataset:
         raise unknown("split", split, SPLITS)
     tree = _Tree(Path(root))
     wnids = [line.strip() for _, line in tree.lines("wnids.txt")]
-    read = _val if split == "val" else _train
-    samples = list(read(tree, wnids))
-    whole = Dataset("tiny-imagenet", split.split("-")[0], samples, _categories(tree, wnids))
-    if split in ("train", "val"):
-        return whole
-    fit, held = hold_out(whole)
-    return fit if split == "train-fit" else held
+    samples = list((_train if split == "train" else _val)(tree, wnids))
+    return Dataset("tiny-imagenet", split, samples, _categories(tree, wnids))

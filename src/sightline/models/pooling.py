@@ -1,4 +1,4 @@
-"""The pooling between a trunk and its linear layer: average, maximum, thresholded average; interchangeable."""
+"""The pooling between a trunk and its linear layer: average, maximum, thresholded average."""
 
 from __future__ import annotations
 
@@ -58,8 +58,10 @@ class ThresholdedAveragePool(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         # An exporter cannot follow a branch on values; there the check has nothing to look at.
-        if not (torch.jit.is_tracing() or torch.compiler.is_compiling()) and bool((features < 0).any()):
-            raise UnsupportedError("thresholded average pooling got a negative feature; expected ≥ 0 (a ReLU's output): use gap")
+        if not torch.compiler.is_compiling() and bool((features < 0).any()):
+            raise UnsupportedError(
+                "thresholded average pooling got a negative feature; expected ≥ 0 (a ReLU's output): use gap"
+            )
         keep = features > self.theta * features.amax((-2, -1), keepdim=True)
         total = (features * keep).sum((-2, -1))
         return total / keep.sum((-2, -1)).clamp(min=1)
@@ -69,7 +71,7 @@ class ThresholdedAveragePool(nn.Module):
 
 
 def make_pooling(name: str, theta: float = 0.1) -> nn.Module:
-    """The pooling called ``"gap"``, ``"gmp"`` or ``"tap"``; ``theta`` is TAP's. Raises `InputError` for others.
+    """The pooling called ``"gap"``, ``"gmp"`` or ``"tap"``; ``theta`` is TAP's. Raises `InputError` else.
 
     >>> make_pooling("tap", theta=0.2)
     ThresholdedAveragePool(theta=0.2)

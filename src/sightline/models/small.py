@@ -15,7 +15,7 @@ def convolution(n_in: int, n_out: int, kernel: int = 3, stride: int = 1) -> nn.S
 
 
 class ResidualBlock(nn.Module):
-    """ReLU(x' + conv(ReLU(conv(x)))) of He et al. 2016; x' is averaged before it is projected (He et al. 2019).
+    """ReLU(x' + conv(ReLU(conv(x)))) of He et al. 2016; x' is averaged, then projected (He et al. 2019).
 
     (N, C, h, w) -> (N, C', ⌈h / stride⌉, ⌈w / stride⌉), ≥ 0.
 
@@ -35,7 +35,7 @@ class ResidualBlock(nn.Module):
             self.shortcut.append(convolution(n_in, n_out, kernel=1))
         self.relu = nn.ReLU()
         # The block starts as its shortcut, so that a deep trunk trains from the first step.
-        nn.init.zeros_(self.second[1].weight)
+        nn.init.zeros_(self.second.get_parameter("1.weight"))
 
     def forward(self, x: Tensor) -> Tensor:
         inner: Tensor = self.relu(self.first(x))
@@ -81,7 +81,9 @@ class SmallVGG(nn.Sequential):
     torch.Size([1, 256, 8, 8])
     """
 
-    def __init__(self, widths: Sequence[int] = (32, 64, 128, 256), depths: Sequence[int] = (1, 1, 2, 2)) -> None:
+    def __init__(
+        self, widths: Sequence[int] = (32, 64, 128, 256), depths: Sequence[int] = (1, 1, 2, 2)
+    ) -> None:
         super().__init__()
         n_in = 3
         for number, (width, depth) in enumerate(zip(widths, depths, strict=True)):

@@ -10,17 +10,18 @@ from torch import Tensor
 
 from sightline.training.recipe import AugmentOptions
 
+Box = tuple[float, float, float, float]
 GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R 601 luma
 
 
-def random_box(rng: np.random.Generator, size_hw: tuple[int, int], scale: list[float]) -> tuple[float, ...]:
+def random_box(rng: np.random.Generator, size_hw: tuple[int, int], scale: list[float]) -> Box:
     """A crop (x0, y0, x1, y1) of a share of the area drawn from ``scale``, of aspect 3/4 to 4/3.
 
     >>> random_box(np.random.default_rng(0), (64, 64), [1.0, 1.0])[2] <= 64
     True
     """
     height, width = size_hw
-    area = rng.uniform(*scale) * height * width
+    area = rng.uniform(scale[0], scale[1]) * height * width
     aspect = float(np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3))))
     w, h = min(float(np.sqrt(area * aspect)), width), min(float(np.sqrt(area / aspect)), height)
     x0, y0 = rng.uniform(0, width - w), rng.uniform(0, height - h)
@@ -33,7 +34,7 @@ def jitter_colours(pixels: NDArray[np.float32], factors: NDArray[np.float64]) ->
     >>> jitter_colours(np.full((1, 1, 3), 0.5, np.float32), np.array([1.2, 1.0, 0.5])).tolist()
     [[[0.6, 0.6, 0.6]]]
     """
-    brightness, contrast, saturation = np.float32(factors)
+    brightness, contrast, saturation = factors.astype(np.float32)
     pixels = pixels * brightness
     pixels = pixels * contrast + (1 - contrast) * (pixels @ GREY).mean()
     pixels = pixels * saturation + (1 - saturation) * (pixels @ GREY)[..., None]

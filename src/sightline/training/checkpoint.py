@@ -1,4 +1,4 @@
-"""Weights on disk: one safetensors file that says by itself which network it is and what it was trained on."""
+"""Weights on disk: one safetensors file that says which network it is and how it was trained."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from sightline.errors import InputError
 KEY = "sightline"  # the metadata entry that holds the description, as JSON
 
 
-def save_checkpoint(path: str | Path, network: nn.Module, description: dict[str, Any], half: bool = False) -> None:
+def save_checkpoint(
+    path: str | Path, network: nn.Module, description: dict[str, Any], half: bool = False
+) -> None:
     """Write weights and ``description`` to ``path``; the file appears whole or not at all.
 
     ``half``: floating-point weights in half precision. Counters of batch normalisation are left out.

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning
@@ -16,10 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
+from sightline.data.images import read_image
 from sightline.errors import InputError, unknown
 from sightline.training.augment import augment
 from sightline.training.recipe import Recipe
-from sightline.types import Dataset, ImageSource, Sample, ZipMember
+from sightline.types import Dataset, ImageSource, Sample
 
 
 class Photos:
@@ -27,32 +25,15 @@ class Photos:
 
     def __init__(self, sources: Sequence[ImageSource], cache: bool) -> None:
         self.sources = sources
-        self.cache: list[PIL.Image.Image] | None = None
-        self.archives: dict[Path, zipfile.ZipFile] = {}
-        if cache:
-            self.cache = [self._read(source) for source in sources]
-            self.archives.clear()
-
-    def _read(self, source: ImageSource) -> PIL.Image.Image:
-        # An archive's table of contents is read once, not once a photo.
-        if isinstance(source, ZipMember):
-            archive = self.archives.get(source.archive)
-            if archive is None:
-                archive = self.archives[source.archive] = zipfile.ZipFile(source.archive)
-            with PIL.Image.open(io.BytesIO(archive.read(source.member))) as image:
-                return image.convert("RGB")
-        from sightline.data.images import read_image
-
-        return read_image(source)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "archives": {}}  # open files do not travel to worker processes
+        self.cache = [read_image(source) for source in sources] if cache else None
 
     def __getitem__(self, index: int) -> PIL.Image.Image:
-        return self.cache[index] if self.cache is not None else self._read(self.sources[index])
+        return read_image(self.sources[index]) if self.cache is None else self.cache[index]
 
 
-def choose_classes(dataset: Dataset, categories: Sequence[str] | None) -> tuple[list[Sample], tuple[str, ...]]:
+def choose_classes(
+    dataset: Dataset, categories: Sequence[str] | None
+) -> tuple[list[Sample], tuple[str, ...]]:
     """The samples of the wanted classes, and the classes; each must be there and have a labelled photo."""
     names = tuple(categories) if categories is not None else dataset.categories
     for name in names:
@@ -60,13 +41,17 @@ def choose_classes(dataset: Dataset, categories: Sequence[str] | None) -> tuple[
             raise unknown(f"class in the recipe ({dataset.name} {dataset.split})", name, dataset.categories)
     unlabelled = next((s for s in dataset.samples if s.label is None), None)
     if unlabelled is not None:
-        raise InputError(f"{dataset.name} {dataset.split}: {unlabelled.id} has no label; training needs one for each photo")
+        raise InputError(
+            f"{dataset.name} {dataset.split}: {unlabelled.id} has no label; training needs one for each photo"
+        )
     wanted = {dataset.categories.index(name) for name in names}
     samples = [sample for sample in dataset.samples if sample.label in wanted]
     present = {sample.label for sample in samples}
     empty = [name for name in names if dataset.categories.index(name) not in present]
     if empty:
-        raise InputError(f"{dataset.name} {dataset.split}: class {empty[0]!r} is empty; give it photos or leave it out")
+        raise InputError(
+            f"{dataset.name} {dataset.split}: class {empty[0]!r} is empty; give it photos or leave it out"
+        )
     return samples, names
 
 
@@ -89,7 +74,9 @@ class LabelledPhotos(TorchDataset[tuple[Tensor, int, int]]):
             return self._plain(key), self.labels[key], key
         epoch, index = key
         recipe = self.recipe
-        image = augment(self.photos[index], recipe.side(epoch), recipe.augment, (recipe.run.seed, epoch, index))
+        image = augment(
+            self.photos[index], recipe.side(epoch), recipe.augment, (recipe.run.seed, epoch, index)
+        )
         return image, self.labels[index], index
 
     def _plain(self, index: int) -> Tensor:
@@ -125,7 +112,9 @@ class PhotoData(lightning.LightningDataModule):
         super().__init__()
         self.recipe = recipe
         self.train = LabelledPhotos(train, recipe)
-        self.test = None if test is None else LabelledPhotos(test, recipe, recipe.side(recipe.optimiser.epochs - 1))
+        self.test = (
+            None if test is None else LabelledPhotos(test, recipe, recipe.side(recipe.optimiser.epochs - 1))
+        )
 
     def train_dataloader(self) -> DataLoader[Any]:
         rank = self.trainer.global_rank if self.trainer else 0

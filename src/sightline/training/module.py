@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sightline.errors import InputError
+from sightline.models.gapnet import head_parameters
 from sightline.training.augment import cutmix
 from sightline.training.recipe import Recipe
 
@@ -22,7 +23,7 @@ class Diverged(InputError):
 
 
 def rate(step: int, steps: int, warmup: int) -> float:
-    """The learning rate's share of its peak: up in a line over ``warmup`` steps, then down a half cosine to 0.
+    """The learning rate's share of its peak: up a line over ``warmup`` steps, then down half a cosine.
 
     >>> [round(rate(step, 10, 2), 3) for step in (0, 1, 2, 6, 9)]
     [0.5, 1.0, 1.0, 0.5, 0.038]
@@ -57,11 +58,14 @@ class Classifier(lightning.LightningModule):
     ``average`` is the running average of the weights, or the network itself where the recipe asks for none.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, network: nn.Module, recipe: Recipe, ids: list[str]) -> None:
         super().__init__()
         self.network, self.recipe, self.ids = network, recipe, ids
         if recipe.run.channels_last:
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network.to(memory_format=torch.channels_last)
         if recipe.optimiser.ema is not None:
             self.ema = copy.deepcopy(network).requires_grad_(False)
         self.register_buffer("mean", torch.tensor(recipe.test.mean).view(3, 1, 1), persistent=False)
@@ -77,8 +81,8 @@ class Classifier(lightning.LightningModule):
         return images.contiguous(memory_format=torch.channels_last) if channels_last else images
 
     def on_train_epoch_start(self) -> None:
-        # Whatever else is random (dropout, stochastic depth) then depends on the epoch alone, so that a resumed
-        # run goes on as the unbroken one would.
+        # Whatever else is random (dropout, stochastic depth) then depends on the epoch alone: a resumed run
+        # goes on as the unbroken one would.
         seed = (self.recipe.run.seed, self.current_epoch, self.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
 
@@ -127,14 +131,15 @@ class Classifier(lightning.LightningModule):
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Head and trunk, each with and without weight decay (norms and biases have none)."""
+        """Trunk and head, each with and without weight decay (norms and biases have none)."""
         options = self.recipe.optimiser
-        head = set(map(id, self.network.fc.parameters())) if isinstance(self.network.fc, nn.Module) else set()
+        head = set(map(id, head_parameters(self.network)))
         groups = []
         for in_head in (False, True):
             for is_weight in (False, True):
                 members = [
-                    p for p in self.network.parameters()
+                    p
+                    for p in self.network.parameters()
                     if p.requires_grad and (id(p) in head) == in_head and (p.ndim > 1) == is_weight
                 ]
                 if members:

@@ -1,19 +1,19 @@
-"""A recipe: everything that decides what a training gives, read from YAML and checked before anything runs."""
+"""A recipe: everything that decides what a training gives, read from YAML and checked first."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import types
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, get_type_hints
 
 import yaml
 
 from sightline.errors import InputError, unknown
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -35,7 +35,7 @@ class ModelOptions:
 
     name: str = "small-gap"
     options: dict[str, Any] = field(default_factory=dict)
-    pretrained: bool = False
+    pretrained: bool | str = False
     trunk_weights: str | None = None
     init_from: str | None = None
 
@@ -141,7 +141,7 @@ def make_recipe(given: dict[str, Any]) -> Recipe:
     Traceback (most recent call last):
     sightline.errors.InputError: unknown recipe key 'optimiser.learning_rate'; ...
     """
-    recipe = _build(Recipe, given, "")
+    recipe: Recipe = _build(Recipe, given, "")
     _check(recipe)
     return recipe
 
@@ -161,10 +161,10 @@ def _override(given: dict[str, Any], override: str) -> None:
         raise InputError(f"--set {override!r}: {text!r} is no YAML value") from None
 
 
-def _build(cls: type[T], given: Any, prefix: str) -> T:
+def _build(cls: Any, given: Any, prefix: str) -> Any:
     if not isinstance(given, dict):
         raise InputError(f"recipe key {prefix.rstrip('.')!r} is {given!r}; expected keys below it")
-    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    names = [f.name for f in dataclasses.fields(cls)]
     hints = get_type_hints(cls)
     values: dict[str, Any] = {}
     for key, value in given.items():
@@ -172,42 +172,44 @@ def _build(cls: type[T], given: Any, prefix: str) -> T:
             raise unknown("recipe key", f"{prefix}{key}", [prefix + name for name in names])
         kind = hints[key]
         values[key] = (
-            _build(kind, value, f"{prefix}{key}.") if dataclasses.is_dataclass(kind) else _value(kind, value, prefix + key)
+            _build(kind, value, f"{prefix}{key}.")
+            if dataclasses.is_dataclass(kind)
+            else _value(kind, value, prefix + key)
         )
     return cls(**values)
 
 
 def _value(kind: Any, value: Any, key: str) -> Any:
     """``value`` as ``kind`` (int, float, list[int], dict[int, int], X | None, ...), or `InputError`."""
-    if kind is Any:
-        return value
-    origin, arguments = getattr(kind, "__origin__", None), getattr(kind, "__args__", ())
-    if origin is list and isinstance(value, list):
-        return [_value(arguments[0], item, key) for item in value]
-    if origin is dict and isinstance(value, dict):
-        return {_value(arguments[0], k, key): _value(arguments[1], v, key) for k, v in value.items()}
-    if origin is None and arguments:  # a union
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
         for choice in arguments:
-            if choice is type(None) and value is None:
-                return None
-            if choice is not type(None) and _fits(choice, value):
+            try:
                 return _value(choice, value, key)
-    elif origin is None and _fits(kind, value):
-        return kind(value)
-    name = getattr(kind, "__name__", str(kind)) if origin is None and not arguments else str(kind)
+            except InputError:
+                continue
+    elif origin is list and isinstance(value, list):
+        return [_value(arguments[0], item, key) for item in value]
+    elif origin is dict and isinstance(value, dict):
+        return {_value(arguments[0], k, key): _value(arguments[1], v, key) for k, v in value.items()}
+    elif kind is float:
+        number = _number(value)
+        if number is not None:
+            return number
+    elif kind is Any or type(value) is kind:
+        return value
+    name = kind.__name__ if isinstance(kind, type) and not arguments else str(kind)
     raise InputError(f"recipe key {key!r} is {value!r}; expected {name}")
 
 
-def _fits(kind: Any, value: Any) -> bool:
-    kind = getattr(kind, "__origin__", kind)
-    if kind is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
-        try:
-            return math.isfinite(float(value))
-        except ValueError:
-            return False
-    if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)  # YAML 1.1 reads 1e-3 as text
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _check(recipe: Recipe) -> None:
@@ -223,7 +225,12 @@ def _check(recipe: Recipe) -> None:
         (o.ema is None or 0 < o.ema < 1, "optimiser.ema", o.ema, "in (0, 1), or null"),
         (0 in a.sizes, "augment.sizes", a.sizes, "a side for epoch 0, for example {0: 64}"),
         (all(side >= 8 for side in a.sizes.values()), "augment.sizes", a.sizes, "sides ≥ 8"),
-        (len(a.scale) == 2 and 0 < a.scale[0] <= a.scale[1] <= 1, "augment.scale", a.scale, "[low, high] in (0, 1]"),
+        (
+            len(a.scale) == 2 and 0 < a.scale[0] <= a.scale[1] <= 1,
+            "augment.scale",
+            a.scale,
+            "[low, high] in (0, 1]",
+        ),
         (0 <= a.flip <= 1, "augment.flip", a.flip, "in [0, 1]"),
         (0 <= a.jitter < 1, "augment.jitter", a.jitter, "in [0, 1)"),
         (0 <= a.cutmix <= 1, "augment.cutmix", a.cutmix, "in [0, 1]"),

@@ -1,4 +1,4 @@
-"""One training from recipe to result: ``weights.safetensors``, ``recipe.yaml``, ``manifest.json``, ``log.csv``."""
+"""One training, from a recipe to a folder with weights, manifest and log."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ import yaml
 from torch import nn
 from torch.utils.data import DataLoader
 
+from sightline.data import load_dataset
 from sightline.errors import InputError
-from sightline.models.gapnet import build_gapnet
+from sightline.models.gapnet import build_classifier
 from sightline.training.callbacks import EpochLog, ResumeFile
 from sightline.training.checkpoint import save_checkpoint, sha256, start_from
 from sightline.training.data import LabelledPhotos, PhotoData
@@ -52,7 +53,9 @@ def train_recipe(
     with quiet():
         trainer = make_trainer(recipe, out)
         if trainer.is_global_zero:
-            (out / "recipe.yaml").write_text(yaml.safe_dump(recipe.as_dict(), sort_keys=False), encoding="utf-8")
+            (out / "recipe.yaml").write_text(
+                yaml.safe_dump(recipe.as_dict(), sort_keys=False), encoding="utf-8"
+            )
         fit(trainer, module, data, resume_file if resume and resume_file.exists() else None)
     weights = out / "weights.safetensors"
     if trainer.is_global_zero:
@@ -61,12 +64,6 @@ def train_recipe(
 
 
 def _load(recipe: Recipe, split: str | None) -> Dataset | None:
-    if recipe.data.dataset == "tiny-imagenet" and split:  # TEMP
-        from sightline.data.tiny_imagenet import tiny_imagenet
-
-        return tiny_imagenet(recipe.data.root, split)
-    from sightline.data import load_dataset
-
     return None if split is None else load_dataset(recipe.data.root, dataset=recipe.data.dataset, split=split)
 
 
@@ -74,10 +71,10 @@ def build_network(recipe: Recipe, num_classes: int) -> nn.Module:
     """The recipe's network, with published or earlier weights where it names some."""
     options = dict(recipe.model.options)
     if recipe.model.pretrained:
-        options["pretrained"] = True
+        options["pretrained"] = recipe.model.pretrained
     if recipe.model.trunk_weights:
         options["trunk_weights"] = recipe.model.trunk_weights
-    network = build_gapnet(recipe.model.name, num_classes, **options)
+    network = build_classifier(recipe.model.name, num_classes, **options)
     if recipe.model.init_from:
         start_from(network, recipe.model.init_from)
     return network
@@ -85,7 +82,7 @@ def build_network(recipe: Recipe, num_classes: int) -> nn.Module:
 
 def make_trainer(recipe: Recipe, out: Path) -> lightning.Trainer:
     """Lightning's trainer with this project's log, resume file and samplers."""
-    run = recipe.run
+    run: Any = recipe.run  # Lightning checks these values, and says what it would take
     logger: Any = False
     if run.tensorboard:
         from lightning.pytorch.loggers import TensorBoardLogger
@@ -115,7 +112,11 @@ def accuracy(network: nn.Module, photos: LabelledPhotos, module: Classifier) -> 
     """Top-1 and top-5 accuracy of ``network`` in single precision at ``photos.side``."""
     hits = {"top1": 0, "top5": 0}
     for images, labels, _ in DataLoader(photos, module.recipe.test.batch_size):
-        ranked = network(module.normalised(images.to(module.mean.device))).topk(min(5, len(photos.categories))).indices.cpu()
+        ranked = (
+            network(module.normalised(images.to(module.mean.device)))
+            .topk(min(5, len(photos.categories)))
+            .indices.cpu()
+        )
         right = ranked == labels[:, None]
         hits["top1"] += int(right[:, 0].sum())
         hits["top5"] += int(right.sum())
