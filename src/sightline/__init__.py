@@ -1,0 +1,58 @@
+"""sightline: where does an image classifier look, and can it therefore find the object?
+
+>>> import sightline
+>>> "gradcam" in sightline.list_methods()
+True
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sightline.errors import ImageError, InputError, UnsupportedError
+    from sightline.explanation import Explanation, explain
+    from sightline.methods import list_methods, register_method
+    from sightline.models.loading import LoadedModel, list_models, load_model
+
+__version__ = "0.1.0"
+
+# Public name -> the room it lives in; loaded at first use, so that `import sightline` costs nothing.
+_HOME = {
+    "explain": "sightline.explanation",
+    "Explanation": "sightline.explanation",
+    "list_methods": "sightline.methods",
+    "register_method": "sightline.methods",
+    "LoadedModel": "sightline.models.loading",
+    "list_models": "sightline.models.loading",
+    "load_model": "sightline.models.loading",
+    "ImageError": "sightline.errors",
+    "InputError": "sightline.errors",
+    "UnsupportedError": "sightline.errors",
+}
+
+__all__ = [
+    "Explanation",
+    "ImageError",
+    "InputError",
+    "LoadedModel",
+    "UnsupportedError",
+    "explain",
+    "list_methods",
+    "list_models",
+    "load_model",
+    "register_method",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'sightline' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

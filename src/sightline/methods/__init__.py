@@ -1,0 +1,51 @@
+"""The methods, one paper a file; importing this package registers them all."""
+
+from sightline.methods import (
+    ablationcam,
+    cam,
+    eigencam,
+    fullycam,
+    gradcam,
+    gradcam_pp,
+    guided,
+    hirescam,
+    integrated_gradients,
+    layercam,
+    occlusion,
+    rise,
+    saliency,
+    scorecam,
+    smoothgrad,
+    xgradcam,
+)
+from sightline.methods.registry import (
+    Method,
+    get_method,
+    list_methods,
+    register_method,
+    unregister_method,
+)
+
+__all__ = [
+    "Method",
+    "ablationcam",
+    "cam",
+    "eigencam",
+    "fullycam",
+    "get_method",
+    "gradcam",
+    "gradcam_pp",
+    "guided",
+    "hirescam",
+    "integrated_gradients",
+    "layercam",
+    "list_methods",
+    "occlusion",
+    "register_method",
+    "rise",
+    "saliency",
+    "scorecam",
+    "smoothgrad",
+    "unregister_method",
+    "xgradcam",
+]

@@ -1,0 +1,62 @@
+"""Eigen-CAM and Eigen-Grad-CAM."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sightline.engine import Evidence
+from sightline.methods.registry import register_method
+from sightline.targets import Target
+
+
+def first_component(maps: Tensor) -> Tensor:
+    """Projection of the centred columns of (N, hw, C) on the first right singular vector: (N, C, h, w) -> (N, h, w).
+
+    X v₁ = σ₁ u₁, and u₁ is the first eigenvector of the Gram matrix X Xᵀ (hw × hw, far smaller than a full
+    SVD). The sign is the one that correlates positively with Σ_k A^k.
+
+    >>> first_component(torch.tensor([[[[0., 2.]], [[0., 0.]]]]))
+    tensor([[[-1.,  1.]]])
+    """
+    n, _, h, w = maps.shape
+    x = maps.flatten(2).transpose(1, 2)
+    total = x.sum(2)
+    x = x - x.mean(1, keepdim=True)
+    values, vectors = torch.linalg.eigh(x @ x.transpose(1, 2))
+    projection = vectors[:, :, -1] * values[:, -1:].clamp(min=0).sqrt()
+    agreement = (projection * (total - total.mean(1, keepdim=True))).sum(1, keepdim=True)
+    signed: Tensor = projection * torch.where(agreement < 0, -1.0, 1.0).to(projection)
+    return signed.reshape(n, h, w)
+
+
+@register_method(
+    "eigencam",
+    paper="Muhammad & Yeasin, IJCNN 2020",
+    needs=("activations",),
+    class_specific=False,
+)
+def eigencam(evidence: Evidence, target: Target) -> Tensor:
+    """The first principal component of the target layer: what stands out, whatever the class.
+
+    The columns of A (hw × C) are centred and projected on the first right singular vector; class-agnostic: the
+    map is the same for every class. No ReLU. Returns (N, h, w).
+
+    >>> import sightline, torch
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+    >>> sightline.explain(net, torch.rand(1, 3, 8, 8), method="eigencam", layer="0").maps.shape
+    torch.Size([1, 1, 6, 6])
+    """
+    return first_component(evidence.activations)
+
+
+@register_method("eigengradcam", paper="Muhammad & Yeasin, IJCNN 2020, on g ⊙ A (pytorch-grad-cam)")
+def eigengradcam(evidence: Evidence, target: Target) -> Tensor:
+    """The first principal component of g ⊙ A: Eigen-CAM made class-specific. Returns (N, h, w).
+
+    >>> import sightline, torch
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+    >>> sightline.explain(net, torch.rand(1, 3, 8, 8), method="eigengradcam", layer="0").maps.shape
+    torch.Size([1, 1, 6, 6])
+    """
+    return first_component(evidence.gradient(target) * evidence.activations)

@@ -1,0 +1,36 @@
+"""Grad-CAM++."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from sightline.engine import Evidence
+from sightline.methods.cam import class_map
+from sightline.methods.registry import register_method
+from sightline.targets import Target
+
+
+@register_method("gradcam_pp", paper="Chattopadhyay et al., WACV 2018")
+def gradcam_pp(evidence: Evidence, target: Target) -> Tensor:
+    """a^k_ij = 1[g≠0] / (2 + g^k_ij · Σ_ab A^k_ab); w_k = Σ_ij a^k_ij ReLU(g^k_ij); L = ReLU(Σ_k w_k A^k).
+
+    The paper's g²/(2g² + ΣA·g³) with g² divided out, so that half precision cannot underflow. Where the
+    denominator is not positive a is 0, with a warning. The weights are never negative, so that NWC has nothing
+    to do here. Returns (N, h, w), ≥ 0.
+
+    >>> import sightline, torch
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(),
+    ...                           torch.nn.Linear(144, 2))
+    >>> bool((sightline.explain(net, torch.rand(1, 3, 8, 8), method="gradcam_pp", layer="1").maps >= 0).all())
+    True
+    """
+    g, activations = evidence.gradient(target), evidence.activations
+    denominator = 2 + g * activations.sum((2, 3), keepdim=True)
+    usable = (g != 0) & (denominator > 0)
+    if bool(((g > 0) & (denominator <= 0)).any()):
+        warnings.warn("gradcam_pp: a denominator is not positive; its weight was set to 0", stacklevel=2)
+    a = torch.where(usable, 1 / torch.where(usable, denominator, 1), 0)
+    return class_map((a * g.relu()).sum((2, 3)), activations).relu()

@@ -1,0 +1,91 @@
+"""RISE: randomised input sampling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, softmax
+
+from sightline.engine import Evidence
+from sightline.errors import InputError
+from sightline.methods.registry import register_method
+from sightline.targets import ClassTarget, Target, logits_of
+
+
+def make_masks(
+    n: int,
+    grid: int,
+    p: float,
+    size_hw: tuple[int, int],
+    generator: torch.Generator,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """``n`` smooth masks (n, 1, H, W) in [0, 1]: a random grid, enlarged bilinearly, shifted at random.
+
+    The grid of s × s cells (1 with probability p) is enlarged to (s + 1)·⌈H/s⌉ and cut out at a random offset
+    of up to one cell, as in the paper.
+
+    >>> make_masks(3, 8, 0.5, (16, 16), torch.Generator().manual_seed(0)).shape
+    torch.Size([3, 1, 16, 16])
+    """
+    height, width = size_hw
+    cell_h, cell_w = math.ceil(height / grid), math.ceil(width / grid)
+    cells = (torch.rand(n, 1, grid, grid, generator=generator) < p).to(dtype)
+    ys = torch.randint(0, cell_h, (n,), generator=generator).tolist()
+    xs = torch.randint(0, cell_w, (n,), generator=generator).tolist()
+    size = ((grid + 1) * cell_h, (grid + 1) * cell_w)
+    large = interpolate(cells.to(device), size=size, mode="bilinear", align_corners=False)
+    return torch.stack([m[:, y : y + height, x : x + width] for m, y, x in zip(large, ys, xs, strict=True)])
+
+
+def _chunks(total: int, chunk: int) -> Iterator[int]:
+    for start in range(0, total, chunk):
+        yield min(chunk, total - start)
+
+
+@register_method("rise", paper="Petsiuk et al., BMVC 2018", needs=(), joint=True)
+def rise(
+    evidence: Evidence,
+    targets: Sequence[Target],
+    *,
+    masks: int = 4000,
+    grid: int = 8,
+    p: float = 0.5,
+    seed: int = 0,
+    chunk: int = 32,
+) -> Tensor:
+    """(1/(N p)) Σ_m y^c(x ⊙ m) m over N = 4,000 random masks m; y^c after softmax.
+
+    Masks come from 8×8 grids with p = 0.5 and a random shift, the same for every image of the batch;
+    a callable target is used as it is. Returns (N, K, H, W).
+
+    >>> import sightline, torch
+    >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
+    >>> sightline.explain(net, torch.rand(1, 3, 8, 8), method="rise", masks=8).maps.shape
+    torch.Size([1, 1, 8, 8])
+    """
+    if masks < 1 or grid < 1 or not 0 < p <= 1:
+        raise InputError(f"masks={masks}, grid={grid}, p={p}; expected masks, grid ≥ 1 and 0 < p ≤ 1")
+    generator = torch.Generator().manual_seed(seed)
+    images = evidence.images.detach()
+    n = len(images)
+    total = images.new_zeros(n, len(targets), *evidence.size_hw)
+    for count in _chunks(masks, chunk):
+        drawn = make_masks(count, grid, p, evidence.size_hw, generator, images.device, images.dtype)
+        for i in range(n):
+            output = evidence.rescore(images[i] * drawn)
+            rows = torch.full((count,), i, device=images.device)
+            scores = torch.stack([_probability(t.at(rows), output) for t in targets])
+            total[i] += torch.einsum("km,mhw->khw", scores.to(drawn.dtype), drawn[:, 0])
+    return total / (masks * p)
+
+
+def _probability(target: Target, output: object) -> Tensor:
+    logits = logits_of(output)
+    if isinstance(target, ClassTarget) and logits is not None:
+        return target(softmax(logits, 1))
+    return target(output)

@@ -1,0 +1,72 @@
+"""What lies behind a layer, as a network of its own: perturbations of the layer need not run the trunk again."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+
+from sightline.models.trace import Site, eval_mode
+
+Tail = Callable[[Tensor, Tensor], Any]  # (images, activations) -> the network's output
+
+_CACHE: weakref.WeakKeyDictionary[nn.Module, dict[Any, fx.GraphModule | None]] = weakref.WeakKeyDictionary()
+
+
+class _Tracer(fx.Tracer):
+    """Keeps one module whole, so that its output is a node of the graph."""
+
+    def __init__(self, whole: nn.Module) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return m is self.whole or super().is_leaf_module(m, module_qualified_name)
+
+
+def _cut(network: nn.Module, site: Site) -> fx.GraphModule | None:
+    """The graph behind ``site``; None where the network cannot be traced or is more than a graph of one input."""
+    if site.op is not None:
+        return None
+    whole = network.get_submodule(site.name)
+    try:
+        graph = _Tracer(whole).trace(network)
+    except Exception:  # torch.fx raises many kinds for control flow; the caller then takes the slow road
+        return None
+    nodes = [n for n in graph.nodes if n.op == "call_module" and n.target == site.name]
+    inputs = [n for n in graph.nodes if n.op == "placeholder"]
+    if not nodes or len(inputs) != 1:
+        return None
+    node = nodes[site.call or 0]
+    with graph.inserting_after(inputs[0]):
+        given = graph.placeholder("activations")
+    node.replace_all_uses_with(given)
+    graph.erase_node(node)
+    module = fx.GraphModule(network, graph)
+    module.graph.eliminate_dead_code(lambda n: n.op in ("placeholder", "output"))
+    module.recompile()
+    return module
+
+
+def tail(network: nn.Module, site: Site, images: Tensor, activations: Tensor, output: Any) -> Tail | None:
+    """The part of ``network`` behind ``site``, or None where it cannot be had; checked against ``output``.
+
+    Traced once and remembered. A tail that does not give back the network's own output for the activations
+    that it observed is not used.
+    """
+    kept = _CACHE.setdefault(network, {})
+    marker = (site, tuple(id(m) for m in network.modules()))
+    if marker not in kept:
+        with eval_mode(network):
+            kept[marker] = _cut(network, site)
+    graph = kept[marker]
+    if graph is None or not isinstance(output, Tensor):
+        return None
+    with eval_mode(graph), torch.no_grad():
+        again = graph(images[:1], activations[:1])
+    if not isinstance(again, Tensor) or not torch.allclose(again, output[:1].detach(), rtol=1e-3, atol=1e-4):
+        return None
+    return cast(Tail, graph)
