@@ -77,7 +77,7 @@ def drawn_size(
     A photo longer than 4:1 is stretched, so that 1×10000 is neither a hair nor a 10,000-pixel file.
 
     >>> drawn_size((1, 1)), drawn_size((640, 480)), drawn_size((10000, 1))
-    ((256, 256), (640, 480), (1600, 400))
+    ((192, 192), (640, 480), (1600, 400))
     """
     width, height = photo_size
     longer = max(width, height)
