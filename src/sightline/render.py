@@ -25,9 +25,9 @@ Colour = tuple[int, int, int]
 
 INK, GREY, FAINT, PAPER = (24, 26, 31), (104, 109, 118), (222, 225, 230), (255, 255, 255)
 SHORTEST, LONGEST = (
-    256,
+    192,
     1600,
-)  # pixels of an overlay's longer side: below nothing can be read, above nothing is gained
+)  # of an overlay's longer side, in pixels: what can be read, what is worth a file
 WIDEST = 4.0  # longer side over shorter: a narrower photo is stretched to this, so that one sees it at all
 
 
