@@ -1,0 +1,160 @@
+"""What an unknown transform shows of a photo, found out by showing it black, white and ramps."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from sightline.errors import InputError
+from sightline.types import Geometry
+
+Transform = Callable[[Image.Image], Tensor]
+Floats = NDArray[np.float64]
+
+_EXPECTED = "expected a resize, crop or pad of fixed place, then a scaling of the values"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Where the transform looks, and the (x - mean) / std of [0, 1] that it applies to each channel."""
+
+    geometry: Geometry
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def run(transform: Transform, photo: Image.Image) -> Tensor:
+    """``transform(photo)`` as a plain float32 tensor (C, H, W), or `InputError` that says what it gave."""
+    try:
+        made: Any = transform(photo)
+    except Exception as error:
+        raise InputError(
+            f"the transform failed on an RGB image of {photo.width} × {photo.height} pixels: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(made, Tensor) or made.ndim != 3 or not made.is_floating_point():
+        got = f"{made.dtype} {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+        raise InputError(f"the transform gives {got}; expected a float tensor of shape (C, H, W)")
+    return made.detach().cpu().as_subclass(Tensor).float()
+
+
+def measure(transform: Transform, photo_hw: tuple[int, int]) -> Measured:
+    """Find out what ``transform`` does to photos of this size; exact to about a tenth of an input pixel.
+
+    A black and a white photo give the normalisation. Two grey ramps, one along each side, give for every
+    input pixel its place on the photo; a line through these places is the geometry. A second pair of ramps
+    that spans just what was seen makes it exact. Raises `InputError` where no such line fits (rotation,
+    mirroring, distortion), where the values are not a scaling of the photo's, and where chance plays a part.
+
+    >>> from torchvision.transforms.functional import pil_to_tensor
+    >>> found = measure(lambda photo: pil_to_tensor(photo.crop((10, 20, 74, 84))).float() / 255, (100, 200))
+    >>> [round(edge, 1) for edge in found.geometry.shown_xyxy]
+    [10.0, 20.0, 74.0, 84.0]
+    """
+    before = _chance()
+    try:
+        shades = _Shades(transform, photo_hw)
+        (x0, x1), (y0, y1) = shades.extent(axis=1), shades.extent(axis=0)
+        return Measured(Geometry(photo_hw, shades.input_hw, (x0, y0, x1, y1)), shades.mean, shades.std)
+    finally:
+        if _chance() != before:  # then this is what is wrong, whatever else was found
+            raise InputError("the transform draws random numbers; expected the one for evaluation")
+
+
+def _chance() -> tuple[object, ...]:
+    """The states of the usual random generators: whoever draws from one changes it."""
+    numpy: Any = np.random.get_state()
+    return (torch.get_rng_state().numpy().tobytes(), random.getstate(), numpy[1].tobytes(), numpy[2])
+
+
+class _Shades:
+    """A transform seen through the brightness that it gives to photos of one size."""
+
+    def __init__(self, transform: Transform, photo_hw: tuple[int, int]) -> None:
+        self.transform, self.photo_hw = transform, photo_hw
+        self.black = self._shown(np.zeros(photo_hw, np.uint8))
+        self.span = self._shown(np.full(photo_hw, 255, np.uint8)) - self.black
+        self.input_hw = (self.black.shape[1], self.black.shape[2])
+        strength = np.abs(self.span).min(axis=0)
+        self.visible = strength > 0.5 * strength.max()  # elsewhere the transform pads
+        if not strength.max() > 1e-6:
+            raise InputError(f"the transform makes a black and a white photo look the same; {_EXPECTED}")
+        spans = np.median(self.span[:, self.visible], axis=1)
+        blacks = np.median(self.black[:, self.visible], axis=1)
+        self.std = tuple(float(1 / span) for span in spans)
+        self.mean = tuple(float(-black / span) for black, span in zip(blacks, spans, strict=True))
+
+    def _shown(self, grey: NDArray[np.uint8]) -> Floats:
+        made = run(self.transform, Image.fromarray(np.repeat(grey[:, :, None], 3, axis=2)))
+        values: Floats = made.double().numpy()
+        if not np.isfinite(values).all():
+            raise InputError(f"the transform gives NaN or Inf for a photo of one brightness; {_EXPECTED}")
+        if hasattr(self, "black") and values.shape != self.black.shape:
+            raise InputError(
+                f"the transform gives {self.black.shape}, then {values.shape}; expected one size"
+            )
+        return values
+
+    def extent(self, axis: int) -> tuple[float, float]:
+        """From where to where the input reaches along the photo's height (0) or width (1)."""
+        length = self.photo_hw[axis]
+        roughly = self._fit(axis, 0.0, float(length))
+        margin = 0.05 * (roughly[1] - roughly[0])
+        start, stop = self._fit(axis, roughly[0] - margin, roughly[1] + margin)
+        pixel = (stop - start) / self.input_hw[axis]
+        if max(abs(start - roughly[0]), abs(stop - roughly[1])) > length / 64 + 1 + pixel:
+            raise InputError("the transform looks elsewhere each time; expected one without chance")
+        near = 0.1 * pixel  # less than this is measuring error
+        return (0.0 if abs(start) < near else start), (float(length) if abs(stop - length) < near else stop)
+
+    def _fit(self, axis: int, low: float, high: float) -> tuple[float, float]:
+        """`extent`, by a ramp that rises from black at ``low`` to white at ``high``."""
+        length, count = self.photo_hw[axis], self.input_hw[axis]
+        places = np.arange(length) + 0.5
+        ramp = np.clip((places - low) / (high - low), 0, 1)
+        levels = self._levels(ramp, axis)
+        # At the photo's edges resizing repeats the last pixel: no place can be read there.
+        edge = 0.03 * (ramp[-1] - ramp[0])
+        inside = (levels > ramp[0] + edge) & (levels < ramp[-1] - edge)
+        if length < 4 or inside.sum() < 2:
+            return self._by_visibility(axis)
+        centres = (np.arange(count) + 0.5)[inside]
+        seen = low + levels[inside] * (high - low)
+        slope, offset = np.polyfit(centres, seen, 1)
+        wrong = np.abs(slope * centres + offset - seen).max()
+        # An 8-bit level, a photo pixel, and an input pixel are as fine as one reading can be.
+        if slope <= 0 or wrong > (high - low) / 128 + 1 + abs(slope):
+            turned = "mirrors or turns" if slope <= 0 else "distorts"
+            raise InputError(f"the transform {turned} the photo, or its values; {_EXPECTED}")
+        return float(offset), float(offset + slope * count)
+
+    def _levels(self, ramp: Floats, axis: int) -> Floats:
+        """The brightness in [0, 1] of each input row (axis 0) or column (1), and -1 where it is padding."""
+        grey = np.rint(ramp * 255).astype(np.uint8)
+        photo = np.broadcast_to(grey[:, None] if axis == 0 else grey[None, :], self.photo_hw)
+        shown = self._shown(photo)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            level = np.where(self.visible, ((shown - self.black) / self.span).mean(axis=0), np.nan)
+        some = self.visible.any(axis=1 - axis)
+        lines: Floats = np.full(self.input_hw[axis], -1.0)
+        rows = level if axis == 0 else level.T
+        lines[some] = np.nanmean(rows[some], axis=1)
+        spread = np.nanmax(np.abs(rows[some] - lines[some][:, None]))
+        if spread > 0.02:  # along a line of the input the photo's place must not change
+            raise InputError(f"the transform turns or distorts the photo; {_EXPECTED}")
+        return lines
+
+    def _by_visibility(self, axis: int) -> tuple[float, float]:
+        """Too few pixels for a ramp: what is not padding is taken to be the whole photo."""
+        (lines,) = self.visible.any(axis=1 - axis).nonzero()
+        first, last = int(lines[0]), int(lines[-1]) + 1
+        per_line = self.photo_hw[axis] / (last - first)
+        return -first * per_line, (self.input_hw[axis] - first) * per_line

@@ -1,0 +1,217 @@
+"""From a photo to the network's input, and where each of its pixels lies on the photo."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from sightline.data.images import read_image
+from sightline.errors import InputError, unknown
+from sightline.models.measure import measure, run
+from sightline.types import Geometry
+
+VIEWS = ("whole", "crop")
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_RESAMPLE = {mode.name.lower(): mode for mode in Image.Resampling}
+_FIELDS = ("input_hw", "resize", "mean", "std", "interpolation")
+
+# A 1×10000 photo whose shorter side becomes 256 would have 655 million pixels. Above this size only the
+# part that the crop shows is computed; below it the whole, because that equals torchvision to the last bit.
+_MOST_PIXELS = 64_000_000
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What a network expects of a photo: size, crop, and normalisation (x - mean) / std of RGB in [0, 1].
+
+    ``input_hw``  (height, width) of the network's input.
+    ``resize``    for ``view="crop"``: the length of the photo's shorter side before the centre crop, or
+                  (height, width) where the photo's proportions are not kept.
+    ``mean``, ``std``  one number a channel.
+    ``interpolation``  "bilinear", "bicubic", "nearest", "lanczos", "box" or "hamming", always antialiased.
+    ``transform`` a callable PIL image -> (C, H, W) float tensor, for preprocessing that the other fields
+                  cannot say: both views then show what it shows (see `from_transform`).
+
+    >>> preprocess = Preprocess(input_hw=(224, 224), resize=256)
+    >>> tensor, geometry = preprocess.prepare(Image.new("RGB", (512, 1024)), view="crop")
+    >>> tensor.shape, geometry.shown_xyxy
+    (torch.Size([3, 224, 224]), (32.0, 288.0, 480.0, 736.0))
+    """
+
+    input_hw: tuple[int, int] = (224, 224)
+    resize: int | tuple[int, int] = 256
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    interpolation: str = "bilinear"
+    transform: Callable[[Image.Image], Tensor] | None = None
+    _measured: dict[tuple[int, int], Geometry] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        sides = [*self.input_hw, *(self.resize if isinstance(self.resize, tuple) else (self.resize,))]
+        if len(self.input_hw) != 2 or not all(isinstance(n, int) and n > 0 for n in sides):
+            raise InputError(
+                f"input_hw={self.input_hw} and resize={self.resize}; expected two positive integers, "
+                "and one (the shorter side) or two (height, width)"
+            )
+        if len(self.mean) != len(self.std) or not self.mean or 0 in self.std:
+            raise InputError(f"mean={self.mean} and std={self.std}; expected as many of each, no std of 0")
+        if self.interpolation not in _RESAMPLE:
+            raise unknown("interpolation", self.interpolation, _RESAMPLE)
+
+    def prepare(self, photo: Image.Image, view: str = "whole") -> tuple[Tensor, Geometry]:
+        """An upright RGB photo as a float32 tensor (3, H, W) with its `Geometry`.
+
+        "whole" resizes the whole photo to ``input_hw``; "crop" resizes it to ``resize`` and takes the
+        centre ``input_hw``, as the network was tested (black beyond the photo, should the crop be larger).
+        """
+        if view not in VIEWS:
+            raise unknown("view", view, VIEWS)
+        photo = photo if photo.mode == "RGB" else read_image(photo)
+        if self.transform is not None:
+            return self._transformed(self.transform, photo)
+        shown, geometry = self._whole(photo) if view == "whole" else self._crop(photo)
+        tensor = torch.from_numpy(np.array(shown)).permute(2, 0, 1).contiguous().float() / 255
+        mean, std = (tensor.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (tensor - mean) / std, geometry
+
+    def _whole(self, photo: Image.Image) -> tuple[Image.Image, Geometry]:
+        height, width = self.input_hw
+        box = (0.0, 0.0, float(photo.width), float(photo.height))
+        shown = photo.resize((width, height), _RESAMPLE[self.interpolation])
+        return shown, Geometry((photo.height, photo.width), self.input_hw, box)
+
+    def _crop(self, photo: Image.Image) -> tuple[Image.Image, Geometry]:
+        height, width = self._resized_hw(photo)
+        rows, columns = self.input_hw
+        top, left = _centred(height, rows), _centred(width, columns)
+        part = (left, top, left + columns, top + rows)
+        per_x, per_y = photo.width / width, photo.height / height  # photo pixels in a resized pixel
+        box = (part[0] * per_x, part[1] * per_y, part[2] * per_x, part[3] * per_y)
+        geometry = Geometry((photo.height, photo.width), self.input_hw, box)
+        resample = _RESAMPLE[self.interpolation]
+        if width * height > _MOST_PIXELS:
+            return _resized_part(photo, (width, height), part, resample), geometry
+        return photo.resize((width, height), resample).crop(part), geometry
+
+    def _resized_hw(self, photo: Image.Image) -> tuple[int, int]:
+        if isinstance(self.resize, tuple):
+            return self.resize
+        short, long = sorted(photo.size)
+        longer = int(self.resize * long / short)  # torchvision cuts the fraction off
+        return (longer, self.resize) if photo.width <= photo.height else (self.resize, longer)
+
+    def _transformed(
+        self, transform: Callable[[Image.Image], Tensor], photo: Image.Image
+    ) -> tuple[Tensor, Geometry]:
+        size_hw = (photo.height, photo.width)
+        if size_hw not in self._measured:
+            self._measured[size_hw] = measure(transform, size_hw).geometry
+        geometry, tensor = self._measured[size_hw], run(transform, photo)
+        if tuple(tensor.shape[1:]) != geometry.input_hw:
+            raise InputError(
+                f"the transform gave {tuple(tensor.shape[1:])} for one photo of {size_hw} and "
+                f"{geometry.input_hw} for another; expected a transform without chance"
+            )
+        return tensor, geometry
+
+    def to_dict(self) -> dict[str, Any]:
+        """The five fields, ready for JSON. A ``transform`` is code and is refused."""
+        if self.transform is not None:
+            raise InputError(
+                "a transform that is code cannot be saved; expected Preprocess(input_hw, resize, mean, std)"
+            )
+        plain = {name: getattr(self, name) for name in _FIELDS}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Preprocess:
+        """What `to_dict` gave. Raises `InputError` where a field is missing.
+
+        >>> Preprocess.from_dict(Preprocess((64, 64), 64).to_dict()) == Preprocess((64, 64), 64)
+        True
+        """
+        missing = [name for name in _FIELDS if name not in saved]
+        if missing:
+            raise InputError(f"the saved preprocessing lacks {', '.join(missing)}; it has {', '.join(saved)}")
+        values: dict[str, Any] = {
+            name: tuple(saved[name]) if isinstance(saved[name], list) else saved[name] for name in _FIELDS
+        }
+        return cls(**values)
+
+    @classmethod
+    def from_torchvision(cls, weights: Any) -> Preprocess:
+        """The preprocessing of published weights, such as ``ResNet50_Weights.DEFAULT``."""
+        return cls.from_transform(weights.transforms())
+
+    @classmethod
+    def from_timm(cls, model: nn.Module) -> Preprocess:
+        """The preprocessing that timm's own evaluation uses for ``model``."""
+        timm: Any = importlib.import_module("timm.data")
+        config = timm.resolve_model_data_config(model)
+        return cls.from_transform(timm.create_transform(**config, is_training=False))
+
+    @classmethod
+    def from_transform(cls, transform: Callable[[Image.Image], Tensor]) -> Preprocess:
+        """The preprocessing that a callable (PIL image -> (C, H, W) float tensor) does.
+
+        A torchvision preset or Compose of resize, centre crop, conversion and normalisation is read, and
+        checked on a noise image; ``view="whole"`` then works too. Values may differ by one part in 255
+        where the transform resizes tensors instead of PIL images.
+
+        Any other callable is used as it is, by both views. What it shows of a photo is measured, once for
+        each photo size. Raises `InputError` where that is not a resize, crop or pad of fixed place
+        followed by a scaling of the values; ``resize`` then says nothing.
+        """
+        from sightline.models.compose import read_transform
+
+        fields = read_transform(transform)
+        if fields is not None and _agrees(parsed := cls(**fields), transform):
+            return parsed
+        found = measure(transform, (300, 400))
+        input_hw = found.geometry.input_hw
+        return cls(input_hw, input_hw, found.mean, found.std, transform=transform)
+
+
+def _centred(have: int, want: int) -> int:
+    """Where a centred crop of ``want`` begins in ``have`` pixels, as torchvision rounds it; < 0: padding."""
+    return -((want - have) // 2) if want > have else round((have - want) / 2)
+
+
+def _resized_part(
+    photo: Image.Image,
+    size_wh: tuple[int, int],
+    part: tuple[int, int, int, int],
+    resample: Image.Resampling,
+) -> Image.Image:
+    """``photo.resize(size_wh).crop(part)`` up to rounding, without the pixels outside ``part``."""
+    width, height = size_wh
+    left, top, right, bottom = max(part[0], 0), max(part[1], 0), min(part[2], width), min(part[3], height)
+    per_x, per_y = photo.width / width, photo.height / height
+    box = (left * per_x, top * per_y, min(right * per_x, photo.width), min(bottom * per_y, photo.height))
+    shown = photo.resize((right - left, bottom - top), resample, box=box)
+    canvas = Image.new("RGB", (part[2] - part[0], part[3] - part[1]))
+    canvas.paste(shown, (left - part[0], top - part[1]))
+    return canvas
+
+
+def _agrees(parsed: Preprocess, transform: Callable[[Image.Image], Tensor]) -> bool:
+    """Do both make the same of noise? It shows a difference in size, crop, antialiasing or normalisation."""
+    side = 2 * max(parsed._resized_hw(Image.new("RGB", (8, 8))))
+    noise = np.random.default_rng(0).integers(0, 256, (side + 37, 2 * side + 11, 3), dtype=np.uint8)
+    photo = Image.fromarray(noise)
+    theirs, (ours, _) = run(transform, photo), parsed.prepare(photo, view="crop")
+    if theirs.shape != ours.shape:
+        return False
+    apart = (theirs - ours).abs() * ours.new_tensor(parsed.std).abs()[:, None, None]
+    return bool(apart.max() <= 2.5 / 255)  # two roundings to 8 bits, one after each direction of a resize
