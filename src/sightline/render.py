@@ -24,10 +24,8 @@ Box = tuple[float, float, float, float]
 Colour = tuple[int, int, int]
 
 INK, GREY, FAINT, PAPER = (24, 26, 31), (104, 109, 118), (222, 225, 230), (255, 255, 255)
-SHORTEST, LONGEST = (
-    192,
-    1600,
-)  # of an overlay's longer side, in pixels: what can be read, what is worth a file
+# Pixels of an overlay's longer side: less cannot be read, more is not worth its file.
+SHORTEST, LONGEST = 192, 1600
 WIDEST = 4.0  # longer side over shorter: a narrower photo is stretched to this, so that one sees it at all
 
 

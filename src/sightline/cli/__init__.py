@@ -1,0 +1,137 @@
+"""The command line: one file a verb; everything heavy is imported inside the verb.
+
+A file ``verb.py`` in this folder whose function is called ``verb`` is a command (or, where the file holds an
+``app``, a group of commands); nothing else has to be told. Names that start with ``_`` are no verbs.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import pkgutil
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from sightline.errors import InputError
+
+ORDER = (
+    "explain",
+    "demo",
+    "methods",
+    "models",
+    "layers",
+    "train",
+    "evaluate",
+    "refine",
+    "discover",
+    "export",
+)
+OK, MISTAKE, SOME_FAILED, INTERRUPTED, PIPE_CLOSED = 0, 2, 3, 130, 141
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EIO}
+
+
+def verbs() -> list[str]:
+    """The names of the verbs, in the order of ``--help``.
+
+    >>> verbs()[:3]
+    ['explain', 'demo', 'methods']
+    """
+    found = [m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")]
+    rank = {name: number for number, name in enumerate(ORDER)}
+    return sorted(found, key=lambda name: (rank.get(name, len(rank)), name))
+
+
+def build_app() -> typer.Typer:
+    """The Typer application with every verb."""
+    app = typer.Typer(
+        rich_markup_mode="markdown",
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=True)(_root)
+    for verb in verbs():
+        module = importlib.import_module(f"{__name__}.{verb}")
+        name = verb.replace("_", "-")
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=name)
+        else:
+            app.command(name)(getattr(module, verb))
+    return app
+
+
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Where does an image classifier look, and can it therefore find the object?
+
+    Heatmaps and boxes from a classifier that was trained on image labels alone.
+
+    ```console
+    sightline demo
+    sightline explain photo.jpg
+    sightline explain photos/ --model resnet50 --method cam --method layercam --classes top5
+    ```
+    """
+    if version:
+        from sightline import __version__
+
+        typer.echo(f"sightline {__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code.
+
+    0 done; 2 a mistake of the user's, told in one line on stderr; 3 some images could not be read, the others
+    are done; 130 interrupted.
+    """
+    shown, warnings.showwarning = warnings.showwarning, _show_warning
+    try:
+        code = build_app()(arguments, prog_name="sightline", standalone_mode=False)
+        return code if isinstance(code, int) else OK
+    except (KeyboardInterrupt, typer.Abort):
+        return _say("interrupted", INTERRUPTED)
+    except BrokenPipeError:  # `sightline models | head`
+        sys.stderr.close()
+        return PIPE_CLOSED
+    except Exception as error:
+        message = _one_line(error)
+        if message is None:
+            raise
+        return _say(message, MISTAKE)
+    finally:
+        warnings.showwarning = shown
+
+
+def _one_line(error: Exception) -> str | None:
+    """What to tell the user of this error; None for a fault of the program's, which keeps its traceback."""
+    if isinstance(error, InputError):
+        return str(error)
+    if hasattr(error, "format_message"):  # a usage error, whichever click it comes from
+        return f"{error.format_message().rstrip('.')} (see: {_help_for(error)})"
+    if isinstance(error, OSError) and error.errno in _DISK:
+        return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "out of memory; try a smaller --batch-size"
+    return None
+
+
+def _help_for(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    return f"{context.command_path} --help" if context else "sightline --help"
+
+
+def _say(message: str, code: int) -> int:
+    print(f"sightline: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _show_warning(message: Any, *_: Any, **__: Any) -> None:
+    _say(f"warning: {message}", OK)

@@ -1,0 +1,68 @@
+"""``sightline demo``: three public-domain photos, explained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from sightline.cli._run import Photo
+    from sightline.models.loading import LoadedModel
+
+PHOTOS = ("chelsea", "coffee", "rocket")
+METHODS = ("cam", "gradcam", "layercam", "guided_gradcam")
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for panels and manifest.json.")] = Path("out/demo"),
+) -> None:
+    """Explain the photos of a cat, a cup of coffee and a rocket, and say what was seen.
+
+    ```console
+    sightline demo
+    sightline demo --out out/demo
+    ```
+    """
+    from sightline.cli import _run as road
+    from sightline.models.loading import default_model
+
+    photos = demo_photos()
+    road.prepare_folder(out)
+    model = default_model()
+    settings = road.checked_settings(methods=usable_methods(model))
+    road.show(road.run(model, photos, settings, out), out)
+
+
+def demo_photos() -> list[Photo]:
+    """scikit-image's own photos, which travel with it; raises `InputError` where it is not installed."""
+    import PIL.Image
+
+    from sightline.cli._run import Photo
+    from sightline.errors import InputError
+
+    try:
+        from skimage import data
+    except ImportError:
+        raise InputError("the demo's photos come with scikit-image: pip install 'sightline[demo]'") from None
+    return [Photo(name, PIL.Image.fromarray(getattr(data, name)()), name) for name in PHOTOS]
+
+
+def usable_methods(model: LoadedModel) -> list[str]:
+    """Those of the demo's methods that serve this model, found out on one empty image."""
+    import torch
+
+    from sightline import explain
+    from sightline.errors import UnsupportedError
+
+    height, width = model.preprocess.input_hw if model.preprocess else (224, 224)
+    blank = torch.zeros(1, 3, height, width)
+    usable = []
+    for method in METHODS:
+        try:
+            explain(model, blank, method=method)
+            usable.append(method)
+        except UnsupportedError:
+            continue
+    return usable

@@ -1,0 +1,42 @@
+"""``sightline layers``: what ``--layer`` may name."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sightline.cli._options import Weights
+
+
+def layers(
+    model: Annotated[str, typer.Argument(help="A name of `sightline models`, or a checkpoint made here.")],
+    weights: Weights = "none",
+) -> None:
+    """List the layers that can be explained, the shape of each, and the one that is taken by itself.
+
+    ```console
+    sightline layers resnet50
+    sightline layers timm/convnext_tiny
+    ```
+    """
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from sightline.cli._options import load
+    from sightline.models.trace import study
+
+    loaded = load(model, weights, None, "cpu")
+    height, width = loaded.preprocess.input_hw if loaded.preprocess else (224, 224)
+    structure = study(loaded.network, torch.zeros(1, 3, height, width))
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "layer", "type", "channels × height × width"):
+        table.add_column(heading, overflow="fold")
+    for row in structure.layers:
+        table.add_row("→" if row.chosen else "", row.name, row.type, " × ".join(map(str, row.shape)))
+    console = Console(highlight=False)
+    console.print(table)
+    target = f"→ {structure.target} is taken by itself" if structure.target else structure.why_no_target
+    head = f"cam applies: {structure.head.module}" if structure.head else f"no cam: {structure.why_no_head}"
+    console.print(f"input {height} × {width}; {target}; {head}", soft_wrap=True)

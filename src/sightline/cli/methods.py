@@ -1,0 +1,40 @@
+"""``sightline methods``: what can be asked for, and what each takes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One method: its equation and its options.")] = None,
+) -> None:
+    """List the methods with their papers, or say all about one.
+
+    ```console
+    sightline methods
+    sightline methods scorecam
+    ```
+    """
+    import inspect
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from sightline.methods import get_method, list_methods
+
+    if name is not None:
+        method = get_method(name)
+        # All that stands before the doctest: the equation, its source, the choices taken.
+        description = (inspect.getdoc(method.function) or "").partition(">>>")[0].strip()
+        typer.echo(f"{name}: {method.paper}\n\n{description}\n")
+        for option, parameter in method.options.items():
+            typer.echo(f"  --option {option}={parameter.default}")
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("method", "paper", "options"):
+        table.add_column(heading, overflow="fold")
+    for name, paper in list_methods().items():
+        table.add_row(name, paper, ", ".join(get_method(name).options))
+    Console().print(table)
