@@ -39,7 +39,8 @@ class Cell:
     """One class by one method.
 
     ``heatmap`` (H, W) in [0, 1]; ``score`` the softmax probability in [0, 1]; ``boxes_xyxy`` (B, 4) in photo
-    pixels; ``signed`` (3, H, W), where the method has one, is drawn instead of the heatmap.
+    pixels; ``signed`` (3, H, W), where the method has one, is drawn instead of the heatmap, without the box: its
+    scattered pixels make no region.
     """
 
     heatmap: Tensor
@@ -145,7 +146,7 @@ def panel(
                 entry.heatmap,
                 alpha,
                 colormap,
-                entry.boxes_xyxy,
+                None if entry.signed is not None else entry.boxes_xyxy,
                 signed=entry.signed,
                 shown_xyxy=shown_xyxy,
                 size=layout.picture,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,3 +71,20 @@ def find_device(name: str) -> str:
     if wanted.partition(":")[0] in ("cuda", "mps"):
         raise InputError(f"device {name!r} is not on this machine; available: {', '.join(there)}")
     raise unknown("device", name, ["auto", *there, "cuda", "mps"])
+
+
+def read_classes(text: str, categories: Sequence[str] | None) -> str | list[str]:
+    """What ``--classes`` names: "topK", one class (its name may hold commas), or several with commas.
+
+    >>> read_classes("243, tabby", None), read_classes("tabby, tabby cat", ["tabby, tabby cat"])
+    (['243', 'tabby'], ['tabby, tabby cat'])
+    """
+    whole = " ".join(text.split())
+    if whole.startswith("top") and whole[3:].isdecimal():
+        return whole
+    if whole.lower() in (" ".join(name.lower().split()) for name in categories or ()):
+        return [whole]
+    found = [part.strip() for part in whole.split(",")]
+    if not all(found):
+        raise InputError(f"--classes {text!r}: expected top1, top5, or names and indices such as tabby,243")
+    return found

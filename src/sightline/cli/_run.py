@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from sightline.explanation import Explanation
     from sightline.models.loading import LoadedModel
+    from sightline.targets import Classes
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Settings:
     """The resolved options of a run, as manifest.json holds them."""
 
     methods: Sequence[str]
-    classes: Any = "top1"
+    classes: str | Sequence[str] = "top1"
     layers: Sequence[str] = ()
     view: str = "whole"
     normalise: str = "minmax"
@@ -187,7 +188,8 @@ def _explain(
     """Every method for the classes of one batch; the classes are chosen once, from the first method's logits."""
     from sightline import explain
 
-    images, classes, found = [image for _, image in batch], settings.classes, []
+    images, found = [image for _, image in batch], []
+    classes: Classes = settings.classes
     for method in settings.methods:
         explanation = explain(
             model,
@@ -304,28 +306,25 @@ class _progress:
 
 
 def show(manifest: dict[str, Any], out: Path, most: int = 40) -> None:
-    """Print what was seen: one line a result on stdout; the photos that could not be read on stderr."""
-    from rich.console import Console
-    from rich.table import Table
+    """Print what was seen: a line for each photo, class and method, then where the panels are."""
+    from sightline.cli._table import print_table
 
-    rows = [(image, result) for image in manifest["images"] for result in image["results"]]
-    table = Table(box=None, pad_edge=False)
-    for heading in ("photo", "class", "score", "method", "box x0 y0 x1 y1"):
-        table.add_column(heading, overflow="fold", justify="right" if heading == "score" else "left")
-    last = None
-    for image, result in rows[:most]:
-        boxes = [" ".join(f"{x:.0f}" for x in box) for box in result["boxes_xyxy"]]
-        photo = Path(image["path"]).name if image is not last else ""
-        score = f"{100 * result['score']:.1f} %"
-        box = "; ".join(boxes) or "no positive evidence"
-        table.add_row(photo, result["category"], score, result["method"], box)
-        last = image
-    console = Console(highlight=False)
-    console.print(table)
+    rows = [
+        (Path(image["path"]).name, *_row(result))
+        for image in manifest["images"]
+        for result in image["results"]
+    ]
+    print_table(("photo", "class", "score", "method", "box x0 y0 x1 y1"), rows[:most])
     if len(rows) > most:
-        console.print(f"… and {len(rows) - most} more rows in manifest.json")
+        print(f"… and {len(rows) - most} more rows in manifest.json")
     panels = len(manifest["images"])
-    console.print(f"{panels} panel{'s' * (panels != 1)} and manifest.json in {out}", soft_wrap=True)
+    print(f"{panels} panel{'s' * (panels != 1)} and manifest.json in {out}")
+
+
+def _row(result: dict[str, Any]) -> tuple[str, str, str, str]:
+    boxes = "; ".join(" ".join(f"{x:.0f}" for x in box) for box in result["boxes_xyxy"])
+    score = f"{100 * result['score']:.1f} %"
+    return result["category"], score, result["method"], boxes or "no positive evidence"
 
 
 def report_errors(errors: Sequence[dict[str, str]], total: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,13 +26,29 @@ def demo(
     ```
     """
     from sightline.cli import _run as road
+    from sightline.cli._table import print_table
     from sightline.models.loading import default_model
 
     photos = demo_photos()
     road.prepare_folder(out)
     model = default_model()
-    settings = road.checked_settings(methods=usable_methods(model))
-    road.show(road.run(model, photos, settings, out), out)
+    settings = road.checked_settings(methods=usable_methods(model), classes="top3")
+    manifest = road.run(model, photos, settings, out)
+    print_table(("photo", "class", "score", "box x0 y0 x1 y1", "panel"), _what_it_saw(manifest, out))
+    typer.echo(
+        f"model {model.name}; boxes by {settings.methods[0]}; everything else in {out / 'manifest.json'}"
+    )
+
+
+def _what_it_saw(manifest: dict[str, Any], out: Path) -> list[tuple[str, ...]]:
+    """The first class of each photo by the first method."""
+    rows = []
+    for image in manifest["images"]:
+        seen = image["results"][0]
+        boxes = "; ".join(" ".join(f"{x:.0f}" for x in box) for box in seen["boxes_xyxy"])
+        score = f"{100 * seen['score']:.1f} %"
+        rows.append((image["path"], seen["category"], score, boxes, str(out / image["panel"])))
+    return rows
 
 
 def demo_photos() -> list[Photo]:

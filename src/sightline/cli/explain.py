@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -72,14 +73,13 @@ def explain(
     """
     from sightline.cli import MISTAKE, SOME_FAILED
     from sightline.cli import _run as road
-    from sightline.cli._options import load
+    from sightline.cli._options import load, read_classes
     from sightline.data.images import expand_paths
 
     photos = road.photos_of(expand_paths(paths))
     settings = road.checked_settings(
         methods=method or ["gradcam"],
         options=option or [],
-        classes=classes,
         layers=layer or [],
         view=view,
         normalise=normalise,
@@ -91,7 +91,9 @@ def explain(
         batch_size=batch_size,
     )
     road.prepare_folder(out)
-    manifest = road.run(load(model, weights, categories, device), photos, settings, out, quiet=json)
+    loaded = load(model, weights, categories, device)
+    settings = replace(settings, classes=read_classes(classes, loaded.categories))
+    manifest = road.run(loaded, photos, settings, out, quiet=json)
     if json:
         typer.echo(road.as_json(manifest))
     elif manifest["images"]:

@@ -21,22 +21,19 @@ def layers(
     ```
     """
     import torch
-    from rich.console import Console
-    from rich.table import Table
 
     from sightline.cli._options import load
+    from sightline.cli._table import print_table
     from sightline.models.trace import study
 
     loaded = load(model, weights, None, "cpu")
     height, width = loaded.preprocess.input_hw if loaded.preprocess else (224, 224)
     structure = study(loaded.network, torch.zeros(1, 3, height, width))
-    table = Table(box=None, pad_edge=False)
-    for heading in ("", "layer", "type", "channels × height × width"):
-        table.add_column(heading, overflow="fold")
-    for row in structure.layers:
-        table.add_row("→" if row.chosen else "", row.name, row.type, " × ".join(map(str, row.shape)))
-    console = Console(highlight=False)
-    console.print(table)
+    rows = [
+        ("→" if row.chosen else "", row.name, row.type, " × ".join(map(str, row.shape)))
+        for row in structure.layers
+    ]
+    print_table(("", "layer", "type", "channels × height × width"), rows)
     target = f"→ {structure.target} is taken by itself" if structure.target else structure.why_no_target
     head = f"cam applies: {structure.head.module}" if structure.head else f"no cam: {structure.why_no_head}"
-    console.print(f"input {height} × {width}; {target}; {head}", soft_wrap=True)
+    typer.echo(f"input {height} × {width}; {target}; {head}")

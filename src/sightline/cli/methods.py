@@ -19,9 +19,7 @@ def methods(
     """
     import inspect
 
-    from rich.console import Console
-    from rich.table import Table
-
+    from sightline.cli._table import print_table
     from sightline.methods import get_method, list_methods
 
     if name is not None:
@@ -32,9 +30,5 @@ def methods(
         for option, parameter in method.options.items():
             typer.echo(f"  --option {option}={parameter.default}")
         return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("method", "paper", "options"):
-        table.add_column(heading, overflow="fold")
-    for name, paper in list_methods().items():
-        table.add_row(name, paper, ", ".join(get_method(name).options))
-    Console().print(table)
+    rows = [(name, paper, ", ".join(get_method(name).options)) for name, paper in list_methods().items()]
+    print_table(("method", "paper", "options"), rows)
