@@ -36,7 +36,7 @@ def test_score_bar_is_as_long_as_the_score() -> None:
     lengths = {}
     for score in (0.25, 0.75):
         picture = np.asarray(panel(PHOTO, [("cam", [Cell(torch.rand(7, 7), "", score)])]))
-        bar = picture[layout.px(47), layout.x(0) : layout.x(0) + layout.column - layout.px(56)]
+        bar = picture[layout.px(47), layout.x(0) : layout.x(0) + layout.column - layout.px(64)]
         lengths[score] = int((bar < 50).all(-1).sum()) / len(bar)
     assert lengths[0.25] == pytest.approx(0.25, abs=0.01)
     assert lengths[0.75] == pytest.approx(0.75, abs=0.01)

@@ -178,7 +178,7 @@ def _draw_heading(canvas: Image, layout: _Layout, column: int, entry: Cell) -> N
     if entry.score is None:
         return
     text = _percent(entry.score)
-    room, middle, half = layout.px(56), layout.px(47), layout.px(3)
+    room, middle, half = layout.px(64), layout.px(47), layout.px(3)
     right = left + layout.column - room
     draw.rectangle((left, middle - half, right, middle + half), FAINT)
     end = left + round((right - left) * entry.score)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -117,9 +116,11 @@ def run(
 
     Returns the manifest. A photo that cannot be read is listed in its ``errors``; the others are done.
     """
+    from sightline.cli._print import progress
+
     manifest = _describe(model, settings)
     try:
-        with _progress(len(photos), quiet) as advance:
+        with progress("explaining", len(photos), quiet) as advance:
             for batch in _batches(photos, settings.batch_size):
                 readable = list(_read(batch, manifest["errors"]))
                 if readable:
@@ -277,61 +278,3 @@ def _caption(model_name: str, settings: Settings) -> str:
     regions = {"largest": "largest region", "all": "every region"}[settings.select]
     parts = (model_name, f"view: {settings.view}", f"heat: {settings.normalise}")
     return " · ".join([*parts, f"box: {regions} ≥ {settings.threshold:g} of the {of}"])
-
-
-class _progress:
-    """A bar on stderr where a person looks at it; nothing in a pipe, a log, or with ``quiet``."""
-
-    def __init__(self, total: int, quiet: bool):
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.bar = Progress(
-            TextColumn("explaining"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-            disable=quiet or not sys.stderr.isatty(),
-        )
-        self.task = self.bar.add_task("photos", total=total)
-
-    def __enter__(self) -> Any:
-        self.bar.start()
-        return lambda count: self.bar.advance(self.task, count)
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-
-def show(manifest: dict[str, Any], out: Path, most: int = 40) -> None:
-    """Print what was seen: a line for each photo, class and method, then where the panels are."""
-    from sightline.cli._table import print_table
-
-    rows = [
-        (Path(image["path"]).name, *_row(result))
-        for image in manifest["images"]
-        for result in image["results"]
-    ]
-    print_table(("photo", "class", "score", "method", "box x0 y0 x1 y1"), rows[:most])
-    if len(rows) > most:
-        print(f"… and {len(rows) - most} more rows in manifest.json")
-    panels = len(manifest["images"])
-    print(f"{panels} panel{'s' * (panels != 1)} and manifest.json in {out}")
-
-
-def _row(result: dict[str, Any]) -> tuple[str, str, str, str]:
-    boxes = "; ".join(" ".join(f"{x:.0f}" for x in box) for box in result["boxes_xyxy"])
-    score = f"{100 * result['score']:.1f} %"
-    return result["category"], score, result["method"], boxes or "no positive evidence"
-
-
-def report_errors(errors: Sequence[dict[str, str]], total: int) -> None:
-    """List on stderr the photos that could not be read: one line where there is but one."""
-    if total == 1:
-        print(f"sightline: {errors[0]['error']}", file=sys.stderr)
-        return
-    print(f"sightline: {len(errors)} of {total} images could not be read:", file=sys.stderr)
-    for entry in errors:
-        print(f"  {entry['error']}", file=sys.stderr)

@@ -26,7 +26,7 @@ def demo(
     ```
     """
     from sightline.cli import _run as road
-    from sightline.cli._table import print_table
+    from sightline.cli._print import print_table
     from sightline.models.loading import default_model
 
     photos = demo_photos()
@@ -42,7 +42,7 @@ def demo(
 
 def _what_it_saw(manifest: dict[str, Any], out: Path) -> list[tuple[str, ...]]:
     """The first class of each photo by the first method."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for image in manifest["images"]:
         seen = image["results"][0]
         boxes = "; ".join(" ".join(f"{x:.0f}" for x in box) for box in seen["boxes_xyxy"])

@@ -74,6 +74,7 @@ def explain(
     from sightline.cli import MISTAKE, SOME_FAILED
     from sightline.cli import _run as road
     from sightline.cli._options import load, read_classes
+    from sightline.cli._print import report_errors, show
     from sightline.data.images import expand_paths
 
     photos = road.photos_of(expand_paths(paths))
@@ -97,7 +98,7 @@ def explain(
     if json:
         typer.echo(road.as_json(manifest))
     elif manifest["images"]:
-        road.show(manifest, out)
+        show(manifest, out)
     if manifest["errors"]:
-        road.report_errors(manifest["errors"], len(photos))
+        report_errors(manifest["errors"], len(photos))
         raise typer.Exit(SOME_FAILED if manifest["images"] else MISTAKE)

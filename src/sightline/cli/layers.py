@@ -23,7 +23,7 @@ def layers(
     import torch
 
     from sightline.cli._options import load
-    from sightline.cli._table import print_table
+    from sightline.cli._print import print_table
     from sightline.models.trace import study
 
     loaded = load(model, weights, None, "cpu")

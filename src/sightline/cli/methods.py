@@ -19,7 +19,7 @@ def methods(
     """
     import inspect
 
-    from sightline.cli._table import print_table
+    from sightline.cli._print import print_table
     from sightline.methods import get_method, list_methods
 
     if name is not None:

@@ -49,8 +49,21 @@ def option_types(method: Method) -> dict[str, tuple[Any, ...]]:
     >>> option_types(get_method("scorecam"))["channels"]
     (<class 'int'>, <class 'NoneType'>)
     """
-    hints = typing.get_type_hints(method.function)
-    return {name: _members(hints.get(name), p.default) for name, p in method.options.items()}
+    return {name: _members(_hint(method, p), p.default) for name, p in method.options.items()}
+
+
+def _hint(method: Method, parameter: inspect.Parameter) -> Any:
+    """The annotation of one option; None where there is none, or where it names what only a type checker sees."""
+    if parameter.annotation is inspect.Parameter.empty:
+        return None
+
+    def alone() -> None: ...
+
+    alone.__annotations__ = {"option": parameter.annotation}
+    try:
+        return typing.get_type_hints(alone, inspect.unwrap(method.function).__globals__)["option"]
+    except NameError:
+        return None
 
 
 def _members(hint: Any, default: Any) -> tuple[Any, ...]:

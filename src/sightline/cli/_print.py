@@ -1,0 +1,76 @@
+"""What the verbs say: tables on stdout, progress and complaints on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stdout, as wide as the terminal allows; a long entry is folded, never cut."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, overflow="fold", justify="right" if heading == "score" else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False, markup=False).print(table)
+
+
+@contextmanager
+def progress(what: str, total: int, quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr where a person looks at it; nothing in a pipe, in a log, or with ``quiet``.
+
+    >>> with progress("explaining", total=2) as advance:
+    ...     advance(2)
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=quiet or not sys.stderr.isatty(),
+    )
+    with bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def show(manifest: dict[str, Any], out: Path, most: int = 40) -> None:
+    """Print what was seen: a line for each photo, class and method, then where the panels are."""
+    rows = [
+        (Path(image["path"]).name, *_row(result))
+        for image in manifest["images"]
+        for result in image["results"]
+    ]
+    print_table(("photo", "class", "score", "method", "box x0 y0 x1 y1"), rows[:most])
+    if len(rows) > most:
+        print(f"… and {len(rows) - most} more rows in manifest.json")
+    panels = len(manifest["images"])
+    print(f"{panels} panel{'s' * (panels != 1)} and manifest.json in {out}")
+
+
+def _row(result: dict[str, Any]) -> tuple[str, str, str, str]:
+    boxes = "; ".join(" ".join(f"{x:.0f}" for x in box) for box in result["boxes_xyxy"])
+    score = f"{100 * result['score']:.1f} %"
+    return result["category"], score, result["method"], boxes or "no positive evidence"
+
+
+def report_errors(errors: Sequence[dict[str, str]], total: int) -> None:
+    """List on stderr the photos that could not be read: one line where there is but one."""
+    if total == 1:
+        print(f"sightline: {errors[0]['error']}", file=sys.stderr)
+        return
+    print(f"sightline: {len(errors)} of {total} images could not be read:", file=sys.stderr)
+    for entry in errors:
+        print(f"  {entry['error']}", file=sys.stderr)
