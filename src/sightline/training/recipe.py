@@ -121,6 +121,11 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises `InputError` for a file that is missing or no YAML, an unknown key (with its nearest valid ones),
     a value of the wrong kind, and a value that cannot be.
     """
+    return make_recipe(read_yaml(path, overrides))
+
+
+def read_yaml(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The nested keys of a YAML recipe with ``overrides`` put in, not yet checked."""
     try:
         given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -131,7 +136,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise InputError(f"{path} holds no recipe; expected keys such as data, model, optimiser")
     for override in overrides:
         _override(given, override)
-    return make_recipe(given)
+    return given
 
 
 def make_recipe(given: dict[str, Any]) -> Recipe:
@@ -141,7 +146,7 @@ def make_recipe(given: dict[str, Any]) -> Recipe:
     Traceback (most recent call last):
     sightline.errors.InputError: unknown recipe key 'optimiser.learning_rate'; ...
     """
-    recipe: Recipe = _build(Recipe, given, "")
+    recipe: Recipe = build_options(Recipe, given)
     _check(recipe)
     return recipe
 
@@ -161,7 +166,12 @@ def _override(given: dict[str, Any], override: str) -> None:
         raise InputError(f"--set {override!r}: {text!r} is no YAML value") from None
 
 
-def _build(cls: Any, given: Any, prefix: str) -> Any:
+def build_options(cls: Any, given: Any, prefix: str = "") -> Any:
+    """The dataclass ``cls`` from nested dictionaries: each key known, each value of its kind.
+
+    >>> build_options(RunOptions, {"seed": 3}).seed
+    3
+    """
     if not isinstance(given, dict):
         raise InputError(f"recipe key {prefix.rstrip('.')!r} is {given!r}; expected keys below it")
     names = [f.name for f in dataclasses.fields(cls)]
@@ -172,7 +182,7 @@ def _build(cls: Any, given: Any, prefix: str) -> Any:
             raise unknown("recipe key", f"{prefix}{key}", [prefix + name for name in names])
         kind = hints[key]
         values[key] = (
-            _build(kind, value, f"{prefix}{key}.")
+            build_options(kind, value, f"{prefix}{key}.")
             if dataclasses.is_dataclass(kind)
             else _value(kind, value, prefix + key)
         )
