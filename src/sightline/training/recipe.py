@@ -72,6 +72,7 @@ class AugmentOptions:
 class TestOptions:
     """``sizes``: sides to try after training on ``data.test``; the most accurate one is kept (FixRes)."""
 
+    __test__: typing.ClassVar[bool] = False  # not a test, whatever pytest makes of its name
     sizes: list[int] = field(default_factory=lambda: [64])
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
