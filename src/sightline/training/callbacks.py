@@ -10,6 +10,8 @@ from typing import Any
 
 import lightning
 
+from sightline.training.module import Diverged
+
 COLUMNS = ("epoch", "side", "lr", "loss", "accuracy", "seconds")
 
 
@@ -59,6 +61,11 @@ class ResumeFile(lightning.Callback):
         self.path = path
 
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        if not all(bool(p.isfinite().all()) for p in module.network.parameters()):
+            raise Diverged(
+                f"the weights are no longer finite after epoch {trainer.current_epoch}; the last good "
+                f"checkpoint is kept in {self.path.parent}: try a lower optimiser.lr"
+            )
         partial = self.path.with_name(f".{self.path.name}.part")
         trainer.save_checkpoint(partial)
         if trainer.is_global_zero:

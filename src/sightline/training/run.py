@@ -26,7 +26,7 @@ from sightline.training.callbacks import EpochLog, ResumeFile
 from sightline.training.checkpoint import save_checkpoint, sha256, start_from
 from sightline.training.data import LabelledPhotos, PhotoData
 from sightline.training.module import Classifier
-from sightline.training.recipe import Recipe
+from sightline.training.recipe import Recipe, read_recipe
 from sightline.types import Dataset
 
 
@@ -43,12 +43,10 @@ def train_recipe(
     resume_file = out / "resume.ckpt"
     if resume_file.exists() and not resume:
         raise InputError(f"{out} already holds a run; go on with --resume, or choose another run.out")
-    train, test = train or _load(recipe, recipe.data.train), test or _load(recipe, recipe.data.test)
-    assert train is not None
-    data = PhotoData(recipe, train, test)
-    lightning.seed_everything(recipe.run.seed, verbose=False)
-    network = build_network(recipe, len(data.train.categories))
-    module = Classifier(network, recipe, data.train.ids)
+    if resume_file.exists():
+        _check_same(recipe, out / "recipe.yaml")
+    data = PhotoData(recipe, train or _load(recipe, recipe.data.train), test or _test_data(recipe))
+    module = build_module(recipe, data)
     out.mkdir(parents=True, exist_ok=True)
     with quiet():
         trainer = make_trainer(recipe, out)
@@ -59,12 +57,51 @@ def train_recipe(
         fit(trainer, module, data, resume_file if resume and resume_file.exists() else None)
     weights = out / "weights.safetensors"
     if trainer.is_global_zero:
-        finish(module, data, train, weights)
+        finish(module, data, weights)
     return weights
 
 
-def _load(recipe: Recipe, split: str | None) -> Dataset | None:
-    return None if split is None else load_dataset(recipe.data.root, dataset=recipe.data.dataset, split=split)
+def plan(recipe: Recipe) -> list[str]:
+    """Read the data and build the network, train nothing: what would be done, in lines."""
+    data = PhotoData(recipe, _load(recipe, recipe.data.train), _test_data(recipe))
+    network = build_module(recipe, data).network
+    steps = recipe.optimiser.epochs * (len(data.train) // recipe.optimiser.batch_size)
+    return [
+        f"{recipe.name}: {recipe.model.name}, {sum(p.numel() for p in network.parameters()):,} parameters",
+        f"train: {len(data.train)} photos of {len(data.train.categories)} classes ({recipe.data.train})",
+        f"test: {len(data.test) if data.test else 0} photos ({recipe.data.test})",
+        f"{recipe.optimiser.epochs} epochs, {steps} steps of {recipe.optimiser.batch_size} photos",
+        f"result: {recipe.run.out}",
+    ]
+
+
+def build_module(recipe: Recipe, data: PhotoData) -> Classifier:
+    """The network of the recipe, ready to train; its first weights are decided by the seed."""
+    lightning.seed_everything(recipe.run.seed, verbose=False)
+    return Classifier(build_network(recipe, len(data.train.categories)), recipe, data.train.ids)
+
+
+def _load(recipe: Recipe, split: str) -> Dataset:
+    return load_dataset(recipe.data.root, dataset=recipe.data.dataset, split=split)
+
+
+def _test_data(recipe: Recipe) -> Dataset | None:
+    return None if recipe.data.test is None else _load(recipe, recipe.data.test)
+
+
+def _check_same(recipe: Recipe, path: Path) -> None:
+    """A run goes on with the recipe it began with; only where it runs may change."""
+    began = read_recipe(path)
+    for part, now in recipe.as_dict().items():
+        before = began.as_dict()[part]
+        if part == "run":
+            now, before = {"seed": now["seed"]}, {"seed": before["seed"]}
+        if now != before:
+            key = next((k for k in now if now[k] != before[k]), "") if isinstance(now, dict) else ""
+            raise InputError(
+                f"{path.parent} was begun with another recipe: {part}{'.' if key else ''}{key} differs; "
+                "go on with the same recipe, or choose another run.out"
+            )
 
 
 def build_network(recipe: Recipe, num_classes: int) -> nn.Module:
@@ -104,7 +141,10 @@ def fit(trainer: lightning.Trainer, module: Classifier, data: PhotoData, resume_
     # Where Lightning offers it, nothing in the file but tensors and plain values is read.
     if "weights_only" in inspect.signature(trainer.fit).parameters:
         options["weights_only"] = True
-    trainer.fit(module, datamodule=data, ckpt_path=resume_file, **options)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resume_file, **options)
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        raise KeyboardInterrupt from None
 
 
 @torch.no_grad()
@@ -123,7 +163,7 @@ def accuracy(network: nn.Module, photos: LabelledPhotos, module: Classifier) -> 
     return {name: count / len(photos) for name, count in hits.items()}
 
 
-def finish(module: Classifier, data: PhotoData, train: Dataset, weights: Path) -> None:
+def finish(module: Classifier, data: PhotoData, weights: Path) -> None:
     """Choose the test size, write the weights with their description, and the manifest."""
     recipe = module.recipe
     network = module.average.eval()
@@ -147,7 +187,7 @@ def finish(module: Classifier, data: PhotoData, train: Dataset, weights: Path) -
     save_checkpoint(weights, network, description, half=recipe.run.half_weights)
     manifest = {
         **description,
-        "dataset": {"name": train.name, "split": train.split, "photos": len(data.train)},
+        "dataset": {"name": recipe.data.dataset, "split": recipe.data.train, "photos": len(data.train)},
         "parameters": sum(p.numel() for p in network.parameters()),
         "weights": {"file": weights.name, "sha256": sha256(weights), "bytes": weights.stat().st_size},
         "seed": recipe.run.seed,
