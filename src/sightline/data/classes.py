@@ -1,0 +1,85 @@
+"""Which output of a network is which class of a data set."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from sightline.errors import InputError
+
+_WNID = re.compile(r"n\d{8}")
+
+
+def match_classes(
+    dataset: Sequence[str], model: Sequence[str] | None, outputs: int, what: str = "the model"
+) -> list[int]:
+    """For each class of a data set the index of the model's output that stands for it.
+
+    By name: case, hyphens and underscores do not count, of synonyms ("tench, Tinca tinca") any will do, and for an
+    ImageNet network a WordNet id will do too. Equal lists, and lists of equal length of which most names agree
+    place by place, are matched by place (ImageNet has two cranes). A model without names is matched by place if
+    the counts agree. Raises `InputError` with both counts where a class has no output of its own.
+
+    >>> match_classes(["tabby", "Egyptian cat"], ["egyptian_cat", "lynx", "tabby, tabby cat"], 3)
+    [2, 0]
+    """
+    if model is None or len(model) != outputs:
+        if outputs != len(dataset):
+            raise InputError(
+                f"{what} has {outputs} classes and the data set {len(dataset)}; expected the same"
+            )
+        return list(range(outputs))
+    theirs = [_names(name) for name in model]
+    if len(dataset) == outputs:
+        agreeing = sum(bool(_names(name) & other) for name, other in zip(dataset, theirs, strict=True))
+        if 2 * agreeing > outputs:
+            return list(range(outputs))
+    found = _by_name(dataset, theirs)
+    missing = [name for name, index in zip(dataset, found, strict=True) if index is None]
+    if missing:
+        raise InputError(
+            f"{what} has {outputs} classes and the data set {len(dataset)}, of which {len(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} not among the model's by name, e.g. {missing[0]!r}"
+        )
+    indices = [index for index in found if index is not None]
+    if len(set(indices)) < len(indices):
+        twice = next(i for i in indices if indices.count(i) > 1)
+        raise InputError(f"two classes of the data set have the model's class {model[twice]!r} by name")
+    return indices
+
+
+def _by_name(dataset: Sequence[str], theirs: Sequence[set[str]]) -> list[int | None]:
+    owners: dict[str, list[int]] = defaultdict(list)
+    for index, names in enumerate(theirs):
+        for name in names:
+            owners[name].append(index)
+    imagenet = len(theirs) == 1000 and "tench" in theirs[0]
+    wnids = _imagenet_wnids() if imagenet and any(map(_WNID.search, dataset)) else {}
+    found: list[int | None] = []
+    for name in dataset:
+        wnid = _WNID.search(name)
+        if wnid and wnid[0] in wnids:
+            found.append(wnids[wnid[0]])
+            continue
+        places = {owners[one][0] for one in _names(name) if len(owners.get(one, ())) == 1}
+        found.append(places.pop() if len(places) == 1 else None)
+    return found
+
+
+def _imagenet_wnids() -> dict[str, int]:
+    """WordNet id -> output of a network of the 1,000 classes of ILSVRC 2012, which stand in the ids' order."""
+    timm: Any = importlib.import_module("timm.data")
+    return {wnid: index for index, wnid in enumerate(timm.ImageNetInfo().label_names())}
+
+
+def _names(category: str) -> set[str]:
+    """The whole name and each synonym, spelled alike.
+
+    >>> sorted(_names("Great_grey owl, Strix nebulosa"))
+    ['great grey owl', 'great grey owl, strix nebulosa', 'strix nebulosa']
+    """
+    spelled = " ".join(re.sub(r"[_\-]+", " ", category.lower()).split())
+    return {spelled, *(part.strip() for part in spelled.split(","))} - {""}

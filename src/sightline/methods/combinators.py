@@ -1,0 +1,137 @@
+"""Test-time augmentation and fusing of layers: functions that take a method and return one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from sightline.errors import InputError
+from sightline.heatmap import REDUCTIONS, fuse
+from sightline.methods.options import parse_options
+from sightline.methods.registry import get_method
+
+
+class Maps(Protocol):
+    """A method at work: images (N, 3, H, W) and classes (N, K) -> raw maps (N, K, h, w)."""
+
+    def __call__(self, model: nn.Module, images: Tensor, classes: Tensor, *, layer: Any = None) -> Tensor:
+        """The maps; ``layer`` as in `sightline.explain`."""
+        ...
+
+
+def flipped(method: Maps) -> Maps:
+    """The mean of the maps of an image and of its mirror image, the latter mirrored back.
+
+    M(x) = (m(x) + flip(m(flip(x)))) / 2, flip reversing the columns. Same shapes as ``method``; costs twice.
+
+    >>> edges = lambda model, images, classes, *, layer=None: images[:, :1].diff(dim=-1, prepend=images[:, :1, :, :1])
+    >>> flipped(edges)(nn.Identity(), torch.tensor([[[[0.0, 0.0, 2.0]]]]), torch.zeros(1, 1))
+    tensor([[[[ 0., -1.,  1.]]]])
+    """
+
+    def maps(model: nn.Module, images: Tensor, classes: Tensor, *, layer: Any = None) -> Tensor:
+        straight = method(model, images, classes, layer=layer)
+        mirrored = method(model, images.flip(-1), classes, layer=layer)
+        return (straight + mirrored.flip(-1)) / 2
+
+    return maps
+
+
+def multi_layer(
+    method: Maps, layers: Sequence[Any], reduce: str = "sum", per_layer_norm: bool = True
+) -> Maps:
+    """The maps of several layers fused into one map at the image's size, by `sightline.heatmap.fuse`.
+
+    F = R_l(up(M^l) / max up(M^l)) / max with R ``reduce``, "sum" | "mean" | "max" (the fusing module of Fully-CAM,
+    Song et al., IEEE Access 2022). Returns (N, K, H, W) in [0, 1]. Costs a run of ``method`` a layer. Raises
+    `InputError` for fewer than two layers or an unknown reduction.
+
+    >>> net = nn.Identity()
+    >>> halves = lambda model, images, classes, *, layer=None: images[:, layer : layer + 1]
+    >>> multi_layer(halves, [0, 1])(net, torch.tensor([[[[2.0, 0.0]], [[1.0, 4.0]]]]), torch.zeros(1, 1))
+    tensor([[[[1.0000, 0.8000]]]])
+    """
+    if len(layers) < 2:
+        raise InputError(f"fusing needs two or more layers; got {list(layers)}")
+    if reduce not in REDUCTIONS:
+        raise InputError(f"reduce={reduce!r}; expected one of {', '.join(REDUCTIONS)}")
+
+    def maps(model: nn.Module, images: Tensor, classes: Tensor, *, layer: Any = None) -> Tensor:
+        if layer is not None:
+            raise InputError(f"layer={layer!r} was given to a method that fuses {list(layers)}")
+        size_hw = (images.shape[-2], images.shape[-1])
+        found = [method(model, images, classes, layer=one).flatten(0, 1) for one in layers]
+        return fuse(found, size_hw, reduce, per_layer_norm).view(*classes.shape, *size_hw)
+
+    return maps
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A method as a row of a table uses it: its name, its options, its layers, mirrored or not."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    layers: tuple[str, ...] = ()
+    flip: bool = False
+
+    @property
+    def label(self) -> str:
+        """The name with all that is not by default.
+
+        >>> Recipe("cam", {"nwc": True}, flip=True).label
+        'cam nwc=true flip'
+        """
+        options = [f"{name}={_spelled(value)}" for name, value in self.options.items()]
+        layers = [f"layer={'+'.join(self.layers)}"] if self.layers else []
+        return " ".join([self.name, *options, *layers, *(["flip"] if self.flip else [])])
+
+
+def parse_recipe(
+    text: str, options: Sequence[str] = (), layers: Sequence[str] = (), flip: bool = False
+) -> Recipe:
+    """A `Recipe` from ``NAME`` or ``NAME:OPTION=VALUE:…``; ``layer=a,b`` and ``flip`` may stand among the options.
+
+    ``options`` are NAME=VALUE that stand behind the text's own; ``layers`` and ``flip`` serve where the text says
+    nothing of them. Raises `InputError` with near matches.
+
+    >>> parse_recipe("cam:nwc=true:flip")
+    Recipe(name='cam', options={'nwc': True}, layers=(), flip=True)
+    """
+    name, *parts = [part.strip() for part in text.split(":")]
+    named = [part.removeprefix("layer=") for part in parts if part.startswith("layer=")]
+    own = [part for part in parts if part != "flip" and not part.startswith("layer=")]
+    get_method(name)
+    given = {pair.partition("=")[0].strip() for pair in own}
+    pairs = [*own, *(pair for pair in options if pair.partition("=")[0].strip() not in given)]
+    chosen = tuple(one.strip() for entry in named for one in entry.split(",")) or tuple(layers)
+    return Recipe(name, parse_options([name], pairs)[name], chosen, flip or "flip" in parts)
+
+
+def combined(method: Maps, recipe: Recipe) -> Maps:
+    """``method`` with what the recipe asks for around it: its layers fused, then the mirror image.
+
+    A method that fuses layers itself (`fullycam`) gets them all at once.
+    """
+    layers: Any = list(recipe.layers)
+    if len(layers) > 1 and get_method(recipe.name).layers is None:
+        method = multi_layer(method, layers)
+    elif layers:
+        method = _at(method, layers if len(layers) > 1 else layers[0])
+    return flipped(method) if recipe.flip else method
+
+
+def _at(method: Maps, where: Any) -> Maps:
+    def maps(model: nn.Module, images: Tensor, classes: Tensor, *, layer: Any = None) -> Tensor:
+        return method(model, images, classes, layer=where if layer is None else layer)
+
+    return maps
+
+
+def _spelled(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
