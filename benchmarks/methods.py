@@ -1,0 +1,200 @@
+"""What an explanation costs beside a plain forward pass: ratios of one thread's CPU time, interleaved pairs.
+
+    .venv/bin/python benchmarks/methods.py --write benchmarks/methods.md          # ours
+    .venv/bin/python benchmarks/methods.py --peers --write benchmarks/peers.md     # with the [bench] extra
+
+ResNet-50 (random weights), 224×224, layer4 unless stated, batch 1 and 8, one thread. Each row is the median of 15
+pairs (forward, method) in turn; the slow rows are the median of fewer and say so. 1.00 is the forward pass itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import platform
+import resource
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torchvision
+
+import sightline
+
+Work = Callable[[torch.nn.Module, torch.Tensor], object]
+
+
+def ours(method: str, **arguments: object) -> Work:
+    return lambda net, x: sightline.explain(net, x, method=method, **arguments).maps  # type: ignore[arg-type]
+
+
+FAST: dict[str, tuple[Work, float]] = {
+    "gradcam": (ours("gradcam"), 1.08),
+    "gradcam_pp": (ours("gradcam_pp"), 1.08),
+    "layercam": (ours("layercam"), 1.08),
+    "hirescam": (ours("hirescam"), 1.08),
+    "xgradcam": (ours("xgradcam"), 1.08),
+    "cam": (ours("cam"), float("nan")),
+    "gradcam, 5 classes": (ours("gradcam", classes="top5"), 1.10),
+    "eigencam": (ours("eigencam"), 1.08),
+    "gradcam at layer2": (ours("gradcam", layer="layer2"), 1.75),
+    "guided_gradcam": (ours("guided_gradcam"), 2.6),
+    "fullycam (all convolutions)": (ours("fullycam"), float("nan")),
+    "ablationcam": (ours("ablationcam"), 6.0),
+}
+SLOW: dict[str, tuple[Work, float]] = {
+    "scorecam, 64 channels": (ours("scorecam", channels=64), 70.0),
+    "scorecam, all 2048 channels": (ours("scorecam"), 2100.0),
+}
+
+
+def forward(net: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return net(x)
+
+
+def cpu_seconds(work: Work, net: torch.nn.Module, x: torch.Tensor) -> float:
+    start = time.process_time()
+    work(net, x)
+    return time.process_time() - start
+
+
+def ratio(work: Work, net: torch.nn.Module, x: torch.Tensor, pairs: int) -> tuple[float, float, float]:
+    """Median, lowest and highest of method / forward over ``pairs`` interleaved pairs, after one warm-up."""
+    if pairs > 3:
+        work(net, x)
+    forward(net, x)
+    found = []
+    for _ in range(pairs):
+        plain = statistics.median(cpu_seconds(forward, net, x) for _ in range(1 if pairs > 3 else 3))
+        found.append(cpu_seconds(work, net, x) / plain)
+    return statistics.median(found), min(found), max(found)
+
+
+def resnet50() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torchvision.models.resnet50(weights=None).eval()
+
+
+def _peak(name: str, batch: int, queue: multiprocessing.Queue[float]) -> None:
+    torch.set_num_threads(1)
+    net, x = resnet50(), torch.randn(batch, 3, 224, 224)
+    forward(net, x[:1])
+    work = {**FAST, **SLOW, "forward": (forward, 1.0)}[name][0]
+    if name != "forward":
+        sightline.explain(net, x[:1], method="gradcam")  # what is imported and remembered is not the method's
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if name != "scorecam, all 2048 channels":
+        work(net, x)
+    else:
+        sightline.explain(net, x, method="scorecam", channels=128)  # chunks are alike: memory does not grow
+    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def peak_mb(name: str, batch: int) -> float:
+    """Growth of the peak resident set by one call in a fresh process, in MiB."""
+    context = multiprocessing.get_context("spawn")
+    queue: multiprocessing.Queue[float] = context.Queue()
+    process = context.Process(target=_peak, args=(name, batch, queue))
+    process.start()
+    found = queue.get()
+    process.join()
+    return found
+
+
+def peers() -> dict[str, Work]:
+    from captum.attr import LayerGradCam
+    from pytorch_grad_cam import EigenCAM, GradCAM, GradCAMPlusPlus
+    from torchcam.methods import GradCAM as TorchGradCAM
+
+    def grad_cam_package(kind: type) -> Work:
+        def work(net: torch.nn.Module, x: torch.Tensor) -> object:
+            with kind(model=net, target_layers=[net.layer4]) as cam:
+                return cam(input_tensor=x)
+
+        return work
+
+    def torchcam(net: torch.nn.Module, x: torch.Tensor) -> object:
+        with TorchGradCAM(net, target_layer="layer4") as cam:
+            out = net(x)
+            return cam(out.argmax(1).tolist(), out)
+
+    def captum(net: torch.nn.Module, x: torch.Tensor) -> object:
+        return LayerGradCam(net, net.layer4).attribute(x, target=forward(net, x).argmax(1))
+
+    return {
+        "pytorch-grad-cam gradcam": grad_cam_package(GradCAM),
+        "pytorch-grad-cam gradcam_pp": grad_cam_package(GradCAMPlusPlus),
+        "pytorch-grad-cam eigencam": grad_cam_package(EigenCAM),
+        "torchcam gradcam": torchcam,
+        "captum gradcam (and a forward for the class)": captum,
+    }
+
+
+def rows_of(arguments: argparse.Namespace) -> list[str]:
+    net = resnet50()
+    rows = []
+    table: dict[str, tuple[Work, float]] = dict(FAST)
+    if arguments.slow:
+        table.update(SLOW)
+    if arguments.peers:
+        table = {"gradcam": FAST["gradcam"], "gradcam_pp": FAST["gradcam_pp"], "eigencam": FAST["eigencam"]}
+        table.update({name: (work, float("nan")) for name, work in peers().items()})
+    for name, (work, reach) in table.items():
+        pairs = 1 if "2048" in name else 3 if name in SLOW else arguments.pairs
+        cells = []
+        for batch in (1, 8):
+            if "2048" in name and batch == 8:
+                cells.append("not run (the same work 8 times)")
+                continue
+            median, low, high = ratio(work, net, torch.randn(batch, 3, 224, 224), pairs)
+            cells.append(f"{median:.2f} ({low:.2f}–{high:.2f})" if pairs > 1 else f"{median:.0f}")
+        aim = "" if reach != reach else f"≤ {reach:g}"
+        rows.append(f"| {name} | {cells[0]} | {cells[1]} | {aim} | {pairs} |")
+        print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--slow", action="store_true", help="also Score-CAM, minutes long")
+    parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--memory", action="store_true", help="also the peak memory, batch 8")
+    parser.add_argument("--write", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    lines = [
+        "# What an explanation costs",
+        "",
+        f"`python benchmarks/methods.py {' '.join(sys.argv[1:])}`: ResNet-50, 224×224, one thread's CPU time, "
+        "as a ratio to a plain `inference_mode` forward pass of the same batch in the same run: the median "
+        "(lowest–highest) of interleaved pairs.",
+        "",
+        f"Python {platform.python_version()}, torch {torch.__version__}, torchvision {torchvision.__version__}, "
+        f"{platform.machine()}, shared machine.",
+        "",
+        "| work | batch 1 | batch 8 | reach | pairs |",
+        "|---|---|---|---|---|",
+        *rows_of(arguments),
+    ]
+    if arguments.memory:
+        plain = peak_mb("forward", 8)
+        lines += ["", f"Peak memory above the loaded model, batch 8: forward {plain:.0f} MiB."]
+        for name in ("gradcam", "gradcam_pp", "eigencam"):
+            found = peak_mb(name, 8)
+            lines.append(f"- {name}: {found:.0f} MiB, {found / plain:.2f} × the forward's")
+        found = peak_mb("scorecam, all 2048 channels", 1)
+        lines.append(f"- scorecam, batch 1 (chunks of 16): {found:.0f} MiB")
+        print("\n".join(lines[-5:]))
+    if arguments.write:
+        arguments.write.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

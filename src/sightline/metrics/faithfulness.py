@@ -1,0 +1,159 @@
+"""Does the map show what the network uses? Scores of images masked, deleted and inserted by their heatmaps.
+
+Every function takes ``score``: (images (M, 3, H, W), rows (M,)) -> (M,), the probability of the explained class,
+where row m shows image ``rows[m]``; `class_probability` makes one from a network. Nothing here needs a gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sightline.errors import InputError
+from sightline.models.trace import eval_mode
+from sightline.targets import logits_of
+
+Score = Callable[[Tensor, Tensor], Tensor]
+
+
+def class_probability(network: nn.Module, classes: Tensor, chunk: int = 32) -> Score:
+    """The softmax probability of ``classes[row]`` for images in chunks: what the functions here call ``score``.
+
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    >>> class_probability(net, torch.tensor([1]))(torch.zeros(3, 3, 2, 2), torch.zeros(3).long()).shape
+    torch.Size([3])
+    """
+
+    def score(images: Tensor, rows: Tensor) -> Tensor:
+        found = []
+        with eval_mode(network), torch.no_grad():
+            for some, of in zip(torch.split(images, chunk), torch.split(rows, chunk), strict=True):
+                logits = logits_of(network(some))
+                if logits is None:
+                    raise InputError("the network gives no scores (N, C); faithfulness needs a classifier")
+                found.append(logits.float().softmax(1).gather(1, classes[of][:, None])[:, 0])
+        return torch.cat(found)
+
+    return score
+
+
+class DropIncrease(NamedTuple):
+    """Per image: ``drop`` max(0, Y − O)/Y in [0, 1]; ``increase`` 1 where O > Y, else 0."""
+
+    drop: Tensor
+    increase: Tensor
+
+
+def drop_and_increase(score: Score, images: Tensor, heatmaps: Tensor) -> DropIncrease:
+    """Average drop and increase in confidence (Chattopadhyay et al., WACV 2018), image by image.
+
+    Y is the class's probability on x and O on x ⊙ heatmap, in the normalised space, where 0 is mean grey.
+    images (N, 3, H, W), heatmaps (N, H, W) in [0, 1]; the mean over images is the published figure.
+
+    >>> score = lambda x, rows: x.mean((1, 2, 3))
+    >>> found = drop_and_increase(score, torch.ones(1, 3, 2, 2), torch.tensor([[[1., 0.], [0., 0.]]]))
+    >>> found.drop.item(), found.increase.item()
+    (0.75, 0.0)
+    """
+    _check(images, heatmaps)
+    rows = torch.arange(len(images), device=images.device)
+    clean, masked = score(images, rows), score(images * heatmaps[:, None], rows)
+    return DropIncrease(((clean - masked).clamp(min=0) / clean), (masked > clean).float())
+
+
+class Curves(NamedTuple):
+    """``share`` (S + 1,) of pixels changed; ``scores`` (N, S + 1); ``auc`` (N,), by the trapezoid rule."""
+
+    share: Tensor
+    scores: Tensor
+    auc: Tensor
+
+
+def deletion(score: Score, images: Tensor, heatmaps: Tensor, steps: int = 56, value: float = 0.0) -> Curves:
+    """Deletion (Petsiuk et al., BMVC 2018): the most relevant pixels first become ``value``; a low AUC is good.
+
+    >>> score = lambda x, rows: x.mean((1, 2, 3))
+    >>> deletion(score, torch.ones(1, 3, 2, 2), torch.tensor([[[4., 3.], [2., 1.]]]), steps=4).scores
+    tensor([[1.0000, 0.7500, 0.5000, 0.2500, 0.0000]])
+    """
+    return _replace(score, images, torch.full_like(images, value), heatmaps, steps)
+
+
+def insertion(score: Score, images: Tensor, heatmaps: Tensor, steps: int = 56, sigma: float = 5.0) -> Curves:
+    """Insertion (Petsiuk et al., BMVC 2018): the most relevant pixels appear first in a blurred image; high is good.
+
+    The start is the image under a Gaussian of ``sigma`` pixels in a window of 11, as in the paper's code.
+    """
+    return _replace(score, _blurred(images, sigma), images, heatmaps, steps)
+
+
+def _replace(score: Score, start: Tensor, end: Tensor, heatmaps: Tensor, steps: int) -> Curves:
+    """Pixel by pixel, the most relevant first, from ``start`` to ``end``."""
+    _check(start, heatmaps)
+    n, _, height, width = start.shape
+    if not 1 <= steps <= height * width:
+        raise InputError(f"steps={steps}; expected 1 to {height * width}")
+    rank = ranks(heatmaps).view(n, 1, height, width)
+    counts = (torch.linspace(0, 1, steps + 1, dtype=torch.float64) * height * width).round().long()
+    rows = torch.arange(n, device=start.device)
+    scores = [score(torch.where(rank < int(count), end, start), rows) for count in counts]
+    share = counts / (height * width)
+    found = torch.stack(scores, 1)
+    return Curves(
+        share, found, torch.trapezoid(found.double(), share.to(found.device), dim=1).to(found.dtype)
+    )
+
+
+def ranks(heatmaps: Tensor) -> Tensor:
+    """The place of each pixel in the order from the most to the least relevant: (N, H, W) -> (N, H·W) int64.
+
+    Ties are broken by position, the first row first.
+
+    >>> ranks(torch.tensor([[[0.2, 0.9], [0.2, 0.1]]]))
+    tensor([[1, 0, 2, 3]])
+    """
+    order = heatmaps.flatten(1).argsort(dim=1, descending=True, stable=True)
+    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, places)
+
+
+def _blurred(images: Tensor, sigma: float, window: int = 11) -> Tensor:
+    at = torch.arange(window, dtype=images.dtype, device=images.device) - window // 2
+    kernel = torch.exp(-0.5 * (at / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).expand(images.shape[1], 1, -1)
+    channels, half = images.shape[1], window // 2
+    images = F.conv2d(images, kernel[:, :, None, :], padding=(0, half), groups=channels)
+    return F.conv2d(images, kernel[:, :, :, None], padding=(half, 0), groups=channels)
+
+
+def _check(images: Tensor, heatmaps: Tensor) -> None:
+    if heatmaps.shape != (images.shape[0], *images.shape[2:]):
+        raise InputError(
+            f"heatmaps have shape {tuple(heatmaps.shape)}; expected (N, H, W) = "
+            f"{(images.shape[0], *images.shape[2:])}, the size of the images"
+        )
+    if not bool(torch.isfinite(heatmaps).all()):
+        raise InputError("heatmaps hold NaN or Inf")
+
+
+def random_maps(n: int, size_hw: tuple[int, int], seed: int = 0) -> Tensor:
+    """Uniform noise (N, H, W): the baseline that any method must beat.
+
+    >>> random_maps(2, (3, 3)).shape
+    torch.Size([2, 3, 3])
+    """
+    return torch.rand(n, *size_hw, generator=torch.Generator().manual_seed(seed))
+
+
+def centre_maps(n: int, size_hw: tuple[int, int]) -> Tensor:
+    """A Gaussian in the middle, σ a quarter of each side, maximum 1: the baseline of photos with centred objects.
+
+    >>> round(centre_maps(1, (5, 5))[0, 2, 2].item(), 4)
+    1.0
+    """
+    axes = [torch.exp(-0.5 * (((torch.arange(s) - (s - 1) / 2) / (s / 4)) ** 2)) for s in size_hw]
+    return torch.outer(*axes).expand(n, -1, -1)

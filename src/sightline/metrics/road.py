@@ -1,0 +1,128 @@
+"""ROAD: remove and debias, with noisy linear imputation solved for a whole batch of masks at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sightline.errors import InputError
+from sightline.metrics.faithfulness import Score, _check, ranks
+
+PERCENTILES = (10, 20, 30, 40, 50, 60, 70, 80, 90)
+
+
+class Road(NamedTuple):
+    """``morf``, ``lerf`` (N, P): the probability after the share p of pixels was removed, most or least relevant
+    first; ``combined`` (N,) = mean over p of (LeRF − MoRF)/2, in [−0.5, 0.5]; high is good."""
+
+    morf: Tensor
+    lerf: Tensor
+    combined: Tensor
+
+
+def road(
+    score: Score,
+    images: Tensor,
+    heatmaps: Tensor,
+    percentiles: Sequence[float] = PERCENTILES,
+    noise: float = 0.01,
+    seed: int = 0,
+) -> Road:
+    """Remove-and-debias (Rong et al., ICML 2022), most and least relevant pixels first.
+
+    Removed pixels are imputed by `impute`, so that the mask's shape tells the network nothing; ``noise`` is the
+    standard deviation added to them. images (N, 3, H, W) normalised, heatmaps (N, H, W).
+    """
+    _check(images, heatmaps)
+    bad = [p for p in percentiles if not 0 < p < 100]
+    if bad or not percentiles:
+        raise InputError(f"percentiles={list(percentiles)}; expected values between 0 and 100")
+    generator = torch.Generator().manual_seed(seed)
+    n, _, height, width = images.shape
+    place = ranks(heatmaps).view(n, height, width)
+    rows = torch.arange(n, device=images.device)
+    found: dict[bool, list[Tensor]] = {True: [], False: []}
+    for p in percentiles:
+        count = round(p / 100 * height * width)
+        for most in (True, False):
+            removed = place < count if most else place >= height * width - count
+            filled = impute(images, removed)
+            drawn = torch.randn(images.shape[1:], generator=generator).to(images) * noise
+            found[most].append(score(filled + drawn * removed[:, None], rows))
+    morf, lerf = torch.stack(found[True], 1), torch.stack(found[False], 1)
+    return Road(morf, lerf, ((lerf - morf) / 2).mean(1))
+
+
+def impute(images: Tensor, removed: Tensor, tolerance: float = 1e-4, most_iterations: int = 500) -> Tensor:
+    """Fill the removed pixels so that each is the weighted mean of its neighbours: (N, C, H, W), mask (N, H, W).
+
+    (Σ_j w_ij) x_i = Σ_j w_ij x_j over the 8 neighbours inside the image, w = 1/6 beside and 1/12 diagonally. The
+    system is symmetric and positive definite; conjugate gradients solve it for all images and channels together,
+    from a first guess by a pyramid, to a residual of ``tolerance`` of the right side's. Kept pixels are unchanged.
+    Raises `InputError` where nothing is kept.
+
+    >>> x = torch.tensor([[[[0., 9., 2.]]]])
+    >>> impute(x, torch.tensor([[[False, True, False]]]))
+    tensor([[[[0., 1., 2.]]]])
+    """
+    if bool(removed.flatten(1).all(1).any()):
+        raise InputError("every pixel of an image is removed; at least one must be kept")
+    hole = removed[:, None].to(images.dtype)
+    kept = images * (1 - hole)
+    diagonal = _neighbours(torch.ones_like(hole))
+    solution = _pyramid(kept, 1 - hole) * hole
+    residual = (_neighbours(kept + solution) - diagonal * solution) * hole
+    enough = tolerance * _norm(_neighbours(kept) * hole)
+    preconditioned = residual / diagonal
+    direction = preconditioned
+    product = _dot(residual, preconditioned)
+    for _ in range(most_iterations):
+        if bool((_norm(residual) <= enough).all()):
+            break
+        applied = (diagonal * direction - _neighbours(direction)) * hole
+        step = _ratio(product, _dot(direction, applied))
+        solution = solution + step * direction
+        residual = residual - step * applied
+        preconditioned = residual / diagonal
+        product, before = _dot(residual, preconditioned), product
+        direction = preconditioned + _ratio(product, before) * direction
+    return kept + solution
+
+
+def _neighbours(x: Tensor) -> Tensor:
+    """Σ_j w_ij x_j with zeros outside: ([1 2 1]ᵀ[1 2 1]/12 − centre/3) * x, separably."""
+    padded = F.pad(x, (1, 1, 1, 1))
+    across = padded[..., :-2] + 2 * padded[..., 1:-1] + padded[..., 2:]
+    both = across[..., :-2, :] + 2 * across[..., 1:-1, :] + across[..., 2:, :]
+    return both / 12 - x / 3
+
+
+def _pyramid(kept: Tensor, weight: Tensor) -> Tensor:
+    """A smooth first guess: mean of the kept pixels at the finest scale that has any."""
+    height, width = kept.shape[2:]
+    mean = kept.sum((2, 3), keepdim=True) / weight.sum((2, 3), keepdim=True)
+    if max(height, width) == 1:
+        return mean
+    coarse_kept = F.avg_pool2d(kept, 2, ceil_mode=True, count_include_pad=False)
+    coarse_weight = F.avg_pool2d(weight, 2, ceil_mode=True, count_include_pad=False)
+    filled = coarse_kept / coarse_weight.clamp(min=1e-12)
+    known = (coarse_weight > 0).to(kept.dtype)
+    guess = filled * known + _pyramid(filled * known, known) * (1 - known)
+    fine = F.interpolate(guess, size=(height, width), mode="bilinear", align_corners=False)
+    return kept * weight + fine * (1 - weight)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum((2, 3), keepdim=True)
+
+
+def _norm(a: Tensor) -> Tensor:
+    return _dot(a, a).sqrt()
+
+
+def _ratio(a: Tensor, b: Tensor) -> Tensor:
+    return torch.where(b > 0, a / b.clamp(min=torch.finfo(b.dtype).tiny), torch.zeros_like(a))
