@@ -1,0 +1,138 @@
+"""Anyone's heatmaps, saved one file an image: .npy, .npz or grey .png, named by the image's id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sightline.data.images import no_such, read_image
+from sightline.errors import ImageError, InputError
+from sightline.types import ImageSource, Sample
+
+MAP_SUFFIXES = (".npy", ".npz", ".png")
+_GREY = ("1", "L", "I", "I;16", "I;16B", "F")
+_EXIF_ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)
+Array = NDArray[Any]
+
+
+class SavedMaps:
+    """The maps of a folder, found by the ids of a data set's samples: ``ID.npy``, or the id without its suffix.
+
+    ``size_hw`` is the size (height, width) that every map is stated to have; None: that of its photo.
+    ``missing`` are the ids without a map, ``strangers`` the files that belong to no sample. Raises `InputError`
+    where the folder does not exist, or two files have maps of one image.
+
+    >>> SavedMaps("nowhere", [])
+    Traceback (most recent call last):
+    sightline.errors.InputError: no such file or folder: 'nowhere'
+    """
+
+    def __init__(
+        self, folder: str | Path, samples: Iterable[Sample], size_hw: tuple[int, int] | None = None
+    ) -> None:
+        self.folder, self.size_hw = Path(folder), size_hw
+        if not self.folder.is_dir():
+            raise InputError(
+                f"{folder} is a file; expected a folder" if self.folder.exists() else no_such(str(folder))
+            )
+        there = _files(self.folder)
+        self._files: dict[str, Path] = {}
+        self.missing: list[str] = []
+        for sample in samples:
+            stem = Path(sample.id).with_suffix("").as_posix()
+            name = sample.id if sample.id in there else stem
+            if name in there:
+                self._files[sample.id] = there[name]
+            else:
+                self.missing.append(sample.id)
+        used = set(self._files.values())
+        self.strangers = [
+            path.relative_to(self.folder).as_posix() for path in there.values() if path not in used
+        ]
+
+    def read(self, sample: Sample) -> tuple[Array, tuple[int, int]]:
+        """The map (h, w) of one sample, and its photo's size (H, W).
+
+        Raises `InputError` that names the file: no map, not a map, NaN or Inf, not of the stated size.
+        """
+        if sample.id not in self._files:
+            raise InputError(f"{sample.id}: no map in {self.folder}")
+        path = self._files[sample.id]
+        photo_hw, found = photo_size(sample.source), read_map(path)
+        expected, of = (self.size_hw, "was stated") if self.size_hw else (photo_hw, "is its photo's size")
+        if found.shape != expected:
+            sizes = (
+                f"{found.shape[0]}×{found.shape[1]} (height × width), and {expected[0]}×{expected[1]} {of}"
+            )
+            raise InputError(f"{path} is {sizes}")
+        return found, photo_hw
+
+
+def read_map(path: Path) -> Array:
+    """One saved map as (h, w); leading dimensions of 1 are dropped. Raises `InputError` that names the file."""
+    try:
+        found = _read_png(path) if path.suffix.lower() == ".png" else _read_array(path)
+    except (OSError, ValueError, EOFError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    while found.ndim > 2 and found.shape[0] == 1:
+        found = found[0]
+    if found.ndim != 2 or found.size == 0 or found.dtype.kind not in "fiub":
+        raise InputError(f"{path} holds {found.dtype} of shape {found.shape}; expected numbers (h, w)")
+    if found.dtype.kind == "f" and not np.isfinite(found).all():
+        raise InputError(f"{path} holds {'NaN' if np.isnan(found).any() else 'Inf'}")
+    return found if found.dtype == np.float64 else found.astype(np.float32)
+
+
+def photo_size(source: ImageSource) -> tuple[int, int]:
+    """(height, width) of a photo as it is looked at; of a file only the header is read."""
+    if not isinstance(source, Path):
+        photo = read_image(source)
+        return photo.height, photo.width
+    try:
+        with Image.open(source) as header:
+            lying = header.getexif().get(_EXIF_ORIENTATION) in _LYING
+            width, height = header.size
+    except (OSError, ValueError, SyntaxError):
+        raise ImageError(f"{source} cannot be read as an image") from None
+    return (width, height) if lying else (height, width)
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Name without the suffix, below the folder -> file."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in MAP_SUFFIXES and not path.name.startswith("."):
+            name = path.relative_to(folder).with_suffix("").as_posix()
+            if name in found:
+                raise InputError(
+                    f"{found[name]} and {path.name} are maps of one image; expected one file an image"
+                )
+            found[name] = path
+    return found
+
+
+def _read_array(path: Path) -> Array:
+    loaded: Any = np.load(path, allow_pickle=False)  # nothing here unpickles code
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    with loaded:
+        if len(loaded.files) != 1:
+            raise InputError(
+                f"{path} holds {len(loaded.files)} arrays ({', '.join(loaded.files)}); expected one"
+            )
+        array: Array = loaded[loaded.files[0]]
+        return array
+
+
+def _read_png(path: Path) -> Array:
+    with Image.open(path) as picture:
+        if picture.mode not in _GREY:
+            raise InputError(f"{path} is a picture in colour ({picture.mode}); expected grey values")
+        return np.asarray(picture)
