@@ -1,0 +1,1 @@
+"""Scores: pure functions, and accumulators whose state merges by adding."""

@@ -1,0 +1,18 @@
+"""How the kernels of this folder are compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(function: F) -> F:
+    """Compile without the interpreter's lock; keep the result on disk where that can be written."""
+    try:
+        return cast(F, numba.njit(function, nogil=True, cache=True))
+    except RuntimeError:  # numba found no folder to cache in
+        return cast(F, numba.njit(function, nogil=True))

@@ -1,0 +1,228 @@
+"""Scores of pixels where masks are known: PxAP and mean IoU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sightline.errors import InputError, unknown
+from sightline.heatmap import make_heatmaps
+from sightline.metrics.protocols import (
+    SIDE,
+    TAUS,
+    Map,
+    Rescaling,
+    as_map,
+    check_size,
+    in_threads,
+    wsol_scoremap,
+)
+from sightline.metrics.sweep import count_in_bins
+
+Array = NDArray[Any]
+
+PIXEL_PROTOCOLS = ("wsol", "exact")
+IGNORED = 255
+EDGES: Array = np.append(TAUS, [1.0, 2.0, 3.0])
+
+
+@dataclass
+class PxAP:
+    """The area under the pixels' precision and recall curve (Choe et al., CVPR 2020), in [0, 1].
+
+    PxAP = Σ_i P_i (R_i - R_{i-1}) over the thresholds 2, 1, 0.999, …, 0 (the first has no term and no
+    pixels), precision and recall of all pixels of all images together; a pixel is chosen where its score is
+    ≥ τ. Pixels with mask 255 are left out. ``wsol``: every decision as in wsolevaluation, scores in float64
+    at 224×224, masks at that size. ``exact``: this project's heatmap at the size of the mask. The state is
+    two histograms of 1002 bins and merges by ``a + b``.
+
+    >>> truth = np.zeros((224, 224), np.uint8); truth[:112] = 1
+    >>> score = PxAP()
+    >>> score.update(truth[None].astype(np.float32), [truth])
+    >>> score.compute()
+    1.0
+    """
+
+    protocol: str = "wsol"
+    rescaling: Rescaling = field(default_factory=Rescaling)
+    images: int = 0
+    counts: Array = field(
+        init=False, repr=False, default_factory=lambda: np.zeros((2, len(EDGES) - 1), np.int64)
+    )
+
+    def __post_init__(self) -> None:
+        if self.protocol not in PIXEL_PROTOCOLS:
+            raise unknown("protocol", self.protocol, PIXEL_PROTOCOLS)
+
+    def update(
+        self,
+        maps: Tensor | Array | Sequence[Map],
+        masks: Sequence[Array | Tensor],
+        map_hw: tuple[int, int] | None = None,
+        workers: int = 1,
+    ) -> None:
+        """Count N images: raw maps (h, w) and masks (H, W) with 0, 1, or 255 for pixels that do not count.
+
+        Raises `InputError` for lengths that differ, a map that is not of the stated size ``map_hw``, or,
+        under ``wsol``, a mask that is not 224×224 (see `truth_mask`).
+        """
+        if len(maps) != len(masks):
+            raise InputError(f"{len(maps)} maps and {len(masks)} masks; expected one each")
+
+        def one(i: int) -> Array:
+            truth = _as_truth(masks[i])
+            scores = self._scores(as_map(maps[i], map_hw), truth)
+            counted: Array = count_in_bins(scores, truth, EDGES)
+            return counted
+
+        for counted in in_threads(one, range(len(maps)), workers):
+            self.counts += counted
+            self.images += 1
+
+    def _scores(self, raw: Array, truth: Array) -> Array:
+        if self.protocol == "wsol":
+            check_size(truth, (SIDE, SIDE), "the mask")
+            return wsol_scoremap(raw, self.rescaling)
+        size_hw = (truth.shape[0], truth.shape[1])
+        scaled = make_heatmaps(
+            torch.from_numpy(raw).double(), size_hw, self.rescaling.normalise, self.rescaling.percentile
+        )
+        scores: Array = scaled.numpy()
+        return scores
+
+    def __add__(self, other: PxAP) -> PxAP:
+        if (self.protocol, self.rescaling) != (other.protocol, other.rescaling):
+            raise InputError(f"cannot add the scores of {other} to those of {self}")
+        total = PxAP(self.protocol, self.rescaling, self.images + other.images)
+        total.counts = self.counts + other.counts
+        return total
+
+    def curve(self) -> tuple[Array, Array]:
+        """Precision and recall at the thresholds 2, 1, 0.999, …, 0: each (1002,); precision 0 of no pixels."""
+        false, true = (np.cumsum(count[::-1]) for count in self.counts)
+        if true[-1] == 0:
+            raise InputError("no mask holds a pixel of the object; there is no recall")
+        chosen = true + false
+        return true / np.maximum(chosen, 1), true / true[-1]
+
+    def compute(self) -> float:
+        """PxAP in [0, 1]."""
+        precision, recall = self.curve()
+        return float((precision[1:] * np.diff(recall)).sum())
+
+
+@dataclass
+class MeanIoU:
+    """mIoU: the mean over classes of |P ∩ T| / |P ∪ T|, pixels of all images together; merges by ``a + b``.
+
+    Label maps hold 0 … classes - 1, and 255 in the truth where a pixel does not count. A class that
+    neither side ever shows is left out of the mean.
+
+    >>> score = MeanIoU(2)
+    >>> score.update(torch.tensor([[0, 1], [1, 1]]), torch.tensor([[0, 0], [1, 255]]))
+    >>> [float(v) for v in score.per_class()], score.compute()
+    ([0.5, 0.5], 0.5)
+    """
+
+    classes: int
+    confusion: Array = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.confusion = np.zeros((self.classes, self.classes), np.int64)
+
+    def update(self, predicted: Tensor | Array, truth: Tensor | Array) -> None:
+        """Count label maps of any equal shape; raises `InputError` for other shapes or labels."""
+        guess, true = (np.asarray(torch.as_tensor(m).cpu()).astype(np.int64) for m in (predicted, truth))
+        if guess.shape != true.shape:
+            raise InputError(
+                f"predicted labels are {guess.shape}, true ones {true.shape}; expected the same shape"
+            )
+        guess, true = guess[true != IGNORED], true[true != IGNORED]
+        for what, labels in (("predicted", guess), ("true", true)):
+            if labels.size and not 0 <= labels.min() <= labels.max() < self.classes:
+                raise InputError(
+                    f"{what} label {labels.max()} or {labels.min()}; expected 0 … {self.classes - 1}"
+                )
+        pairs = np.bincount(true * self.classes + guess, minlength=self.classes**2)
+        self.confusion += pairs.reshape(self.classes, self.classes)
+
+    def __add__(self, other: MeanIoU) -> MeanIoU:
+        if self.classes != other.classes:
+            raise InputError(f"cannot add scores of {other.classes} classes to those of {self.classes}")
+        total = MeanIoU(self.classes)
+        total.confusion = self.confusion + other.confusion
+        return total
+
+    def per_class(self) -> Array:
+        """The IoU of each class, (classes,); NaN where neither side shows it."""
+        both = np.diag(self.confusion)
+        union = self.confusion.sum(0) + self.confusion.sum(1) - both
+        return np.where(union > 0, both / np.maximum(union, 1), np.nan)
+
+    def compute(self) -> float:
+        """mIoU in [0, 1]."""
+        if not self.confusion.any():
+            raise InputError("no pixel was scored yet")
+        return float(np.nanmean(self.per_class()))
+
+
+def mask_ious(predicted: Tensor, truth: Tensor, ignore: Tensor | None = None) -> Tensor:
+    """The IoU of each mask of (..., H, W) with the true one -> (...) float64; their mean is the mIoU of masks.
+
+    IoU = |P ∩ T| / |P ∪ T| over the pixels outside ``ignore``; 1 where both are empty.
+
+    >>> mask_ious(torch.tensor([[True, True]]), torch.tensor([[True, False]]))
+    tensor(0.5000, dtype=torch.float64)
+    """
+    if predicted.shape != truth.shape or predicted.ndim < 2:
+        raise InputError(
+            f"masks have shapes {tuple(predicted.shape)} and {tuple(truth.shape)}; expected (..., H, W), equal"
+        )
+    counts = torch.ones_like(truth.bool()) if ignore is None else ~ignore.bool()
+    both = (predicted.bool() & truth.bool() & counts).sum((-2, -1)).double()
+    either = ((predicted.bool() | truth.bool()) & counts).sum((-2, -1)).double()
+    return torch.where(either > 0, both / either.clamp(min=1), torch.ones_like(both))
+
+
+def truth_mask(
+    masks: Sequence[Array], ignore: Array | None = None, size_hw: tuple[int, int] | None = (SIDE, SIDE)
+) -> Array:
+    """The masks of all instances as one: (H, W) uint8 with 1 inside any, 255 where ignored, else 0.
+
+    As wsolevaluation does it: each is resized to ``size_hw`` by nearest neighbour and cut at 0.5; what is
+    ignored gives way to instances. Masks are boolean, 0/1 or 0/255.
+
+    >>> truth_mask([np.eye(2), np.array([[0, 1], [0, 0]])], np.ones((2, 2)), size_hw=None).tolist()
+    [[1, 1], [255, 1]]
+    """
+    if len(masks) == 0:
+        raise InputError("no mask was given; expected one or more")
+
+    def read(mask: Array) -> Array:
+        import cv2
+
+        values: Array = np.asarray(mask, np.float32)
+        if size_hw is not None:
+            values = cv2.resize(values, (size_hw[1], size_hw[0]), interpolation=cv2.INTER_NEAREST)
+        return np.asarray(values > 0.5)
+
+    inside = np.any([read(mask) for mask in masks], axis=0)
+    truth: Array = inside.astype(np.uint8)
+    if ignore is not None:
+        truth[read(ignore) & ~inside] = IGNORED
+    return truth
+
+
+def _as_truth(mask: Array | Tensor) -> Array:
+    truth = np.asarray(torch.as_tensor(mask).cpu())
+    if truth.ndim != 2 or not np.isin(truth, (0, 1, IGNORED)).all():
+        raise InputError(
+            f"a mask of shape {truth.shape} holds other values than 0, 1 and 255, or is not (H, W)"
+        )
+    return truth.astype(np.uint8)

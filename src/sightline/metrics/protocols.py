@@ -1,0 +1,292 @@
+"""What each protocol makes of a map: its IoU with the true boxes at every threshold of the grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sightline.boxes import STANDARDS, cutoffs
+from sightline.errors import InputError, unknown
+from sightline.heatmap import NORMALISATIONS, make_heatmaps, normalise
+from sightline.metrics import components, sweep
+from sightline.types import Geometry, checked_boxes
+
+Array = NDArray[Any]
+Map = Tensor | Array
+Place = Geometry | tuple[int, int]
+T = TypeVar("T")
+
+PROTOCOLS = ("wsol-v1", "wsol-v2", "rethinking", "exact", "exact-all")
+TAUS: Array = np.arange(0, 1, 0.001)  # the grid, to the last bit as wsolevaluation makes it
+SIDE = 224  # wsolevaluation scores everything at this size
+INTERPOLATIONS = ("cubic", "linear")
+
+
+@dataclass(frozen=True)
+class Rescaling:
+    """How a raw map becomes a heatmap and what τ is a share of.
+
+    ``normalise``, ``standard`` and ``percentile`` are as in `sightline.heatmap` and `sightline.boxes`;
+    ``interpolation`` is how the ``wsol`` protocols resize a map to 224 (wsolevaluation: ``cubic``).
+    """
+
+    normalise: str = "minmax"
+    standard: str = "max"
+    percentile: float = 90.0
+    interpolation: str = "cubic"
+
+    def __post_init__(self) -> None:
+        for what, given, valid in (
+            ("normalisation", self.normalise, NORMALISATIONS),
+            ("standard", self.standard, STANDARDS),
+            ("interpolation", self.interpolation, INTERPOLATIONS),
+        ):
+            if given not in valid:
+                raise unknown(what, given, valid)
+        if not 0 <= self.percentile <= 100:
+            raise InputError(f"percentile is {self.percentile}; expected a number from 0 to 100")
+
+
+def sweep_ious(
+    maps: Tensor | Array | Sequence[Map],
+    boxes: Sequence[Tensor],
+    places: Sequence[Place],
+    protocols: Sequence[str] = ("wsol-v1",),
+    rescaling: Rescaling | None = None,
+    map_hw: tuple[int, int] | None = None,
+    workers: int = 1,
+) -> dict[str, Array]:
+    """The IoU of each map's box with the true boxes at every τ of the grid: {protocol: (N, 1000) float64}.
+
+    ``maps``: N raw maps (h, w). ``boxes``: for each image its true boxes (B, 4), half-open, in photo
+    pixels; the one that fits best counts. ``places``: for each image its `Geometry`, or the (H, W) of the
+    photo where the map covers all of it. One pass over each map serves all τ (see `sightline.metrics.sweep`);
+    ``workers`` threads share the maps.
+
+    - ``wsol-v1`` and ``wsol-v2`` (Choe et al., CVPR 2020; TPAMI 2022), every decision as in wsolevaluation:
+      the map in float64 is resized to 224×224, scaled to [0, 1] by its minimum and maximum (a constant map
+      and one with NaN become zeros), brought to 8 bits by truncation, and cut at u > int(τ · max u). Boxes
+      are those of OpenCV's contours, far corner (min(x + w, 223), min(y + h, 223)); V1 takes the contour of
+      largest `cv2.contourArea` (OpenCV's first of equals: the one whose first pixel comes last in reading
+      order), V2 all contours, those of holes too; [0, 0, 0, 0] where nothing is left. True boxes: their
+      inclusive corners scaled to 224 and truncated. IoU with inclusive corners.
+    - ``rethinking`` (Bae et al., ECCV 2020): as V1, but normalised in single precision, the far corner not
+      limited, the whole 224×224 where nothing is left. With ``standard="percentile"`` it is their PaS.
+    - ``exact``: this project's own road: bilinear upsampling to the network's input size, `normalise`, the
+      values ≥ τ · max (and > 0), the largest 8-connected component by pixels, its box brought to the photo,
+      half-open IoU in float64; 0 where no box is left. ``exact-all``: the component that fits best.
+
+    Raises `InputError` for lengths that differ, a map that is not of the stated size ``map_hw``, an image
+    without a true box, a map with Inf (``exact``: or NaN), an unknown protocol.
+
+    >>> squares = torch.zeros(1, 8, 8); squares[:, 2:6, 2:6] = 1
+    >>> ious = sweep_ious(squares, [torch.tensor([[2, 2, 6, 6]])], [(8, 8)], ["exact"])["exact"]
+    >>> ious.shape, float(ious[0, 200])
+    ((1, 1000), 1.0)
+    """
+    for protocol in protocols:
+        if protocol not in PROTOCOLS:
+            raise unknown("protocol", protocol, PROTOCOLS)
+    if not len(maps) == len(boxes) == len(places):
+        raise InputError(
+            f"{len(maps)} maps, boxes for {len(boxes)} images, {len(places)} places; expected one each"
+        )
+    rescaling = rescaling or Rescaling()
+
+    def one(i: int) -> dict[str, Array]:
+        raw = as_map(maps[i], map_hw)
+        true_boxes = checked_boxes(torch.as_tensor(boxes[i])).double().cpu().numpy()
+        if len(true_boxes) == 0:
+            raise InputError(f"image {i} of the batch has no true box; only images with one can be scored")
+        return _ious_of_one(raw, true_boxes, as_geometry(places[i]), protocols, rescaling)
+
+    found = in_threads(one, range(len(maps)), workers)
+    empty = np.zeros((0, len(TAUS)))
+    return {name: np.stack([f[name] for f in found]) if found else empty for name in protocols}
+
+
+def in_threads(function: Callable[[int], T], items: Iterable[int], workers: int) -> list[T]:
+    """``[function(i) for i in items]`` in ``workers`` threads; the kernels give up the interpreter's lock."""
+    if workers <= 1:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(function, items))
+
+
+def as_map(raw: Map, map_hw: tuple[int, int] | None = None) -> Array:
+    """One raw map as a NumPy array (h, w), refused where it is not of the stated size ``map_hw``."""
+    tensor = torch.as_tensor(raw).detach().cpu()
+    array: Array = (tensor if tensor.dtype == torch.float64 else tensor.float()).numpy()
+    if array.ndim != 2 or array.size == 0:
+        raise InputError(f"a map has shape {tuple(array.shape)}; expected (h, w)")
+    check_size(array, map_hw, "the map")
+    if np.isinf(array).any():
+        raise InputError("a map holds Inf")
+    return array
+
+
+def check_size(array: Array, stated_hw: tuple[int, int] | None, what: str) -> None:
+    """Raise `InputError` with both sizes where the last two dimensions are not ``stated_hw``."""
+    if stated_hw is not None and tuple(array.shape[-2:]) != tuple(stated_hw):
+        (h, w), (height, width) = array.shape[-2:], stated_hw
+        raise InputError(f"{what} is {h}×{w} (height × width); it was stated to be {height}×{width}")
+
+
+def as_geometry(place: Place) -> Geometry:
+    """A `Geometry`; a size (H, W) stands for a map of the whole photo."""
+    return place if isinstance(place, Geometry) else Geometry.identity((int(place[0]), int(place[1])))
+
+
+def wsol_scoremap(raw: Array, rescaling: Rescaling | None = None, side: int = SIDE) -> Array:
+    """A raw map (h, w) as wsolevaluation scores it: (side, side) float64 in [0, 1].
+
+    Resized by OpenCV in float64, then (m - min) / max of that; all zeros where it is constant or holds NaN.
+
+    >>> wsol_scoremap(np.array([[1.0, 3.0]]), side=2).tolist()
+    [[0.0, 1.0], [0.0, 1.0]]
+    """
+    import cv2
+
+    rescaling = rescaling or Rescaling()
+    how = cv2.INTER_CUBIC if rescaling.interpolation == "cubic" else cv2.INTER_LINEAR
+    resized: Array = cv2.resize(np.asarray(raw, np.float64), (side, side), interpolation=how)
+    if np.isnan(resized).any() or resized.min() == resized.max():
+        return np.zeros_like(resized)
+    if rescaling.normalise != "minmax":
+        return normalise(torch.from_numpy(resized), rescaling.normalise, rescaling.percentile).numpy()
+    resized -= resized.min()
+    resized /= resized.max()
+    return resized
+
+
+def wsol_true_boxes(boxes_xyxy: Array, geometry: Geometry, side: int = SIDE) -> Array:
+    """True boxes (B, 4), half-open, in photo pixels -> inclusive corners at side × side, truncated.
+
+    wsolevaluation reads inclusive corners, so one comes off the far ones. Where the network saw only a part
+    of the photo the corners are kept inside that part, as in the authors' code of Rethinking CAM.
+
+    >>> wsol_true_boxes(np.array([[10.0, 20.0, 111.0, 221.0]]), Geometry.identity((448, 224))).tolist()
+    [[10.0, 10.0, 110.0, 110.0]]
+    """
+    x0, y0, x1, y1 = geometry.shown_xyxy
+    inclusive = boxes_xyxy - np.array([0, 0, 1, 1])
+    inclusive[:, 2:] = np.maximum(inclusive[:, 2:], inclusive[:, :2])  # boxes thinner than a pixel
+    scaled = (inclusive - np.array([x0, y0, x0, y0])) * float(side) / np.array([x1 - x0, y1 - y0] * 2)
+    truncated: Array = np.trunc(scaled)
+    whole = (0.0, 0.0, float(geometry.photo_hw[1]), float(geometry.photo_hw[0]))
+    return truncated if geometry.shown_xyxy == whole else truncated.clip(0, side - 1)
+
+
+def _ious_of_one(
+    raw: Array, true_boxes: Array, geometry: Geometry, protocols: Sequence[str], rescaling: Rescaling
+) -> dict[str, Array]:
+    found: dict[str, Array] = {}
+    if any(name.startswith("wsol") for name in protocols):
+        level = (wsol_scoremap(raw, rescaling) * 255).astype(np.uint8)
+        ious = contour_ious(level, wsol_true_boxes(true_boxes, geometry), rescaling)
+        found["wsol-v1"], found["wsol-v2"] = ious
+    if "rethinking" in protocols:
+        found["rethinking"] = _rethinking_ious(raw, wsol_true_boxes(true_boxes, geometry), rescaling)
+    if any(name.startswith("exact") for name in protocols):
+        found["exact"], found["exact-all"] = _exact_ious(raw, true_boxes, geometry, rescaling)
+    return {name: found[name] for name in protocols}
+
+
+def contour_ious(level: Array, true_boxes: Array, rescaling: Rescaling | None = None) -> tuple[Array, Array]:
+    """V1's and V2's IoU at every τ for an 8-bit map (H, W) and inclusive true boxes (B, 4) of its size.
+
+    >>> level = np.zeros((5, 5), np.uint8); level[1:4, 1:4] = 200
+    >>> v1, v2 = contour_ious(level, np.array([[1.0, 1.0, 4.0, 4.0]]))
+    >>> float(v1[500]), float(v2[500])
+    (1.0, 1.0)
+    """
+    rescaling = rescaling or Rescaling()
+    top = int(level.max())
+    if top == 0:
+        nothing = sweep.best_overlaps(np.zeros((1, 4)), true_boxes, 1.0)
+        return np.full(len(TAUS), nothing[0]), np.full(len(TAUS), nothing[0])
+    level = level.astype(np.int32)
+    limit = np.array([level.shape[1] - 1, level.shape[0] - 1] * 2, np.float64)
+    filled = components.fill_holes(level, top)
+    outer = components.component_lives(filled, top, True)
+    boxes = np.minimum(_largest_contours(outer, level.size, top), limit)
+    v1 = sweep.best_overlaps(boxes, true_boxes, 1.0)
+
+    parts = outer if np.array_equal(filled, level) else components.component_lives(level, top, False)
+    holes = components.hole_lives(level, filled, top)
+    holes[:, components.X0 : components.Y1 + 1] += np.array(
+        [-1, -1, 1, 1], np.int32
+    )  # its contour is the rim around it
+    lives = np.concatenate([parts, holes])
+    overlap = sweep.best_overlaps(np.minimum(_boxes(lives), limit), true_boxes, 1.0)
+    v2 = overlap[sweep.highest(lives, overlap, top)]
+    at = _masks_at(level, rescaling)
+    return v1[at], v2[at]
+
+
+def _largest_contours(outer: Array, pixels: int, top: int) -> Array:
+    """The box (top, 4) at each mask of the contour of largest area; of equals that which begins last."""
+    return _boxes(outer)[
+        sweep.highest(outer, _score(outer[:, components.SIZE], outer[:, components.FIRST], pixels), top)
+    ]
+
+
+def _score(size: Array, order: Array, pixels: int) -> Array:
+    """Larger size first, then higher order; whole numbers, exact in float64 up to 60 megapixels."""
+    scores: Array = size.astype(np.float64) * (4 * pixels + 16) + order  # FIRST counts the frame's pixels too
+    return scores
+
+
+def _boxes(lives: Array) -> Array:
+    boxes: Array = lives[:, components.X0 : components.Y1 + 1].astype(np.float64)
+    return boxes
+
+
+def _masks_at(level: Array, rescaling: Rescaling) -> Array:
+    """The mask {u > m} of each τ: m = int(τ · max u), or of a percentile of u."""
+    of = level.max() if rescaling.standard == "max" else np.percentile(level, rescaling.percentile)
+    return np.asarray((TAUS * of).astype(np.int64))
+
+
+def _rethinking_ious(raw: Array, true_boxes: Array, rescaling: Rescaling) -> Array:
+    import cv2
+
+    resized: Array = cv2.resize(np.asarray(raw, np.float32), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+    low, high = resized.min(), resized.max()
+    if not low < high:  # constant, or NaN: nothing to divide by
+        whole = np.array([[0.0, 0.0, SIDE, SIDE]])
+        return np.full(len(TAUS), sweep.best_overlaps(whole, true_boxes, 1.0)[0])
+    level = ((resized - low) / (high - low) * 255).astype(np.uint8).astype(np.int32)
+    top = int(level.max())
+    outer = components.component_lives(components.fill_holes(level, top), top, True)
+    ious: Array = sweep.best_overlaps(_largest_contours(outer, level.size, top), true_boxes, 1.0)
+    return np.asarray(ious[_masks_at(level, rescaling)])
+
+
+def _exact_ious(
+    raw: Array, true_boxes: Array, geometry: Geometry, rescaling: Rescaling
+) -> tuple[Array, Array]:
+    if np.isnan(raw).any():
+        raise InputError("a map holds NaN")
+    heatmap = make_heatmaps(
+        torch.from_numpy(raw), geometry.input_hw, rescaling.normalise, rescaling.percentile
+    )
+    reference = cutoffs(heatmap, 1.0, rescaling.standard, rescaling.percentile)
+    level = sweep.levels_at_least(heatmap.numpy(), (reference * torch.from_numpy(TAUS).to(heatmap)).numpy())
+    largest, best = np.zeros(len(TAUS)), np.zeros(len(TAUS))
+    top = int(level.max())
+    if top > 0:
+        lives = components.component_lives(level.astype(np.int32), top, False)
+        on_photo = geometry.to_photo(torch.from_numpy(_boxes(lives))).numpy()
+        overlap = sweep.best_overlaps(on_photo, true_boxes, 0.0)
+        size = _score(lives[:, components.SIZE], -lives[:, components.FIRST], level.size)
+        largest[:top] = overlap[sweep.highest(lives, size, top)]
+        best[:top] = overlap[sweep.highest(lives, overlap, top)]
+    return largest, best
