@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -98,8 +99,9 @@ def _train(top: Path) -> Iterator[_Entry]:
 
 def _class_folders(folder: Path) -> Iterator[_Entry]:
     for child in sorted(folder.iterdir()) if folder.is_dir() else ():
-        for path in sorted(child.glob("*.JPEG")):
-            yield _Entry(path, child.name, str(child))
+        for name in sorted(os.listdir(child)) if child.is_dir() else ():
+            if name.endswith(".JPEG"):
+                yield _Entry(child / name, child.name, str(child))
 
 
 def _val(top: Path, devkit: DevkitFiles) -> Iterator[_Entry]:

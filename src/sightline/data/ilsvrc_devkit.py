@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,18 @@ def _devkit_classes(devkit: DevkitFiles) -> Iterator[tuple[int, str, str]]:
 def _mat_classes(path: Path) -> Iterator[tuple[int, str, str]]:
     import numpy as np
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    faults = (
+        MatReadError,
+        zlib.error,
+        NotImplementedError,
+        OSError,
+        ValueError,
+        KeyError,
+        StopIteration,
+        TypeError,
+    )
 
     try:
         synsets: Any = np.atleast_1d(loadmat(path, squeeze_me=True)["synsets"])
@@ -84,7 +97,7 @@ def _mat_classes(path: Path) -> Iterator[tuple[int, str, str]]:
             # meta.mat of 2012 also lists the 860 synsets above the classes: those have children.
             if "num_children" not in fields or int(synset["num_children"]) == 0:
                 yield int(synset[number]), str(synset["WNID"]), str(synset[words]).replace("_", " ")
-    except (ValueError, KeyError, StopIteration, TypeError) as error:
+    except faults as error:
         raise InputError(
             f"{path} is not the devkit's table of synsets ({type(error).__name__}: {error})"
         ) from None

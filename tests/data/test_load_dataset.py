@@ -1,0 +1,115 @@
+"""One door to every layout: names, recognition, options, held-out parts, and a claim about real data."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from sightline.boxes import centre_box, iou
+from sightline.data import detect_dataset, fixtures, list_datasets, load_dataset
+from sightline.data.drawings import Drawing
+from sightline.errors import InputError
+
+SHARED = Path(os.environ.get("SIGHTLINE_SHARED", "../shared"))
+TINY = SHARED / "data" / "tiny-imagenet-40.zip"
+WRITERS = {
+    "tiny-imagenet": fixtures.write_tiny_imagenet_fixture,
+    "cub": fixtures.write_cub_fixture,
+    "ilsvrc": fixtures.write_ilsvrc_fixture,
+    "voc": fixtures.write_voc_fixture,
+    "coco": fixtures.write_coco_fixture,
+    "wsol": fixtures.write_wsol_fixture,
+    "folder": fixtures.write_folder_fixture,
+}
+
+
+def root_of(name: str, folder: Path) -> Path:
+    return folder / "metadata" / "CUB" if name == "wsol" else folder
+
+
+def test_every_layout_has_a_fixture() -> None:
+    assert list_datasets() == list(WRITERS)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_layouts_are_recognised_and_read(tmp_path: Path, name: str) -> None:
+    drawn: dict[str, list[Drawing]] = WRITERS[name](tmp_path)
+    root = root_of(name, tmp_path)
+    assert detect_dataset(root) == name
+    options = {"allow_empty": True} if name == "voc" else {}
+    for split, items in drawn.items():
+        dataset = load_dataset(root, split=split, **options)
+        assert dataset.split == split
+        named = load_dataset(root, name, split, **options)
+        assert [s.id for s in dataset.samples] == [s.id for s in named.samples]
+        files = {str(sample.source) for sample in dataset.samples}
+        assert len(files) == len(items)
+        assert all(Path(file).is_file() for file in files)
+
+
+def test_tiny_imagenet_reads_what_was_drawn(tmp_path: Path, same: Callable[..., None]) -> None:
+    drawn = fixtures.write_tiny_imagenet_fixture(tmp_path)
+    for split in ("train", "val"):
+        same(load_dataset(tmp_path, split=split), drawn[split])
+
+
+def test_held_out_parts_are_disjoint_and_whole(tmp_path: Path) -> None:
+    fixtures.write_folder_fixture(tmp_path)
+    fit, held = (
+        load_dataset(tmp_path, split=f"train-{part}", held_per_class=1) for part in ("fit", "heldout")
+    )
+    assert (fit.split, held.split) == ("train-fit", "train-heldout")
+    assert [sample.label for sample in held.samples] == [0, 1, 2]
+    together = sorted(sample.id for sample in [*fit.samples, *held.samples])
+    assert together == sorted(sample.id for sample in load_dataset(tmp_path, split="train").samples)
+
+
+def test_several_samples_of_one_image_are_not_split(tmp_path: Path) -> None:
+    fixtures.write_coco_fixture(tmp_path)
+    with pytest.raises(
+        InputError, match="split 'train-fit': coco lists an image once for each of its classes"
+    ):
+        load_dataset(tmp_path, split="train-fit", held_per_class=1)
+
+
+def test_options_reach_the_adapter_and_strange_ones_are_named(tmp_path: Path) -> None:
+    fixtures.write_ilsvrc_fixture(tmp_path)
+    assert len(load_dataset(tmp_path, "ilsvrc", blacklist=True)) == 11
+    with pytest.raises(
+        InputError, match=r"unknown option of dataset 'ilsvrc' 'black_list'; did you mean 'blacklist'\?"
+    ):
+        load_dataset(tmp_path, "ilsvrc", black_list=True)
+
+
+def test_what_has_no_known_layout(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match="has no layout known here; give dataset= one of tiny-imagenet, cub,"
+    ):
+        detect_dataset(tmp_path)
+    with pytest.raises(InputError, match="no such folder or zip archive"):
+        load_dataset(tmp_path / "gone")
+
+
+def test_importing_the_room_is_light() -> None:
+    code = (
+        "import sys, sightline.data; print([m for m in ('scipy', 'PIL', 'numba', 'cv2') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(not TINY.exists(), reason=f"{TINY} is not here")
+def test_the_centre_box_scores_half_on_the_real_validation_images() -> None:
+    """A box with an 8-pixel margin reaches IoU 0.5 on 50.8 % of the 1,200: what any localiser must beat."""
+    dataset = load_dataset(TINY, split="val")
+    assert len(dataset) == 1200
+    centre = centre_box((64, 64), 8)
+    boxes = torch.cat([sample.boxes_xyxy for sample in dataset.samples])
+    hits = int((iou(boxes, centre.reshape(1, 4)) >= 0.5).sum())
+    assert round(100 * hits / 1200, 1) == 50.8
