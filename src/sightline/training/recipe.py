@@ -125,10 +125,10 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return make_recipe(read_yaml(path, overrides))
 
 
-def read_yaml(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The nested keys of a YAML recipe with ``overrides`` put in, not yet checked."""
+def read_yaml(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The nested keys of a YAML recipe (None: none) with ``overrides`` put in, not yet checked."""
     try:
-        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        given = {} if path is None else yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"no such recipe: {path}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -1,0 +1,96 @@
+"""``sightline refine [RECIPE.yaml]``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+
+def refine(
+    recipe: Annotated[
+        Optional[Path], typer.Argument(help="A YAML recipe, for example recipes/refine-bundled.yaml.")
+    ] = None,
+    set_: Annotated[
+        list[str],
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. teacher.spread=0.3; repeatable."),
+    ] = [],  # noqa: B006
+    model: Annotated[
+        Optional[str], typer.Option("--model", "-m", help="The trained classifier: a checkpoint, or bundled.")
+    ] = None,
+    data: Annotated[Optional[Path], typer.Option(help="The folder or archive of the data.")] = None,
+    dataset: Annotated[Optional[str], typer.Option(help="Its layout, e.g. tiny-imagenet, cub.")] = None,
+    split: Annotated[Optional[str], typer.Option(help="The split that teaches, e.g. train-fit.")] = None,
+    method: Annotated[
+        list[str], typer.Option(help="Whose maps give the boxes; of several the heatmaps are averaged.")
+    ] = [],  # noqa: B006
+    threshold: Annotated[
+        Optional[float],
+        typer.Option(help="Where the maps are cut; by default chosen on the held-out part."),
+    ] = None,
+    folds: Annotated[
+        Optional[int],
+        typer.Option(help="Each photo's box comes from a classifier that was not trained on it: K of them."),
+    ] = None,
+    fold_model: Annotated[
+        list[str], typer.Option(help="Checkpoints of those classifiers, fold by fold; repeatable.")
+    ] = [],  # noqa: B006
+    out: Annotated[Optional[Path], typer.Option(help="Where the result goes.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after the last finished epoch of this run.")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Read the data, build the network, print the plan; train nothing."),
+    ] = False,
+) -> None:
+    """Train a box regressor on the boxes that a classifier's maps give; no true box is used.
+
+    ```console
+    sightline refine recipes/refine-bundled.yaml
+    sightline refine --model bundled --data tiny-imagenet-40.zip --method layercam --threshold 0.3
+    ```
+    """
+    from sightline.training.refine import plan
+    from sightline.training.refine import refine as run
+    from sightline.training.refine_recipe import read_refine_recipe
+
+    named = {
+        "teacher.model": model,
+        "data.root": data,
+        "data.dataset": dataset,
+        "data.train": split,
+        "teacher.methods": method or None,
+        "teacher.threshold": threshold,
+        "folds.count": folds if folds is not None else len(fold_model) or None,
+        "folds.models": fold_model or None,
+        "run.out": out,
+    }
+    resolved = read_refine_recipe(recipe, [*set_, *_overrides(named)])
+    if dry_run:
+        for line in plan(resolved):
+            typer.echo(line)
+        return
+    weights = run(resolved, resume=resume)
+    scores = weights.with_name("scores.md")
+    if scores.exists():
+        typer.echo(scores.read_text(encoding="utf-8"))
+    typer.echo(f"weights: {weights}")
+
+
+def _overrides(named: Mapping[str, object]) -> list[str]:
+    """``key=value`` of every option that was given, the value as YAML.
+
+    >>> _overrides({"teacher.methods": ["cam"], "run.out": None, "folds.count": 2})
+    ['teacher.methods=["cam"]', 'folds.count=2']
+    """
+    import json
+
+    given = {
+        key: str(value) if isinstance(value, Path) else value
+        for key, value in named.items()
+        if value is not None
+    }
+    return [f"{key}={json.dumps(value)}" for key, value in given.items()]

@@ -1,0 +1,349 @@
+"""Pseudo-box refinement: a classifier's own maps teach a box regressor (PSOL: Zhang et al., CVPR 2020).
+
+1. The maps of a trained classifier give every training photo a box for its known label.
+2. A class-agnostic regressor, begun from the classifier's trunk, learns these boxes. No single one has to be
+   right: what they have in common is learned, their accidents are not.
+3. One forward pass of the result gives class and box.
+
+No true box is read in training. Those of a held-out part of the training set choose one number, the
+threshold at which the maps are cut, unless the recipe gives it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import yaml
+from torch import Tensor
+
+from sightline.data import load_dataset
+from sightline.errors import InputError, UnsupportedError
+from sightline.manifest import describe_run, write_atomically
+from sightline.models.gapnet import GapNet
+from sightline.models.loading import BUNDLED, LoadedModel, load_model
+from sightline.models.refined import RefinedNet
+from sightline.training.box_data import BoxData, BoxedPhotos
+from sightline.training.box_module import BoxRegression
+from sightline.training.checkpoint import read_checkpoint, save_checkpoint, sha256
+from sightline.training.data import Photos
+from sightline.training.folds import fold_model, split_folds
+from sightline.training.pseudo_boxes import (
+    PseudoBoxes,
+    choose_threshold,
+    preprocess_of,
+    pseudo_boxes,
+    read_pseudo_boxes,
+)
+from sightline.training.refine_recipe import RefineRecipe, read_refine_recipe
+from sightline.training.refine_scores import (
+    BoxScores,
+    compare,
+    evaluate_centre,
+    evaluate_maps,
+    evaluate_refined,
+    predicted_shares,
+    table,
+)
+from sightline.training.run import fit, make_trainer, quiet
+from sightline.types import Dataset
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The classifier, where it lies, and what its file says of it."""
+
+    model: LoadedModel
+    path: Path
+    description: dict[str, Any]
+
+
+def refine(
+    recipe: RefineRecipe,
+    resume: bool = False,
+    train: Dataset | None = None,
+    held_out: Dataset | None = None,
+    test: Dataset | None = None,
+) -> Path:
+    """Refine after ``recipe`` and return the path of the weights; the last three replace its data.
+
+    The folder ``recipe.run.out`` then holds ``weights.safetensors``, the resolved ``recipe.yaml``,
+    ``threshold.json``, ``manifest.json``, for each round ``round-R/`` with ``pseudo-boxes.csv`` and
+    ``log.csv``, and, where the recipe names a test split, ``scores.json`` and ``scores.md``. With ``resume``
+    a run that was cut short goes on after its last finished epoch. Of ``train`` only ids, photos and labels
+    are read. Raises `InputError` where the folder already holds a run and ``resume`` is off.
+    """
+    out = Path(recipe.run.out)
+    _begin(recipe, out, resume)
+    teacher = load_teacher(recipe.teacher.model, _device(recipe))
+    train = train or _load(recipe, recipe.data.train)
+    threshold = _threshold(recipe, teacher, held_out, out)
+    photos = Photos([sample.source for sample in train.samples], recipe.data.cache)
+    boxes = _taught(recipe, teacher, train, photos, threshold, out, resume)
+    for number in range(1, recipe.self_training.rounds + 1):
+        folder = out / f"round-{number}"
+        weights = _train_round(recipe, teacher, photos, boxes, folder, resume)
+        if number < recipe.self_training.rounds:
+            following = out / f"round-{number + 1}" / "pseudo-boxes.csv"
+            boxes = _kept(following) or _blend(recipe, weights, boxes, photos, following)
+    final = out / "weights.safetensors"
+    shutil.copyfile(weights, out / ".weights.part")
+    (out / ".weights.part").replace(final)
+    scores = _score(recipe, teacher, threshold, final, test, out)
+    _write_manifest(recipe, teacher, threshold, train, final, scores, out)
+    return final
+
+
+def plan(recipe: RefineRecipe) -> list[str]:
+    """Read the data and build the network, train nothing: what would be done, in lines."""
+    teacher = load_teacher(recipe.teacher.model, _device(recipe))
+    train = _load(recipe, recipe.data.train)
+    network = build(recipe, teacher)
+    learning = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    t = recipe.teacher
+    at = (
+        f"threshold {t.threshold}"
+        if t.threshold is not None
+        else f"threshold chosen on {recipe.data.choose_on}"
+    )
+    return [
+        f"{recipe.name}: boxes of {' + '.join(t.methods)} of {teacher.path.name}, {at}",
+        f"train: {len(train)} photos ({recipe.data.train}), {recipe.folds.count} fold(s)",
+        f"regressor: {learning:,} parameters, {recipe.regressor.shared} part(s) of the trunk shared",
+        f"{recipe.self_training.rounds} round(s) of {recipe.optimiser.epochs} epochs; test: {recipe.data.test}",
+        f"result: {recipe.run.out}",
+    ]
+
+
+def load_teacher(model: str, device: str | None = None) -> Teacher:
+    """A classifier trained here: ``bundled`` or the path of its checkpoint; it must have a trunk to begin from."""
+    path = BUNDLED if model == "bundled" else Path(model)
+    loaded = load_model(path, device=device)
+    if not isinstance(loaded.network, GapNet):
+        raise UnsupportedError(
+            f"{model} is {loaded.name}; expected a network with pooling and one linear layer, such as small-tap"
+        )
+    preprocess_of(loaded)
+    return Teacher(loaded, path, read_checkpoint(path)[1])
+
+
+def build(recipe: RefineRecipe, teacher: Teacher) -> RefinedNet:
+    """The classifier with a regressor beside it, begun from its trunk; the seed decides the head's weights."""
+    lightning.seed_everything(recipe.run.seed, verbose=False)
+    r = recipe.regressor
+    return RefinedNet(copy.deepcopy(teacher.model.network), r.shared, r.hidden, r.grid)
+
+
+def input_hw(recipe: RefineRecipe, teacher: Teacher) -> tuple[int, int]:
+    """The size of the regressor's photos: that of the recipe, else that of the classifier."""
+    side = recipe.augment.side
+    return preprocess_of(teacher.model).input_hw if side is None else (side, side)
+
+
+def _device(recipe: RefineRecipe) -> str:
+    return "cpu" if recipe.run.accelerator == "cpu" else "auto"
+
+
+def _begin(recipe: RefineRecipe, out: Path, resume: bool) -> None:
+    """Write the resolved recipe into a new folder; a run goes on only with the recipe it began with."""
+    path = out / "recipe.yaml"
+    if path.exists() and not resume:
+        raise InputError(f"{out} already holds a run; go on with --resume, or choose another run.out")
+    if path.exists():
+        began, now = read_refine_recipe(path).as_dict(), recipe.as_dict()
+        began["run"], now["run"] = {"seed": began["run"]["seed"]}, {"seed": now["run"]["seed"]}
+        differs = next((part for part in now if now[part] != began[part]), None)
+        if differs is not None:
+            raise InputError(
+                f"{out} was begun with another recipe: {differs} differs; go on with the same recipe, or "
+                "choose another run.out"
+            )
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(recipe.as_dict(), sort_keys=False)
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _load(recipe: RefineRecipe, split: str) -> Dataset:
+    return load_dataset(recipe.data.root, dataset=recipe.data.dataset, split=split)
+
+
+def _threshold(recipe: RefineRecipe, teacher: Teacher, held_out: Dataset | None, out: Path) -> float:
+    """The recipe's threshold, or the one that suits the held-out part; written down with what was tried."""
+    if recipe.teacher.threshold is not None:
+        return recipe.teacher.threshold
+    path = out / "threshold.json"
+    if not path.exists():
+        split = held_out or _load(recipe, str(recipe.data.choose_on))
+        chosen, shares = choose_threshold(teacher.model, split, recipe.teacher)
+        _write_json(
+            path, {"threshold": chosen, "split": split.split, "images": len(split), "gt_known": shares}
+        )
+    return float(json.loads(path.read_text(encoding="utf-8"))["threshold"])
+
+
+def _taught(
+    recipe: RefineRecipe,
+    teacher: Teacher,
+    train: Dataset,
+    photos: Photos,
+    threshold: float,
+    out: Path,
+    resume: bool,
+) -> PseudoBoxes:
+    """The first round's boxes: from the teacher, or fold by fold from classifiers that never saw the photo."""
+    path = out / "round-1" / "pseudo-boxes.csv"
+    if (kept := _kept(path)) is not None:
+        return kept
+    if recipe.folds.count == 1:
+        found = pseudo_boxes(teacher.model, train, recipe.teacher, threshold, photos)
+    else:
+        found = _fold_boxes(recipe, teacher, train, threshold, out, resume)
+    if not found.used.any():
+        raise InputError("no pseudo-box is left to learn from; widen teacher.area or lower min_confidence")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found.save(path)
+    return read_pseudo_boxes(path)  # a resumed run reads the same, rounded numbers
+
+
+def _fold_boxes(
+    recipe: RefineRecipe, teacher: Teacher, train: Dataset, threshold: float, out: Path, resume: bool
+) -> PseudoBoxes:
+    parts = []
+    for k, (others, own) in enumerate(split_folds(train, recipe.folds.count, recipe.run.seed)):
+        if recipe.folds.models:
+            model = load_model(recipe.folds.models[k])
+        else:
+            model = fold_model(teacher.path, others, out / f"fold-{k}", resume, recipe.run.progress)
+        parts.append(
+            pseudo_boxes(model.to(next(teacher.model.parameters()).device), own, recipe.teacher, threshold)
+        )
+    return _in_order(parts, train)
+
+
+def _in_order(parts: list[PseudoBoxes], train: Dataset) -> PseudoBoxes:
+    """The folds put together, in the order of the data set."""
+    whole = PseudoBoxes(
+        tuple(name for part in parts for name in part.ids),
+        tuple(label for part in parts for label in part.labels),
+        *(torch.cat([getattr(part, name) for part in parts]) for name in ("boxes", "confidence", "used")),
+    )
+    place = {name: i for i, name in enumerate(whole.ids)}
+    order = [place[sample.id] for sample in train.samples]
+    return PseudoBoxes(
+        tuple(whole.ids[i] for i in order),
+        tuple(whole.labels[i] for i in order),
+        *(tensor[order] for tensor in (whole.boxes, whole.confidence, whole.used)),
+    )
+
+
+def _kept(path: Path) -> PseudoBoxes | None:
+    return read_pseudo_boxes(path) if path.exists() else None
+
+
+def _train_round(
+    recipe: RefineRecipe, teacher: Teacher, photos: Photos, boxes: PseudoBoxes, folder: Path, resume: bool
+) -> Path:
+    """Train a regressor on one set of boxes; returns its checkpoint, which is there already if it was finished."""
+    weights = folder / "weights.safetensors"
+    if weights.exists():
+        return weights
+    rows = boxes.used.nonzero()[:, 0].tolist()
+    ids = [boxes.ids[i] for i in rows]
+    size = input_hw(recipe, teacher)
+    preprocess = replace(preprocess_of(teacher.model), input_hw=size)
+    boxed = BoxedPhotos([photos[i] for i in rows], boxes.boxes[rows], ids, size, recipe)
+    with quiet():
+        module = BoxRegression(build(recipe, teacher), recipe, preprocess, ids)
+        driver: Any = recipe  # of a recipe the trainer reads only what both kinds have
+        trainer = make_trainer(driver, folder)
+        begun = folder / "resume.ckpt"
+        _fit(trainer, module, BoxData(boxed, recipe), begun if resume and begun.exists() else None)
+    save_checkpoint(weights, module.average.eval(), describe(recipe, teacher), half=recipe.run.half_weights)
+    return weights
+
+
+def _fit(trainer: lightning.Trainer, module: Any, data: Any, begun: Path | None) -> None:
+    fit(trainer, module, data, begun)
+
+
+def describe(recipe: RefineRecipe, teacher: Teacher) -> dict[str, Any]:
+    """What the checkpoint says of itself: enough for `load_model` to build it again."""
+    base, size = teacher.description, input_hw(recipe, teacher)
+    r = recipe.regressor
+    return {
+        "architecture": "refined",
+        "architecture_options": {
+            "base": base["architecture"], "base_options": base.get("architecture_options", {}),
+            "shared": r.shared, "hidden": r.hidden, "grid": r.grid,
+        },
+        "categories": base["categories"],
+        "preprocess": {**base["preprocess"], "input_hw": list(size), "resize": min(size)},
+        "recipe": recipe.as_dict(),
+        "teacher": {"weights": teacher.path.name, "sha256": sha256(teacher.path)},
+    }  # fmt: skip
+
+
+def _blend(
+    recipe: RefineRecipe, weights: Path, before: PseudoBoxes, photos: Photos, path: Path
+) -> PseudoBoxes:
+    """The next round's boxes: (1 - b) · those before + b · the regressor's own, seen both ways round."""
+    model = load_model(weights, device=_device(recipe))
+    preprocess, share = preprocess_of(model), recipe.self_training.blend
+    assert isinstance(model.network, RefinedNet)
+    own: list[Tensor] = []
+    for start in range(0, len(before.ids), 200):
+        part = range(start, min(start + 200, len(before.ids)))
+        images = torch.stack([preprocess.prepare(photos[i])[0] for i in part])
+        images = images.to(next(model.parameters()).device)
+        own.append(predicted_shares(model.network, images, flip=True))
+    mixed = torch.lerp(before.boxes, torch.cat(own), share)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace(before, boxes=mixed).save(path)
+    return read_pseudo_boxes(path)
+
+
+def _score(
+    recipe: RefineRecipe, teacher: Teacher, threshold: float, weights: Path, test: Dataset | None, out: Path
+) -> dict[str, Any] | None:
+    """Maps and regressor on the test split, once; None where the recipe names none."""
+    if test is None and recipe.data.test is None:
+        return None
+    dataset = test or _load(recipe, str(recipe.data.test))
+    maps = evaluate_maps(teacher.model, dataset, recipe.teacher, threshold)
+    refined = evaluate_refined(load_model(weights, device=_device(recipe)), dataset)
+    rows: list[BoxScores] = [evaluate_centre(dataset, maps.rank), maps, refined]
+    scores = {"split": dataset.split, "images": len(dataset), **compare(rows)}
+    _write_json(out / "scores.json", scores)
+    write_atomically(out / "scores.md", lambda file: file.write((table(scores) + "\n").encode()))
+    return scores
+
+
+def _write_manifest(
+    recipe: RefineRecipe,
+    teacher: Teacher,
+    threshold: float,
+    train: Dataset,
+    weights: Path,
+    scores: dict[str, Any] | None,
+    out: Path,
+) -> None:
+    manifest = describe_run(
+        **describe(recipe, teacher),
+        dataset={"name": train.name, "split": train.split, "photos": len(train)},
+        threshold=threshold,
+        weights={"file": weights.name, "sha256": sha256(weights), "bytes": weights.stat().st_size},
+        scores=scores,
+    )
+    _write_json(out / "manifest.json", manifest)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=1) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
