@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sightline.data.reading import BoxCheck, Files, at, boxes_tensor, finish, four_numbers, keyed, whole
+from sightline.data.reading import BoxCheck, Files, at, boxes_tensor, finish, four_numbers, keyed
 from sightline.errors import InputError, unknown
 from sightline.types import Dataset, Sample
 
+Table = dict[str, tuple[int, list[str]]]  # key -> (line, the other columns)
 _FLAGS = {"train": "1", "test": "0"}
 
 
@@ -31,38 +32,30 @@ def read_cub(
     top = find_top(Path(root))
     names = keyed(top / "images.txt", "id file")
     classes = keyed(top / "classes.txt", "id name")
+    class_of = _column(top / "image_class_labels.txt", "id class", names)
+    is_training = _column(top / "train_test_split.txt", "id is_training", names)
+    box_of = _column(top / "bounding_boxes.txt", "id x y width height", names)
     labels = {key: label for label, key in enumerate(classes)}
-    columns = {
-        file: _all_images(top / file, columns, names)
-        for file, columns in (
-            ("image_class_labels.txt", "id class"),
-            ("train_test_split.txt", "id is_training"),
-            ("bounding_boxes.txt", "id x y width height"),
-        )
-    }
-    check, files, samples = BoxCheck(bad_boxes), Files(), []
     masks = next(
-        (folder for folder in (top / "segmentations", top.parent / "segmentations") if folder.is_dir()), None
+        (place for place in (top / "segmentations", top.parent / "segmentations") if place.is_dir()), None
     )
+    check, files, samples = BoxCheck(bad_boxes), Files(), []
     for key, (line, (name,)) in names.items():
-        flag_line, (flag,) = columns["train_test_split.txt"][key]
-        if flag not in ("0", "1"):
-            raise InputError(f"{at(top / 'train_test_split.txt', flag_line)}: expected 0 or 1, got {flag!r}")
+        flag, where = is_training[key][0][0], is_training[key][1]
+        if flag not in _FLAGS.values():
+            raise InputError(f"{where}: expected 0 or 1, got {flag!r}")
         if flag != _FLAGS[split]:
             continue
-        image = files.require(top / "images" / name, at(top / "images.txt", line))
-        label_line, (class_id,) = columns["image_class_labels.txt"][key]
+        here = at(top / "images.txt", line)
+        image = files.require(top / "images" / name, here)
+        mask = files.require((masks / name).with_suffix(".png"), here) if masks else None
+        (class_id,), where = class_of[key]
         if class_id not in labels:
-            where = at(top / "image_class_labels.txt", label_line)
             raise InputError(f"{where}: class {class_id!r} is not in {top / 'classes.txt'}")
-        box_line, fields = columns["bounding_boxes.txt"][key]
-        where = at(top / "bounding_boxes.txt", box_line)
-        x, y, width, height = four_numbers(fields, where, "x y width height")
-        box = check.keep((x, y, x + width, y + height), None, where)
-        mask = masks and files.require((masks / name).with_suffix(".png"), at(top / "images.txt", line))
-        samples.append(
-            Sample(name, image, labels[class_id], boxes_tensor([box] if box else []), (mask,) if mask else ())
-        )
+        x, y, width, height = four_numbers(*box_of[key], "x y width height")
+        box = check.keep((x, y, x + width, y + height), None, box_of[key][1])
+        boxes = boxes_tensor([box] if box else [])
+        samples.append(Sample(name, image, labels[class_id], boxes, (mask,) if mask else ()))
     categories = tuple(name.split(".", 1)[-1].replace("_", " ") for _, (name,) in classes.values())
     return finish(Dataset("cub", split, samples, categories), top, check, allow_empty=allow_empty)
 
@@ -78,16 +71,13 @@ def recognise(root: Path) -> bool:
     return (find_top(root) / "image_class_labels.txt").is_file()
 
 
-def _all_images(
-    path: Path, columns: str, names: dict[str, tuple[int, list[str]]]
-) -> dict[str, tuple[int, list[str]]]:
-    """A table with a row for every image of ``images.txt``, and for no other."""
+def _column(path: Path, columns: str, names: Table) -> dict[str, tuple[list[str], str]]:
+    """Image id -> (fields, where they stand), with a line for every image of ``images.txt`` and for no other."""
     table = keyed(path, columns)
     for key, (line, _) in table.items():
-        whole(key, at(path, line), "image id")
         if key not in names:
             raise InputError(f"{at(path, line)}: image {key} is not in {path.parent / 'images.txt'}")
     for key, (line, _) in names.items():
         if key not in table:
             raise InputError(f"{path} has no line for image {key} ({at(path.parent / 'images.txt', line)})")
-    return table
+    return {key: (fields, at(path, line)) for key, (line, fields) in table.items()}
