@@ -36,6 +36,8 @@ def checked_boxes(boxes_xyxy: Tensor, what: str = "boxes_xyxy") -> Tensor:
     if boxes_xyxy.ndim != 2 or boxes_xyxy.shape[1] != 4:
         raise InputError(f"{what} has shape {tuple(boxes_xyxy.shape)}; expected (B, 4): x0, y0, x1, y1")
     boxes = boxes_xyxy if boxes_xyxy.is_floating_point() else boxes_xyxy.float()
+    if not len(boxes):
+        return boxes
     if not torch.isfinite(boxes).all():
         raise InputError(f"{what} holds NaN or Inf")
     bad = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
@@ -101,7 +103,7 @@ class Geometry:
         return (boxes_xyxy - offset) / scale
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sample:
     """One image of a dataset: where it is, what it shows, and (for scoring only) where.
 
@@ -136,7 +138,7 @@ class Dataset:
         return self.samples[index]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """One class of one image: its index, its name, its softmax probability in [0, 1], its boxes (B, 4)."""
 

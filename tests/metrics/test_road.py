@@ -52,7 +52,7 @@ def test_impute_of_one_large_hole_is_smooth_and_keeps_what_is_known():
     x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     removed = torch.zeros(1, 32, 32, dtype=torch.bool)
     removed[:, 4:28, 4:28] = True
-    found = impute(x, removed)
+    found = impute(x, removed, tolerance=1e-5)
     assert torch.equal(found[:, :, ~removed[0]], x[:, :, ~removed[0]])
     assert torch.allclose(found[0], slow_impute(x[0], removed[0]), atol=1e-3)
 
@@ -75,7 +75,7 @@ def test_road_against_a_loop():
                 removed = torch.zeros(64, dtype=torch.bool)
                 removed[places] = True
                 filled = slow_impute(x[i], removed.view(8, 8))
-                assert float(curve[i, j]) == pytest.approx(float(score(filled[None], None)[0]), abs=1e-4)
+                assert float(curve[i, j]) == pytest.approx(float(score(filled[None], None)[0]), abs=1e-3)
     assert torch.allclose(found.combined, ((found.lerf - found.morf) / 2).mean(1))
 
 

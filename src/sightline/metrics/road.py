@@ -44,25 +44,24 @@ def road(
     generator = torch.Generator().manual_seed(seed)
     n, _, height, width = images.shape
     place = ranks(heatmaps).view(n, height, width)
-    rows = torch.arange(n, device=images.device)
-    found: dict[bool, list[Tensor]] = {True: [], False: []}
+    both, rows = images.repeat(2, 1, 1, 1), torch.arange(n, device=images.device).repeat(2)
+    found = []
     for p in percentiles:
         count = round(p / 100 * height * width)
-        for most in (True, False):
-            removed = place < count if most else place >= height * width - count
-            filled = impute(images, removed)
-            drawn = torch.randn(images.shape[1:], generator=generator).to(images) * noise
-            found[most].append(score(filled + drawn * removed[:, None], rows))
-    morf, lerf = torch.stack(found[True], 1), torch.stack(found[False], 1)
+        removed = torch.cat([place < count, place >= height * width - count])
+        drawn = torch.randn(images.shape[1:], generator=generator).to(images) * noise
+        found.append(score(impute(both, removed) + drawn * removed[:, None], rows))
+    morf, lerf = torch.split(torch.stack(found, 1), n)
     return Road(morf, lerf, ((lerf - morf) / 2).mean(1))
 
 
-def impute(images: Tensor, removed: Tensor, tolerance: float = 1e-4, most_iterations: int = 500) -> Tensor:
+def impute(images: Tensor, removed: Tensor, tolerance: float = 5e-4, most_iterations: int = 500) -> Tensor:
     """Fill the removed pixels so that each is the weighted mean of its neighbours: (N, C, H, W), mask (N, H, W).
 
     (Σ_j w_ij) x_i = Σ_j w_ij x_j over the 8 neighbours inside the image, w = 1/6 beside and 1/12 diagonally. The
     system is symmetric and positive definite; conjugate gradients solve it for all images and channels together,
-    from a first guess by a pyramid, to a residual of ``tolerance`` of the right side's. Kept pixels are unchanged.
+    to a residual of ``tolerance`` of the right side's, each resolution starting from the solution at half of it
+    (the cascadic multigrid of Bornemann & Deuflhard, 1996). Kept pixels are unchanged.
     Raises `InputError` where nothing is kept.
 
     >>> x = torch.tensor([[[[0., 9., 2.]]]])
@@ -72,25 +71,39 @@ def impute(images: Tensor, removed: Tensor, tolerance: float = 1e-4, most_iterat
     if bool(removed.flatten(1).all(1).any()):
         raise InputError("every pixel of an image is removed; at least one must be kept")
     hole = removed[:, None].to(images.dtype)
-    kept = images * (1 - hole)
+    return _solve(images * (1 - hole), hole, tolerance, most_iterations)
+
+
+def _solve(kept: Tensor, hole: Tensor, tolerance: float, most_iterations: int) -> Tensor:
+    """``kept`` is 0 where ``hole`` is 1; returns kept + the solution in the hole."""
+    height, width = kept.shape[2:]
+    if max(height, width) == 1:
+        return kept
+    solution = _from_half(kept, hole, tolerance, most_iterations) * hole
     diagonal = _neighbours(torch.ones_like(hole))
-    solution = _pyramid(kept, 1 - hole) * hole
     residual = (_neighbours(kept + solution) - diagonal * solution) * hole
     enough = tolerance * _norm(_neighbours(kept) * hole)
-    preconditioned = residual / diagonal
-    direction = preconditioned
-    product = _dot(residual, preconditioned)
-    for _ in range(most_iterations):
-        if bool((_norm(residual) <= enough).all()):
+    direction = residual
+    product = _dot(residual, residual)
+    for iteration in range(most_iterations):
+        if iteration % 4 == 0 and bool((product.sqrt() <= enough).all()):
             break
-        applied = (diagonal * direction - _neighbours(direction)) * hole
+        applied = (diagonal * direction - _neighbours(direction)).mul_(hole)
         step = _ratio(product, _dot(direction, applied))
-        solution = solution + step * direction
-        residual = residual - step * applied
-        preconditioned = residual / diagonal
-        product, before = _dot(residual, preconditioned), product
-        direction = preconditioned + _ratio(product, before) * direction
+        solution.addcmul_(step, direction)
+        residual = residual.addcmul(step, applied, value=-1)
+        product, before = _dot(residual, residual), product
+        direction = torch.addcmul(residual, _ratio(product, before), direction)
     return kept + solution
+
+
+def _from_half(kept: Tensor, hole: Tensor, tolerance: float, most_iterations: int) -> Tensor:
+    """The solution at half the resolution, enlarged; a coarse pixel is kept where any of its four is."""
+    known = F.avg_pool2d(1 - hole, 2, ceil_mode=True, count_include_pad=False)
+    mean = F.avg_pool2d(kept, 2, ceil_mode=True, count_include_pad=False) / known.clamp(min=1e-12)
+    coarse_hole = (known == 0).to(kept.dtype)
+    coarse = _solve(mean * (1 - coarse_hole), coarse_hole, tolerance, most_iterations)
+    return F.interpolate(coarse, size=kept.shape[2:], mode="bilinear", align_corners=False)
 
 
 def _neighbours(x: Tensor) -> Tensor:
@@ -99,21 +112,6 @@ def _neighbours(x: Tensor) -> Tensor:
     across = padded[..., :-2] + 2 * padded[..., 1:-1] + padded[..., 2:]
     both = across[..., :-2, :] + 2 * across[..., 1:-1, :] + across[..., 2:, :]
     return both / 12 - x / 3
-
-
-def _pyramid(kept: Tensor, weight: Tensor) -> Tensor:
-    """A smooth first guess: mean of the kept pixels at the finest scale that has any."""
-    height, width = kept.shape[2:]
-    mean = kept.sum((2, 3), keepdim=True) / weight.sum((2, 3), keepdim=True)
-    if max(height, width) == 1:
-        return mean
-    coarse_kept = F.avg_pool2d(kept, 2, ceil_mode=True, count_include_pad=False)
-    coarse_weight = F.avg_pool2d(weight, 2, ceil_mode=True, count_include_pad=False)
-    filled = coarse_kept / coarse_weight.clamp(min=1e-12)
-    known = (coarse_weight > 0).to(kept.dtype)
-    guess = filled * known + _pyramid(filled * known, known) * (1 - known)
-    fine = F.interpolate(guess, size=(height, width), mode="bilinear", align_corners=False)
-    return kept * weight + fine * (1 - weight)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
