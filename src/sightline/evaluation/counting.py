@@ -1,0 +1,167 @@
+"""What an evaluation depends on, what it counts in one pass, and what it refuses to count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sightline.boxes import make_boxes
+from sightline.errors import InputError
+from sightline.heatmap import make_heatmaps
+from sightline.metrics.ilsvrc import ILSVRC
+from sightline.metrics.pixels import truth_mask
+from sightline.metrics.protocols import Rescaling
+from sightline.metrics.tally import BoxTally, PixelTally
+from sightline.types import Geometry, Sample
+
+Array = NDArray[Any]
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the numbers depend on, besides the models and the images."""
+
+    truth: str = "boxes"  # boxes | masks | none
+    protocol: str = "exact"
+    standards: tuple[str, ...] = ("max",)
+    normalise: str = "minmax"
+    percentile: float = 90.0
+    view: str = "whole"
+    gt_only: bool = False
+    input_size: int | None = None
+    batch_size: int = 32
+    workers: int = 1
+    on_bad: str = "refuse"
+    limit: int | None = None
+    resamples: int = 2000
+    cases: int = 4
+
+    def rescaling(self, standard: str) -> Rescaling:
+        """How a raw map becomes a heatmap, for `sweep_ious`."""
+        return Rescaling(self.normalise, standard or "max", self.percentile)
+
+    def tally(self, standard: str, shown: float) -> BoxTally | PixelTally | None:
+        """An empty accumulator for one row."""
+        if self.truth == "none":
+            return None
+        if self.truth == "masks":
+            return PixelTally(self.rescaling(standard))
+        return BoxTally(self.protocol, self.rescaling(standard), shown, self.workers)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row to be: a method's label, its standard, and which recipe it is."""
+
+    method: str
+    standard: str
+    recipe: int = 0
+
+
+@dataclass
+class Counted:
+    """What one pass over a split counted; arrays an image are in the order of ``indices``."""
+
+    tallies: list[BoxTally | PixelTally | None]
+    indices: list[int] = field(default_factory=list)
+    sizes_hw: list[tuple[int, int]] = field(default_factory=list)
+    ranks: list[Tensor] = field(default_factory=list)  # (N, 2) bool: true class first, among the first five
+    guesses: list[ILSVRC] = field(default_factory=list)  # one a recipe
+
+    def right(self, top: int) -> Array | None:
+        """Whether the true class is among the ``top`` (1 or 5) most probable: (N,) bool; None without a model."""
+        if not self.ranks:
+            return None
+        found: Array = torch.cat(self.ranks)[:, 0 if top == 1 else 1].numpy()
+        return found
+
+
+@dataclass
+class Skipped:
+    """Images that cannot be scored: refused at once, or left out and listed with the reason."""
+
+    on_bad: str
+    reasons: dict[int, str] = field(default_factory=dict)
+
+    def add(self, found: dict[int, str]) -> None:
+        """Count these; raise `InputError` with their number and the first three, unless they are to be skipped."""
+        if found and self.on_bad == "refuse":
+            some = "; ".join(list(found.values())[:3])
+            more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
+            images = "1 image" if len(found) == 1 else f"{len(found)} images"
+            raise InputError(f"{images} cannot be scored: {some}{more}; on-bad skip leaves such images out")
+        self.reasons.update(found)
+
+
+@dataclass
+class Batch:
+    """Some images with what is known of each; ``images`` (N, 3, H, W) where a model is to see them."""
+
+    indices: list[int] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    geometries: list[Geometry] = field(default_factory=list)
+    tensors: list[Tensor] = field(default_factory=list)
+    images: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+    def add(self, index: int, sample: Sample, geometry: Geometry, tensor: Tensor | None = None) -> None:
+        """One more image."""
+        self.indices.append(index)
+        self.samples.append(sample)
+        self.geometries.append(geometry)
+        self.tensors += [] if tensor is None else [tensor]
+
+
+def boxes_of(raw: Tensor, geometry: Geometry, settings: Settings, standard: str, tau: float) -> Tensor:
+    """The box (≤ 1, 4) of one raw map (h, w) in photo pixels, by this project's own rule."""
+    heatmap = make_heatmaps(raw, geometry.input_hw, settings.normalise, settings.percentile)
+    return geometry.to_photo(make_boxes(heatmap[None, None], tau, standard, settings.percentile)[0][0])
+
+
+def box_outside(sample: Sample, photo_hw: tuple[int, int]) -> str | None:
+    """One line on a true box that leaves its photo by more than a pixel (data sets round differently)."""
+    height, width = photo_hw
+    for x0, y0, x1, y1 in sample.boxes_xyxy.tolist():
+        if min(x0, y0) < -1 or x1 > width + 1 or y1 > height + 1:
+            return f"{sample.id}: box {x0:g} {y0:g} {x1:g} {y1:g} leaves its photo of {width}×{height}"
+    return None
+
+
+def true_mask(sample: Sample) -> Array:
+    """The true mask of an image at 224×224 (see `truth_mask`); raises `InputError` where its parts' sizes differ."""
+    parts = [_read_mask(path) for path in sample.masks]
+    ignore = None if sample.ignore_mask is None else _read_mask(sample.ignore_mask)
+    shapes = {part.shape for part in [*parts, *([] if ignore is None else [ignore])]}
+    if len(shapes) > 1:
+        sizes = " and ".join(f"{h}×{w}" for h, w in sorted(shapes))
+        raise InputError(f"{sample.id}: its masks are of {sizes}; expected one size")
+    return truth_mask(parts, ignore)
+
+
+def _read_mask(path: Path) -> Array:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("L")) > 127 if picture.mode == "1" else np.asarray(picture) > 0
+    except (OSError, ValueError, SyntaxError):
+        raise InputError(f"mask {path} cannot be read as an image") from None
+
+
+def update(tally: BoxTally | PixelTally | None, maps: Sequence[Any], batch: Batch) -> None:
+    if isinstance(tally, BoxTally):
+        tally.update(maps, [sample.boxes_xyxy for sample in batch.samples], batch.geometries)
+    elif isinstance(tally, PixelTally):
+        tally.update(maps, [true_mask(sample) for sample in batch.samples], batch.indices)
+
+
+def chunks(indices: Sequence[int], size: int) -> Iterator[list[int]]:
+    for start in range(0, len(indices), size):
+        yield list(indices[start : start + size])

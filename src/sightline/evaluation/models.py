@@ -1,0 +1,207 @@
+"""A model and its methods, counted in one pass over the photos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from sightline.boxes import five_guesses
+from sightline.data.classes import match_classes
+from sightline.data.images import read_image
+from sightline.errors import InputError
+from sightline.evaluation.counting import (
+    Advance,
+    Batch,
+    Counted,
+    Line,
+    Settings,
+    Skipped,
+    box_outside,
+    boxes_of,
+    chunks,
+    true_mask,
+    update,
+)
+from sightline.explanation import explain
+from sightline.heatmap import make_heatmaps
+from sightline.methods.combinators import Maps, Recipe, combined
+from sightline.metrics.ilsvrc import ILSVRC
+from sightline.metrics.protocols import in_threads
+from sightline.models.loading import LoadedModel
+from sightline.models.preprocess import Preprocess
+from sightline.types import Dataset, Geometry, Sample
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+GUESSED = 3  # the heuristics take boxes of the three most probable classes only
+
+
+class ModelSource:
+    """A model and its methods: rows = methods × standards, all counted in one pass over the photos."""
+
+    def __init__(self, name: str, model: LoadedModel, recipes: Sequence[Recipe], settings: Settings) -> None:
+        self.name, self.model, self.settings = name, model, settings
+        self.preprocess = _preprocess(model, settings.input_size)
+        self.recipes = list(recipes) if settings.truth != "none" else []
+        self.makers = [_maker(recipe) for recipe in self.recipes]
+        self.lines = [
+            Line(recipe.label, standard, number)
+            for number, recipe in enumerate(self.recipes)
+            for standard in settings.standards
+        ] or [Line("", "")]
+        self.outputs = _count_outputs(self)
+
+    @property
+    def guessing(self) -> bool:
+        """Whether the five guesses after the authors' generator are made: they need the maps of other classes."""
+        s = self.settings
+        return s.truth == "boxes" and s.protocol == "exact" and not s.gt_only
+
+    def match(self, dataset: Dataset) -> list[int]:
+        """The model's output for each class of the data set; raises `InputError` where there is none."""
+        return match_classes(dataset.categories, self.model.categories, self.outputs, self.name)
+
+    def score(
+        self,
+        dataset: Dataset,
+        indices: Sequence[int],
+        shown: Sequence[float],
+        skipped: Skipped,
+        advance: Advance,
+    ) -> Counted:
+        """Count the images; ``shown`` is for each row the τ at which its IoUs are kept."""
+        counted = Counted(
+            [self.settings.tally(line.standard, tau) for line, tau in zip(self.lines, shown, strict=True)]
+        )
+        counted.guesses = [ILSVRC(keep=True) for _ in self.recipes] if self.guessing else []
+        classes = torch.tensor(self.match(dataset))
+        for chunk in chunks(indices, self.settings.batch_size):
+            batch = self._batch(dataset, chunk, skipped)
+            if batch.indices:
+                self._count(batch, classes[[s.label or 0 for s in batch.samples]], counted)
+            advance(len(chunk))
+        return counted
+
+    def _count(self, batch: Batch, labels: Tensor, counted: Counted) -> None:
+        ranked = self._ranked(batch.images)
+        counted.indices += batch.indices
+        counted.sizes_hw += [geometry.photo_hw for geometry in batch.geometries]
+        right = ranked == labels[:, None]
+        counted.ranks.append(torch.stack([right[:, 0], right.any(1)], 1))
+        classes = torch.cat([labels[:, None], ranked[:, : GUESSED if self.guessing else 0]], 1)
+        for number in range(len(self.recipes)):
+            maps = self.makers[number](self.model, batch.images, classes.to(batch.images.device)).cpu()
+            if self.guessing:
+                self._guess(counted.guesses[number], maps[:, 1:], ranked, labels, batch)
+            for line, tally in zip(self.lines, counted.tallies, strict=True):
+                if line.recipe == number:
+                    update(tally, list(maps[:, 0]), batch)
+
+    def _ranked(self, images: Tensor) -> Tensor:
+        """The five most probable classes of each image, or all where there are fewer: (N, ≤ 5)."""
+        with torch.no_grad():
+            logits: Tensor = self.model(images)
+        return logits.topk(min(5, self.outputs), dim=1).indices.cpu()
+
+    def _guess(self, score: ILSVRC, maps: Tensor, ranked: Tensor, labels: Tensor, batch: Batch) -> None:
+        """Count the five guesses: loose₁, tight₁, loose₂, tight₂, loose₃ of the most probable classes."""
+        s, input_hw = self.settings, batch.geometries[0].input_hw
+        heatmaps = make_heatmaps(maps, input_hw, s.normalise, s.percentile)
+        heatmaps = torch.cat([heatmaps, heatmaps.new_zeros(len(maps), 5 - maps.shape[1], *input_hw)], 1)
+        classes = torch.cat([ranked, ranked.new_full((len(ranked), 5 - ranked.shape[1]), -1)], 1)
+        guesses = [five_guesses(one, "heuristics") for one in heatmaps]
+        boxes = [g.to_photo(one.boxes_xyxy) for g, one in zip(batch.geometries, guesses, strict=True)]
+        chosen = torch.stack([row[one.class_ranks] for row, one in zip(classes, guesses, strict=True)])
+        score.update(chosen, torch.stack(boxes), labels, [sample.boxes_xyxy for sample in batch.samples])
+
+    def look(
+        self, dataset: Dataset, indices: Sequence[int], line: Line, tau: float
+    ) -> list[tuple[Tensor, str | None]]:
+        """For a few images again: the predicted boxes (B, 4) in photo pixels, and the name of the predicted class."""
+        batch = self._batch(dataset, indices, Skipped("refuse"))
+        outputs = self.match(dataset)
+        labels = torch.tensor([outputs[sample.label or 0] for sample in batch.samples])
+        maps = self.makers[line.recipe](
+            self.model, batch.images, labels[:, None].to(batch.images.device)
+        ).cpu()
+        boxes = [
+            boxes_of(one, geometry, self.settings, line.standard, tau)
+            for one, geometry in zip(maps[:, 0], batch.geometries, strict=True)
+        ]
+        back = {output: dataset.categories[label] for label, output in enumerate(outputs)}
+        first = self._ranked(batch.images)[:, 0].tolist()
+        names = self.model.categories or [f"class {index}" for index in range(self.outputs)]
+        return [(box, back.get(index, names[index])) for box, index in zip(boxes, first, strict=True)]
+
+    def _batch(self, dataset: Dataset, indices: Sequence[int], skipped: Skipped) -> Batch:
+        def read(index: int) -> tuple[Tensor, Geometry] | str:
+            found = _photo(dataset[index], self.settings.truth)
+            return found if isinstance(found, str) else self.preprocess.prepare(found, self.settings.view)
+
+        batch = Batch()
+        for index, found in zip(indices, in_threads(read, indices, self.settings.workers), strict=True):
+            if isinstance(found, str):
+                skipped.add({index: found})
+            else:
+                batch.add(index, dataset[index], found[1], found[0])
+        like = next(self.model.parameters(), torch.zeros(0))
+        if batch.indices:
+            batch.images = torch.stack(batch.tensors).to(like.device, like.dtype)
+        return batch
+
+
+def _photo(sample: Sample, truth: str) -> PIL.Image.Image | str:
+    """The photo, or one line on why this image cannot be scored."""
+    try:
+        photo = read_image(sample.source)
+        if truth == "masks":
+            true_mask(sample)  # here to find out whether it can be had
+        return box_outside(sample, (photo.height, photo.width)) or photo
+    except InputError as error:
+        return str(error)
+
+
+def _maker(recipe: Recipe) -> Maps:
+    """The recipe as a function of a model, images and classes."""
+
+    def maps(model: nn.Module, images: Tensor, classes: Tensor, *, layer: Any = None) -> Tensor:
+        return explain(model, images, method=recipe.name, classes=classes, layer=layer, **recipe.options).maps
+
+    return combined(maps, recipe)
+
+
+def _preprocess(model: LoadedModel, input_size: int | None) -> Preprocess:
+    """The model's own preparation, or that with another input size (the resize before a crop grows with it)."""
+    own = model.preprocess
+    if own is None:
+        raise InputError(f"{model.name} has no preprocessing; give one: load_model(model, transform=...)")
+    if input_size is None:
+        return own
+    if own.transform is not None:
+        raise InputError(f"{model.name} prepares photos by its own code, whose input size cannot be changed")
+    factor = input_size / min(own.input_hw)
+    sides = own.resize if isinstance(own.resize, tuple) else (own.resize,)
+    grown = tuple(round(side * factor) for side in sides)
+    resize = (grown[0], grown[1]) if len(grown) == 2 else grown[0]
+    return replace(own, input_hw=(input_size, input_size), resize=resize)
+
+
+def _count_outputs(source: ModelSource) -> int:
+    """How many classes the network gives, asked of it with one empty image of the input size."""
+    like = next(source.model.parameters(), torch.zeros(0))
+    height, width = source.preprocess.input_hw
+    blank = torch.zeros(1, len(source.preprocess.mean), height, width).to(like.device, like.dtype)
+    try:
+        with torch.no_grad():
+            logits = source.model(blank)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{source.name} cannot take an input of {height}×{width}: {reason}") from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise InputError(f"{source.name} gives no class scores (N, C); only classifiers can be evaluated")
+    return logits.shape[1]

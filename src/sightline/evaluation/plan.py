@@ -1,0 +1,114 @@
+"""Which choices fit together, and which images of a split are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sightline.boxes import STANDARDS
+from sightline.errors import InputError, unknown
+from sightline.evaluation.counting import Settings, Skipped
+from sightline.evaluation.models import ModelSource
+from sightline.evaluation.saved import SavedSource
+from sightline.explanation import VIEWS
+from sightline.heatmap import NORMALISATIONS
+from sightline.metrics.localisation import grid_index
+from sightline.metrics.protocols import PROTOCOLS
+from sightline.types import Dataset
+
+FIXED = {"max": 0.2, "percentile": 0.35}  # each paper's own: Zhou et al. 2016; Bae et al. 2020
+ON_BAD = ("refuse", "skip")
+
+
+@dataclass
+class Plan:
+    """Which images of a split are scored."""
+
+    dataset: Dataset
+    indices: list[int]
+    skipped: Skipped
+
+
+def truth_of(dataset: Dataset, protocol: str) -> str:
+    """What can be scored: boxes, masks, or the classes alone."""
+    if protocol == "pxap":
+        if not any(sample.masks for sample in dataset.samples):
+            raise InputError(f"protocol pxap scores masks; {dataset.name} {dataset.split} has none")
+        return "masks"
+    return "boxes" if any(len(sample.boxes_xyxy) for sample in dataset.samples) else "none"
+
+
+def checked(settings: Settings, threshold: float | None) -> dict[str, float]:
+    """The fixed threshold of each standard; raises `InputError` for the first wrong choice."""
+    choices = (
+        ("protocol", settings.protocol, (*PROTOCOLS, "pxap")),
+        ("view", settings.view, VIEWS),
+        ("normalisation", settings.normalise, NORMALISATIONS),
+        ("choice for bad images", settings.on_bad, ON_BAD),
+        *(("standard", standard, STANDARDS) for standard in settings.standards),
+    )
+    for what, given, valid in choices:
+        if given not in valid:
+            raise unknown(what, given, valid)
+    for name in ("batch_size", "workers", "resamples", "limit", "input_size"):
+        number = getattr(settings, name)
+        if number is not None and number < 1:
+            raise InputError(f"{name}={number}; expected 1 or more")
+    if settings.protocol == "pxap" and settings.view != "whole":
+        raise InputError("protocol pxap compares whole photos; expected view='whole'")
+    fixed = {name: FIXED[name] if threshold is None else threshold for name in settings.standards}
+    for tau in fixed.values():
+        grid_index(tau)
+    return fixed
+
+
+def check_choice(dataset: Dataset, choose_on: Dataset | None, settings: Settings) -> None:
+    """A threshold is never chosen on an image that it is reported on."""
+    if choose_on is None:
+        return
+    if settings.truth != "boxes":
+        raise InputError("there is no threshold to choose: without boxes, and under pxap, none is used")
+    if choose_on.categories != dataset.categories:
+        raise InputError(f"the classes of {choose_on.split} are not those of {dataset.split}")
+    if truth_of(choose_on, settings.protocol) != "boxes":
+        raise InputError(f"{choose_on.name} {choose_on.split} has no boxes; no threshold can be chosen on it")
+    same = (choose_on.name, choose_on.split) == (dataset.name, dataset.split)
+    shared = {str(sample.source) for sample in choose_on.samples} & {
+        str(sample.source) for sample in dataset.samples
+    }
+    if same or shared:
+        count = f"{len(shared)} image{'s' * (len(shared) != 1)}"
+        raise InputError(
+            f"the threshold would be chosen on {choose_on.split} and reported on {dataset.split}, which share "
+            f"{count}; choose it on another split"
+        )
+
+
+def make_plan(
+    dataset: Dataset, settings: Settings, sources: Sequence[ModelSource | SavedSource], limit: int | None
+) -> Plan:
+    """The images to be scored, after a look at all that can be known without opening a photo."""
+    count = len(dataset) if limit is None else min(limit, len(dataset))
+    indices = [place * len(dataset) // count for place in range(count)]
+    skipped = Skipped(settings.on_bad)
+    skipped.add({index: why for index in indices if (why := _lacks(dataset, index, settings.truth))})
+    for source in sources:
+        if isinstance(source, SavedSource):
+            strangers = source.strangers()
+            if strangers and settings.on_bad == "refuse":
+                some = ", ".join(strangers[:3])
+                raise InputError(
+                    f"{len(strangers)} file(s) in {source.folder} belong to no image of the split: {some}; "
+                    "on-bad skip leaves them out"
+                )
+            source.check(dataset, [i for i in indices if i not in skipped.reasons], skipped)
+    return Plan(dataset, [index for index in indices if index not in skipped.reasons], skipped)
+
+
+def _lacks(dataset: Dataset, index: int, truth: str) -> str | None:
+    sample = dataset[index]
+    if sample.label is None:
+        return f"{sample.id} has no label"
+    if truth == "boxes" and len(sample.boxes_xyxy) == 0:
+        return f"{sample.id} has no true box"
+    return f"{sample.id} has no true mask" if truth == "masks" and not sample.masks else None

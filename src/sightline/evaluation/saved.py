@@ -1,0 +1,121 @@
+"""A folder of anyone's saved maps, counted in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sightline.data.saved_maps import SavedMaps
+from sightline.errors import InputError
+from sightline.evaluation.counting import (
+    Advance,
+    Batch,
+    Counted,
+    Line,
+    Settings,
+    Skipped,
+    box_outside,
+    boxes_of,
+    chunks,
+    true_mask,
+    update,
+)
+from sightline.methods.combinators import Recipe
+from sightline.metrics.protocols import in_threads
+from sightline.types import Dataset, Geometry
+
+
+class SavedSource:
+    """A folder of anyone's maps of the true classes: one row a standard, no classification."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        settings: Settings,
+        size_hw: tuple[int, int] | None,
+        splits: Sequence[Dataset],
+    ) -> None:
+        self.folder, self.settings, self.name = Path(folder), settings, ""
+        self.lines = [Line(f"maps in {self.folder.name}", standard) for standard in settings.standards]
+        self._maps = _saved_maps(self.folder, splits, size_hw)
+        self.recipes: list[Recipe] = []
+
+    def strangers(self) -> list[str]:
+        """Files that belong to no image."""
+        return sorted({name for maps in self._maps.values() for name in maps.strangers})
+
+    def check(self, dataset: Dataset, indices: Sequence[int], skipped: Skipped) -> None:
+        """Look at every map before any is scored: missing ones, NaN, wrong sizes, boxes outside the photo."""
+        maps = self._maps[_key(dataset)]
+
+        def wrong(index: int) -> str | None:
+            try:
+                _, photo_hw = maps.read(dataset[index])
+                if self.settings.truth == "masks":
+                    true_mask(dataset[index])
+            except InputError as error:
+                return str(error)
+            return box_outside(dataset[index], photo_hw)
+
+        found = zip(indices, in_threads(wrong, indices, self.settings.workers), strict=True)
+        skipped.add({index: reason for index, reason in found if reason is not None})
+
+    def score(
+        self,
+        dataset: Dataset,
+        indices: Sequence[int],
+        shown: Sequence[float],
+        skipped: Skipped,
+        advance: Advance,
+    ) -> Counted:
+        """Count the images; arguments as in `ModelSource.score`."""
+        counted = Counted(
+            [self.settings.tally(line.standard, tau) for line, tau in zip(self.lines, shown, strict=True)]
+        )
+        for chunk in chunks(indices, self.settings.batch_size):
+            batch, maps = Batch(), []
+            for index in chunk:
+                found, photo_hw = self._maps[_key(dataset)].read(dataset[index])
+                maps.append(found)
+                batch.add(index, dataset[index], Geometry.identity(photo_hw))
+            for tally in counted.tallies:
+                update(tally, maps, batch)
+            counted.indices += batch.indices
+            counted.sizes_hw += [geometry.photo_hw for geometry in batch.geometries]
+            advance(len(chunk))
+        return counted
+
+    def look(
+        self, dataset: Dataset, indices: Sequence[int], line: Line, tau: float
+    ) -> list[tuple[Tensor, str | None]]:
+        """For a few images the predicted boxes; there is no predicted class."""
+        read = [self._maps[_key(dataset)].read(dataset[index]) for index in indices]
+        return [
+            (boxes_of(torch.from_numpy(one), Geometry.identity(hw), self.settings, line.standard, tau), None)
+            for one, hw in read
+        ]
+
+
+def _saved_maps(
+    folder: Path, splits: Sequence[Dataset], size_hw: tuple[int, int] | None
+) -> dict[str, SavedMaps]:
+    """The maps of each split: in ``folder/SPLIT`` where there is such a folder, else in ``folder`` itself."""
+    places = {_key(d): folder / d.split if (folder / d.split).is_dir() else folder for d in splits}
+    here = [d for d in splits if places[_key(d)] == folder]
+    ids = [sample.id for d in here for sample in d.samples]
+    if len(here) > 1 and len(set(ids)) < len(ids):
+        names = " and ".join(d.split for d in here)
+        raise InputError(
+            f"{names} have images of one id; put the maps into {folder}/{here[0].split} and so on"
+        )
+    together = [sample for d in here for sample in d.samples]
+    return {
+        _key(d): SavedMaps(places[_key(d)], together if d in here else d.samples, size_hw) for d in splits
+    }
+
+
+def _key(dataset: Dataset) -> str:
+    return f"{dataset.name} {dataset.split}"

@@ -1,0 +1,175 @@
+"""What one row of an evaluation table counts, image by image, and the scores with intervals that come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sightline.metrics.bootstrap import Interval, bootstrap_interval, paired_difference
+from sightline.metrics.localisation import BoxAccuracy, best_threshold, grid_index
+from sightline.metrics.pixels import PxAP
+from sightline.metrics.protocols import Map, Place, Rescaling, sweep_ious
+
+Array = NDArray[Any]
+DELTA = 0.5  # the IoU from which a box is right
+V2_DELTAS = (0.3, 0.5, 0.7)
+
+
+class BoxTally:
+    """GT-known localisation of one row at every τ of the grid, from one pass over each map.
+
+    Kept are 125 bytes an image and δ (packed hits), and the IoU at one threshold ``shown`` (for the best and
+    the worst cases). With ``protocol="wsol-v2"`` δ = 0.3, 0.5, 0.7, else 0.5.
+
+    >>> import torch
+    >>> tally = BoxTally("exact", Rescaling(), shown=0.2)
+    >>> squares = torch.zeros(1, 8, 8); squares[:, 2:6, 2:6] = 1
+    >>> tally.update(squares, [torch.tensor([[2.0, 2, 6, 6]])], [(8, 8)])
+    >>> tally.hits(0.2), tally.ious
+    (array([ True]), array([1.], dtype=float32))
+    """
+
+    def __init__(self, protocol: str, rescaling: Rescaling, shown: float, workers: int = 1) -> None:
+        deltas = V2_DELTAS if protocol == "wsol-v2" else (DELTA,)
+        self.accuracy = BoxAccuracy(protocol, deltas, rescaling, keep=True)
+        self.shown, self.workers = shown, workers
+        self._ious: list[Array] = []
+
+    def update(self, maps: Tensor | Sequence[Map], boxes: Sequence[Tensor], places: Sequence[Place]) -> None:
+        """Count N images; arguments and errors as in `sweep_ious`."""
+        score = self.accuracy
+        found = sweep_ious(maps, boxes, places, (score.protocol,), score.rescaling, workers=self.workers)
+        ious = found[score.protocol]
+        score.add_ious(ious)
+        self._ious.append(ious[:, grid_index(self.shown)].astype(np.float32))
+
+    @property
+    def ious(self) -> Array:
+        """Each image's IoU at the threshold ``shown``: (N,) float32."""
+        return np.concatenate([np.zeros(0, np.float32), *self._ious])
+
+    @property
+    def best(self) -> float:
+        """The τ of the highest accuracy at δ = 0.5, the lowest of equals."""
+        return best_threshold(self.accuracy, DELTA)
+
+    @property
+    def curve(self) -> Array:
+        """GT-known localisation (δ = 0.5) at each τ of the grid: (1000,)."""
+        return self.accuracy.accuracies[self.accuracy.deltas.index(DELTA)]  # type: ignore[no-any-return]
+
+    def hits(self, tau: float) -> Array:
+        """Whether each image's box is right at τ, δ = 0.5: (N,) bool."""
+        hits: Array = self.accuracy.per_image[:, self.accuracy.deltas.index(DELTA), grid_index(tau)]
+        return hits
+
+    def swept(self) -> Array:
+        """The hits at every τ, δ = 0.5: (N, 1000) bool."""
+        hits: Array = self.accuracy.per_image[:, self.accuracy.deltas.index(DELTA)]
+        return hits
+
+
+class PixelTally:
+    """PxAP of one row, with an interval from a Poisson bootstrap: image i counts Poisson(1) times in each resample.
+
+    The state is one pair of histograms a resample, whatever the number of images; the draws of image i
+    depend on i alone, so that two rows are compared on the same resamples.
+
+    >>> tally = PixelTally(Rescaling(), resamples=20)
+    >>> truth = np.zeros((224, 224), np.uint8); truth[:112] = 1
+    >>> tally.update([truth.astype(np.float32)] * 9, [truth] * 9, range(9))
+    >>> tally.interval()
+    Interval(value=1.0, low=1.0, high=1.0)
+    """
+
+    def __init__(self, rescaling: Rescaling, resamples: int = 500) -> None:
+        self.score = PxAP("wsol", rescaling)
+        self.resampled = np.zeros((resamples, *self.score.counts.shape))
+
+    def update(self, maps: Sequence[Map], masks: Sequence[Array], indices: Sequence[int]) -> None:
+        """Count N images: raw maps (h, w), true masks (see `PxAP`), and each image's place in the data set."""
+        for one, mask, index in zip(maps, masks, indices, strict=True):
+            single = PxAP("wsol", self.score.rescaling)
+            single.update([one], [mask])
+            self.score += single
+            times = np.random.default_rng(index).poisson(1, len(self.resampled))
+            self.resampled += times[:, None, None] * single.counts
+
+    def interval(self, minus: PixelTally | None = None) -> Interval:
+        """PxAP, or its difference to another row's, with the 95 % interval."""
+        value, draws = self.score.compute(), self._draws()
+        if minus is not None:
+            value, draws = value - minus.score.compute(), draws - minus._draws()
+        low, high = np.quantile(draws, [0.025, 0.975])
+        return Interval(value, float(low), float(high))
+
+    def _draws(self) -> Array:
+        found = []
+        for counts in self.resampled:
+            one = PxAP("wsol", self.score.rescaling)
+            one.counts = counts
+            found.append(one.compute() if counts[1].sum() > 0 else 0.0)
+        return np.array(found)
+
+
+def per_image_scores(
+    tally: BoxTally | None,
+    taus: Mapping[str, float],
+    top1: Array | None = None,
+    top5: Array | None = None,
+    heuristics: Mapping[str, Array] | None = None,
+) -> dict[str, Array]:
+    """Every score of a row as numbers an image: (N,), whose mean it is, or (N, T), whose best mean over T it is.
+
+    ``taus`` names thresholds ("fixed", "chosen"); ``top1`` and ``top5`` (N,): whether the true class is
+    among the most probable. Each image has boxes of one class, so the top-k localisation error with one box
+    a class needs no further map: 1 - mean(top_k · hit), hit being that of the true class's own map.
+
+    >>> per_image_scores(None, {}, top1=np.array([True, False]))["top1_cls_error"]
+    array([False,  True])
+    """
+    scores: dict[str, Array] = {}
+    ranks = {name: right for name, right in (("top1", top1), ("top5", top5)) if right is not None}
+    for name, right in ranks.items():
+        scores[f"{name}_cls_error"] = ~right
+    if tally is not None:
+        for which, tau in taus.items():
+            hits = tally.hits(tau)
+            scores[f"gt_known_{which}"] = hits
+            for name, right in ranks.items():
+                scores[f"{name}_loc_error_{which}"] = ~(right & hits)
+        scores["gt_known_swept"] = tally.swept()
+        if len(tally.accuracy.deltas) > 1:
+            scores["max_box_acc_v2"] = tally.accuracy.per_image
+    for name, right in (heuristics or {}).items():
+        scores[f"{name}_error_heuristics"] = ~right
+    return scores
+
+
+def intervals(scores: Mapping[str, Array], resamples: int) -> dict[str, Interval]:
+    """Each score with its 95 % bootstrap interval.
+
+    >>> intervals({"gt_known_fixed": np.array([True, True])}, 10)
+    {'gt_known_fixed': Interval(value=1.0, low=1.0, high=1.0)}
+    """
+    return {name: bootstrap_interval(values, resamples) for name, values in scores.items()}
+
+
+def differences(
+    scores: Mapping[str, Array], first: Mapping[str, Array], resamples: int
+) -> dict[str, Interval]:
+    """Each score minus the first row's of the same name, paired: both on the same resampled images.
+
+    >>> row = {"gt_known_fixed": np.array([True, False])}
+    >>> differences(row, row, 10)["gt_known_fixed"].high
+    0.0
+    """
+    return {
+        name: paired_difference(values, first[name], resamples)
+        for name, values in scores.items()
+        if name in first
+    }
