@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import pkgutil
 import sys
 import warnings
@@ -95,11 +96,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shown, warnings.showwarning = warnings.showwarning, _show_warning
     try:
         code = build_app()(arguments, prog_name="sightline", standalone_mode=False)
+        if code == INTERRUPTED:  # some versions of Typer make Ctrl-C an exit code themselves
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else OK
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted", INTERRUPTED)
     except BrokenPipeError:  # `sightline models | head`
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python still flushes at the end
         return PIPE_CLOSED
     except Exception as error:
         message = _one_line(error)

@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.errors import InputError, unknown
+from sightline.errors import InputError
 
 if TYPE_CHECKING:
     from sightline.models.loading import LoadedModel
 
 ModelName = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="A name of `sightline models`, or a checkpoint made here."),
+    typer.Option(
+        "--model", "-m", help="A name of `sightline models`, or a checkpoint made here. [default: bundled]"
+    ),
 ]
 Weights = Annotated[
     str | None,
-    typer.Option(help="A weights file (.safetensors, .pth), `default` (published) or `none` (random)."),
+    typer.Option(
+        help="A file (.safetensors, .pth), `none` (random), or a published set. [default: published]"
+    ),
 ]
 Categories = Annotated[
     Path | None, typer.Option(help="A text file with the class names, one a line, in the model's order.")
@@ -29,15 +33,10 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 
 def load(model: str | None, weights: str | None, categories: Path | None, device: str) -> LoadedModel:
     """The model that the options name, on its device; without a name the default model."""
-    from sightline.models.loading import default_model, load_model
+    from sightline.models.loading import load_model
 
-    where = find_device(device)
-    if model is None:
-        if weights is not None:
-            raise InputError("--weights was given without --model; name the network that they belong to")
-        return default_model().to(where)
     names = None if categories is None else read_categories(categories)
-    return load_model(model, weights=weights, categories=names, device=where)
+    return load_model(model, weights=weights, categories=names, device=device)
 
 
 def read_categories(path: Path) -> list[str]:
@@ -51,26 +50,6 @@ def read_categories(path: Path) -> list[str]:
     if empty or not names:
         raise InputError(f"--categories {path}: line {(empty or [1])[0]} is empty; expected a class name")
     return [name.strip() for name in names]
-
-
-def find_device(name: str) -> str:
-    """A device that is there, by its name; "auto" takes the first accelerator, else the CPU.
-
-    >>> find_device("cpu")
-    'cpu'
-    """
-    import torch
-
-    there = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    there += ["mps"] * torch.backends.mps.is_available() + ["cpu"]
-    if name == "auto":
-        return there[0]
-    wanted = "cuda:0" if name == "cuda" else name
-    if wanted in there:
-        return wanted
-    if wanted.partition(":")[0] in ("cuda", "mps"):
-        raise InputError(f"device {name!r} is not on this machine; available: {', '.join(there)}")
-    raise unknown("device", name, ["auto", *there, "cuda", "mps"])
 
 
 def read_classes(text: str, categories: Sequence[str] | None) -> str | list[str]:

@@ -137,8 +137,14 @@ def _describe(model: LoadedModel, settings: Settings) -> dict[str, Any]:
     from sightline.manifest import describe_run
 
     options = {name: value for name, value in vars(settings).items() if name != "method_options"}
+    device = next((str(p.device) for p in model.parameters()), "cpu")
     return describe_run(
-        model={"name": model.name, "weights": model.weights, "weights_sha256": model.weights_sha256},
+        model={
+            "name": model.name,
+            "weights": model.weights,
+            "weights_sha256": model.weights_sha256,
+            "device": device,
+        },
         options=options,
         methods={},
         complete=False,

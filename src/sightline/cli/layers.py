@@ -6,12 +6,9 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli._options import Weights
-
 
 def layers(
     model: Annotated[str, typer.Argument(help="A name of `sightline models`, or a checkpoint made here.")],
-    weights: Weights = "none",
 ) -> None:
     """List the layers that can be explained, the shape of each, and the one that is taken by itself.
 
@@ -22,11 +19,14 @@ def layers(
     """
     import torch
 
-    from sightline.cli._options import load
     from sightline.cli._print import print_table
+    from sightline.models.loading import list_models, load_model
     from sightline.models.trace import study
 
-    loaded = load(model, weights, None, "cpu")
+    named = model in list_models("timm/*" if model.startswith("timm/") else "*")
+    loaded = load_model(
+        model, weights="none" if named else None
+    )  # a name needs no weights to show its layers
     height, width = loaded.preprocess.input_hw if loaded.preprocess else (224, 224)
     structure = study(loaded.network, torch.zeros(1, 3, height, width))
     rows = [

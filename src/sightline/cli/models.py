@@ -8,7 +8,9 @@ import typer
 
 
 def models(
-    pattern: Annotated[str, typer.Argument(help="Names that match: * and ? stand for anything.")] = "*",
+    pattern: Annotated[
+        str, typer.Argument(help="Names that match: * and ? stand for anything; timm's begin with timm/.")
+    ] = "*",
 ) -> None:
     """List the models by name, one a line.
 
@@ -23,5 +25,5 @@ def models(
 
     names = list_models(pattern)
     if not names:
-        raise unknown("model", pattern, list_models("*"))
+        raise unknown("model", pattern, list_models("timm/*" if pattern.startswith("timm/") else "*"))
     typer.echo("\n".join(names))

@@ -22,7 +22,13 @@ def train(
         typer.Option("--dry-run", help="Read the data, build the network, print the plan; train nothing."),
     ] = False,
 ) -> None:
-    """Train a network on image labels after a recipe; boxes are never looked at."""
+    """Train a network on image labels after a recipe; boxes are never looked at.
+
+    ```console
+    sightline train recipes/bundled.yaml --dry-run
+    sightline train recipes/bundled.yaml --set optimiser.lr=0.05 --resume
+    ```
+    """
     from sightline.training.recipe import read_recipe
     from sightline.training.run import plan, train_recipe
 

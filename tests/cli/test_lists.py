@@ -1,0 +1,40 @@
+"""`methods`, `models`, `layers`: what may be asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sightline import list_methods
+
+
+def test_methods_lists_every_method_with_its_options(sightline: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    result = sightline("methods")
+    rows = {line.split()[0]: line for line in result.out.splitlines()[1:]}
+    assert list(rows) == list(list_methods())
+    assert "Zhou et al., CVPR 2016" in rows["cam"]
+    assert rows["cam"].rstrip().endswith("nwc")
+
+
+def test_one_method_shows_its_equation_and_options(sightline: Any) -> None:
+    out = sightline("methods", "layercam").out
+    assert out.startswith("layercam: Jiang et al., IEEE TIP 2021\n\n")
+    assert ">>>" not in out
+    assert "--option channels=None" in sightline("methods", "scorecam").out
+
+
+def test_models_are_one_a_line(sightline: Any) -> None:
+    assert sightline("models", "squeezenet1_?").out == "squeezenet1_0\nsqueezenet1_1\n"
+    assert "timm/convnext_tiny\n" in sightline("models", "timm/convnext_t*").out
+
+
+def test_layers_shows_shapes_and_the_chosen_one(sightline: Any) -> None:
+    out = sightline("layers", "resnet18").out
+    chosen = [line for line in out.splitlines() if line.startswith("→")]
+    assert [line.split() for line in chosen] == [["→", "layer4", "Sequential", "512", "×", "7", "×", "7"]]
+    assert "layer4 is taken by itself; cam applies: fc" in out
+
+
+def test_layers_says_why_cam_does_not_apply(sightline: Any) -> None:
+    out = sightline("layers", "alexnet").out
+    assert "features.11 is taken by itself; no cam: " in out
