@@ -15,7 +15,7 @@ TESTS = Path(__file__).resolve().parent
 if str(TESTS) not in sys.path:  # importlib mode adds nothing to the path by itself
     sys.path.insert(0, str(TESTS))
 
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ def cam(net: Toy, x: Tensor, c: int, nwc: bool = False) -> Tensor:
     (fc,) = [m for m in net.modules() if isinstance(m, nn.Linear)]
     total = torch.zeros_like(activations[0])
     for k in range(len(activations)):
-        weight = float(fc.weight[c, k])
+        weight = fc.weight[c, k].item()
         if nwc:  # Bae et al., ECCV 2020: negative weights are clamped to zero, in the map only
             weight = max(weight, 0.0)
         total = total + weight * activations[k]

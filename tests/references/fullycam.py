@@ -26,16 +26,15 @@ def activations_of_convolutions(net: Toy) -> list[str]:
 
 
 def one_layer(net: Toy, x: Tensor, c: int, layer: str, relu_grad: bool = True) -> Tensor:
-    """M^n = Σ_k ReLU(g^{nk}) ⊙ ReLU(A^{nk})."""
+    """M^n = ReLU(Σ_k ReLU(g^{nk}) ⊙ ReLU(A^{nk})); the outer ReLU acts only without the one on the gradient."""
     a, g = layer_and_gradient(net, x, c, layer)
     channels, h, w = a.shape
     out = torch.zeros(h, w, dtype=a.dtype)
-    for i in range(h):
-        for j in range(w):
-            for k in range(channels):
-                slope = max(float(g[k, i, j]), 0.0) if relu_grad else float(g[k, i, j])
-                out[i, j] += slope * max(float(a[k, i, j]), 0.0)
-    return out
+    for k in range(channels):
+        for i in range(h):
+            for slope, active, j in zip(g[k, i].tolist(), a[k, i].tolist(), range(w), strict=True):
+                out[i, j] += (max(slope, 0.0) if relu_grad else slope) * max(active, 0.0)
+    return out.clamp(min=0)
 
 
 def fullycam(

@@ -60,10 +60,10 @@ def hirescam(net: Toy, x: Tensor, c: int, layer: str | None = None) -> Tensor:
     """Draelos & Carin 2020: ReLU(Σ_k g^k ⊙ A^k)."""
     a, g = layer_and_gradient(net, x, c, layer)
     channels, h, w = a.shape
-    out = torch.zeros(h, w, dtype=a.dtype)
+    out, a, g = torch.zeros(h, w, dtype=a.dtype), a.tolist(), g.tolist()
     for i in range(h):
         for j in range(w):
-            out[i, j] = max(sum(float(g[k, i, j]) * float(a[k, i, j]) for k in range(channels)), 0.0)
+            out[i, j] = max(sum(g[k][i][j] * a[k][i][j] for k in range(channels)), 0.0)
     return out
 
 
@@ -71,10 +71,10 @@ def gradcam_elementwise(net: Toy, x: Tensor, c: int, layer: str | None = None) -
     """Σ_k ReLU(g^k ⊙ A^k)."""
     a, g = layer_and_gradient(net, x, c, layer)
     channels, h, w = a.shape
-    out = torch.zeros(h, w, dtype=a.dtype)
+    out, a, g = torch.zeros(h, w, dtype=a.dtype), a.tolist(), g.tolist()
     for i in range(h):
         for j in range(w):
-            out[i, j] = sum(max(float(g[k, i, j]) * float(a[k, i, j]), 0.0) for k in range(channels))
+            out[i, j] = sum(max(g[k][i][j] * a[k][i][j], 0.0) for k in range(channels))
     return out
 
 
@@ -82,10 +82,8 @@ def layercam(net: Toy, x: Tensor, c: int, layer: str | None = None) -> Tensor:
     """Jiang et al. 2021: ReLU(Σ_k ReLU(g^k) ⊙ A^k)."""
     a, g = layer_and_gradient(net, x, c, layer)
     channels, h, w = a.shape
-    out = torch.zeros(h, w, dtype=a.dtype)
+    out, a, g = torch.zeros(h, w, dtype=a.dtype), a.tolist(), g.tolist()
     for i in range(h):
         for j in range(w):
-            out[i, j] = max(
-                sum(max(float(g[k, i, j]), 0.0) * float(a[k, i, j]) for k in range(channels)), 0.0
-            )
+            out[i, j] = max(sum(max(g[k][i][j], 0.0) * a[k][i][j] for k in range(channels)), 0.0)
     return out

@@ -17,12 +17,11 @@ def input_gradient(net: Toy, x: Tensor, c: int) -> Tensor:
 
 def largest_magnitude(signed: Tensor) -> Tensor:
     """(3, H, W) -> (H, W): the maximum over the channels of the magnitude, one pixel at a time."""
-    _, h, w = signed.shape
-    out = torch.zeros(h, w, dtype=signed.dtype)
-    for i in range(h):
-        for j in range(w):
-            out[i, j] = max(abs(float(v)) for v in signed[:, i, j])
-    return out
+    rows = [
+        [max(map(abs, pixel)) for pixel in zip(*row, strict=True)]
+        for row in zip(*signed.tolist(), strict=True)
+    ]
+    return torch.tensor(rows, dtype=signed.dtype)
 
 
 def saliency(net: Toy, x: Tensor, c: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -27,25 +28,36 @@ def layer_and_gradient(net: Toy, x: Tensor, c: int, layer: str | None = None) ->
     return activations[0], gradient(after, activations, c)
 
 
+def layer_output(net: Toy, x: Tensor) -> Tensor:
+    """A (1, C, h, w) of one image (1, 3, H, W)."""
+    return run(net.split()[0], x).detach()
+
+
 def score(net: Toy, x: Tensor, c: int) -> float:
-    return float(run(net.program(), x)[0, c])
+    return run(net.program(), x).detach()[0, c].item()
+
+
+def score_behind(net: Toy, activations: Tensor, c: int) -> float:
+    """y^c when the target layer gives ``activations`` (1, C, h, w)."""
+    return run(net.split()[1], activations).detach()[0, c].item()
+
+
+@functools.cache
+def _interpolation(length: int, wanted: int) -> Tensor:
+    """(wanted, length): which two source pixels each wanted pixel lies between, and how near to each."""
+    weights = torch.zeros(wanted, length, dtype=torch.float64)
+    for i in range(wanted):
+        at = max((i + 0.5) * length / wanted - 0.5, 0.0)
+        low = min(math.floor(at), length - 1)
+        high = min(low + 1, length - 1)
+        weights[i, low] += 1 - (at - low)
+        weights[i, high] += at - low
+    return weights
 
 
 def upsample(m: Tensor, height: int, width: int) -> Tensor:
-    """Bilinear, ``align_corners=False``: pixel centres at i + 0.5, clamped at the border; pixel by pixel."""
-    h, w = m.shape
-    out = torch.zeros(height, width, dtype=m.dtype)
-    for i in range(height):
-        for j in range(width):
-            y = max((i + 0.5) * h / height - 0.5, 0.0)
-            x = max((j + 0.5) * w / width - 0.5, 0.0)
-            y0, x0 = min(math.floor(y), h - 1), min(math.floor(x), w - 1)
-            y1, x1 = min(y0 + 1, h - 1), min(x0 + 1, w - 1)
-            fy, fx = y - y0, x - x0
-            top = m[y0, x0] * (1 - fx) + m[y0, x1] * fx
-            bottom = m[y1, x0] * (1 - fx) + m[y1, x1] * fx
-            out[i, j] = top * (1 - fy) + bottom * fy
-    return out
+    """Bilinear, ``align_corners=False``: pixel centres at i + 0.5, clamped at the border; rows, then columns."""
+    return _interpolation(m.shape[0], height) @ m @ _interpolation(m.shape[1], width).T
 
 
 def each(

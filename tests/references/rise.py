@@ -14,7 +14,7 @@ def rise(net: Toy, x: Tensor, c: int, masks: Tensor, p: float = 0.5) -> Tensor:
     """``masks`` (M, H, W); x (1, 3, H, W)."""
     total = torch.zeros_like(masks[0])
     for mask in masks:
-        logits = [float(v) for v in run(net.program(), x * mask)[0]]
+        logits = run(net.program(), x * mask)[0].tolist()
         probability = 1 / sum(math.exp(other - logits[c]) for other in logits)
         total = total + probability * mask
     return total / (len(masks) * p)

@@ -7,13 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from references.plain import score, upsample
-from toynets import Toy, run
+from references.plain import layer_output, score, score_behind, upsample
+from toynets import Toy
 
 
 def scorecam(net: Toy, x: Tensor, c: int, channels: int | None = None) -> Tensor:
     """H_k = min-max(up(A^k)); α = softmax_k y^c(x ⊙ H_k); ReLU(Σ α_k A^k). Constant channels take no part."""
-    a = run(net.split()[0], x)[0].detach()
+    a = layer_output(net, x)[0]
     chosen = list(range(len(a)))
     if channels is not None:
         chosen.sort(key=lambda k: -float(a[k].std()))
@@ -33,13 +33,12 @@ def scorecam(net: Toy, x: Tensor, c: int, channels: int | None = None) -> Tensor
 
 def ablationcam(net: Toy, x: Tensor, c: int, nwc: bool = False) -> Tensor:
     """w_k = (y^c - y^c with A^k = 0) / |y^c|; ReLU(Σ w_k A^k)."""
-    before, after = net.split()
-    activations = run(before, x).detach()
-    whole = float(run(after, activations)[0, c])
+    activations = layer_output(net, x)
+    whole = score_behind(net, activations, c)
     total = torch.zeros_like(activations[0, 0])
     for k in range(activations.shape[1]):
         without = activations.clone()
         without[0, k] = 0
-        weight = (whole - float(run(after, without)[0, c])) / abs(whole)
+        weight = (whole - score_behind(net, without, c)) / abs(whole)
         total = total + (max(weight, 0.0) if nwc else weight) * activations[0, k]
     return total.clamp(min=0)
