@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import importlib
-import os
 import pkgutil
 import sys
 import warnings
@@ -31,7 +30,7 @@ ORDER = (
     "discover",
     "export",
 )
-OK, MISTAKE, SOME_FAILED, INTERRUPTED, PIPE_CLOSED = 0, 2, 3, 130, 141
+OK, MISTAKE, SOME_FAILED, INTERRUPTED = 0, 2, 3, 130
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EIO}
 
 
@@ -101,9 +100,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code if isinstance(code, int) else OK
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted", INTERRUPTED)
-    except BrokenPipeError:  # `sightline models | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python still flushes at the end
-        return PIPE_CLOSED
     except Exception as error:
         message = _one_line(error)
         if message is None:
