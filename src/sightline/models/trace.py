@@ -333,7 +333,7 @@ class _Reader:
     def is_flattening(self, op: _Op) -> bool:
         """A flattening before a linear layer, or a convolution as large as the map, which is the same."""
         if op.function == "conv2d":
-            return is_spatial(op.inputs[0]) and op.output.shape[2:] == (1, 1)
+            return is_spatial(op.inputs[0]) and op.inputs[1].shape[2:] == op.inputs[0].shape[2:]
         return op.function in FLATTENINGS and is_spatial(op.inputs[0]) and op.output.ndim == 2
 
     def last_spatial(self) -> tuple[Tensor, Key, Tensor] | str:
