@@ -130,4 +130,4 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
         assert running.stdout.readline() == b"x" * 80 + b"\n"
         running.stdout.close()  # as `| head -n 1` does
         assert running.stderr.read() == b""
-        assert running.wait(60) == 1
+        assert running.wait(60) in (0, 1)  # as the last write was begun before or after the close
