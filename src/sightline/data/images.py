@@ -96,7 +96,7 @@ def _file_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise ImageError(_no_such(str(path))) from None
+        raise ImageError(no_such(str(path))) from None
     except IsADirectoryError:
         raise ImageError(f"{path} is a folder; expected an image file") from None
     except OSError as error:
@@ -115,7 +115,7 @@ def _member_bytes(source: ZipMember) -> bytes:
     try:
         return _archive(source.archive, os.getpid()).read(source.member)
     except FileNotFoundError:
-        raise ImageError(_no_such(str(source.archive))) from None
+        raise ImageError(no_such(str(source.archive))) from None
     except KeyError:
         names = _archive(source.archive, os.getpid()).namelist()
         raise ImageError(
@@ -193,7 +193,7 @@ def _expand(argument: str) -> list[Path]:
         return [path]
     if glob.has_magic(argument):
         return list(_images_matching(str(path))) or _none(f"no image matches {argument!r}")
-    raise InputError(_no_such(argument))
+    raise InputError(no_such(argument))
 
 
 def _none(what: str) -> list[Path]:
@@ -218,7 +218,7 @@ def _images_matching(pattern: str) -> Iterator[Path]:
             yield path
 
 
-def _no_such(argument: str) -> str:
+def no_such(argument: str) -> str:
     """One line on a path that does not exist, with the nearest names in the deepest folder that does."""
     path = Path(argument).expanduser()
     folder = path.parent

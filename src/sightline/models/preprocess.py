@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sightline.data.images import read_image
 from sightline.errors import InputError, unknown
+from sightline.models.compose import read_transform
 from sightline.models.measure import measure, run
 from sightline.types import Geometry
 
@@ -151,15 +152,26 @@ class Preprocess:
 
     @classmethod
     def from_torchvision(cls, weights: Any) -> Preprocess:
-        """The preprocessing of published weights, such as ``ResNet50_Weights.DEFAULT``."""
-        return cls.from_transform(weights.transforms())
+        """The preprocessing of published weights, such as ``ResNet50_Weights.DEFAULT``.
+
+        >>> from torchvision.models import ResNet50_Weights
+        >>> Preprocess.from_torchvision(ResNet50_Weights.DEFAULT).resize
+        232
+        """
+        preset = weights.transforms()
+        fields = read_transform(preset)
+        return cls.from_transform(preset) if fields is None else cls(**fields)
 
     @classmethod
-    def from_timm(cls, model: nn.Module) -> Preprocess:
-        """The preprocessing that timm's own evaluation uses for ``model``."""
-        timm: Any = importlib.import_module("timm.data")
-        config = timm.resolve_model_data_config(model)
-        return cls.from_transform(timm.create_transform(**config, is_training=False))
+    def from_timm(cls, model: nn.Module | str) -> Preprocess:
+        """The preprocessing that timm's own evaluation uses for ``model``, a network of timm's or its name."""
+        data: Any = importlib.import_module("timm.data")
+        if isinstance(model, str):
+            known = importlib.import_module("timm").get_pretrained_cfg(model)
+            config = data.resolve_data_config({}, pretrained_cfg=known.to_dict())
+        else:
+            config = data.resolve_model_data_config(model)
+        return cls.from_transform(data.create_transform(**config, is_training=False))
 
     @classmethod
     def from_transform(cls, transform: Callable[[Image.Image], Tensor]) -> Preprocess:
@@ -173,8 +185,6 @@ class Preprocess:
         each photo size. Raises `InputError` where that is not a resize, crop or pad of fixed place
         followed by a scaling of the values; ``resize`` then says nothing.
         """
-        from sightline.models.compose import read_transform
-
         fields = read_transform(transform)
         if fields is not None and _agrees(parsed := cls(**fields), transform):
             return parsed

@@ -1,0 +1,308 @@
+"""One door to every classifier: by name, from a weights file, from a checkpoint made here, or as it is."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from sightline.errors import InputError, unknown
+from sightline.models import zoo
+from sightline.models.preprocess import Preprocess
+from sightline.models.weights import (
+    WEIGHT_SUFFIXES,
+    State,
+    file_sha256,
+    fill,
+    hollow,
+    read_weights,
+    tensors_sha256,
+)
+
+BUNDLED = Path(__file__).parent / "bundled" / "sightline-tiny40.safetensors"
+
+Transform = Preprocess | Callable[[Image.Image], Tensor]
+
+
+class LoadedModel(nn.Module):
+    """A classifier in eval mode with what is known about it; called, it is its network.
+
+    ``network``     the nn.Module, (N, 3, H, W) -> (N, C) logits.
+    ``categories``  its C class names, or None.
+    ``preprocess``  from a photo to its input (`Preprocess`), or None.
+    ``weights``     where they came from, in words.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        name: str,
+        categories: Sequence[str] | None = None,
+        preprocess: Preprocess | None = None,
+        weights: str = "in memory",
+        weights_file: Path | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.name = name
+        self.categories = None if categories is None else tuple(categories)
+        self.preprocess = preprocess
+        self.weights = weights
+        self._file = weights_file
+        self._file_state = _file_state(weights_file)
+        self._file_sha256: str | None = None
+        self.eval()
+
+    def forward(self, images: Tensor) -> Any:
+        return self.network(images)
+
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the weights file, or of the tensors where there is none (or no longer that one)."""
+        if (
+            self._file_sha256 is None
+            and self._file is not None
+            and _file_state(self._file) == self._file_state
+        ):
+            self._file_sha256 = file_sha256(self._file)
+        return self._file_sha256 or tensors_sha256(self.network.state_dict())
+
+
+def _file_state(path: Path | None) -> tuple[int, int] | None:
+    """Enough to notice that a file was replaced after it was read."""
+    if path is None or not path.exists():
+        return None
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def load_model(
+    model: str | Path | nn.Module | None = None,
+    weights: str | Path | bool | None = None,
+    categories: Sequence[str] | None = None,
+    transform: Transform | None = None,
+    device: str | torch.device | None = None,
+) -> LoadedModel:
+    """A classifier, ready to be explained: in eval mode, with class names and preprocessing where known.
+
+    ``model``   a torchvision name ("resnet50"), "timm/NAME", a name for network surgery ("vgg16-gap"), the
+                path of a checkpoint made here, any nn.Module, or nothing (`default_model`).
+    ``weights`` None: the published ones. A file (.safetensors, or .pth read without running code): the number
+                of classes is read from it. False or "none": random ones. The name of a published set.
+    ``categories``  the class names; ImageNet's where there are 1,000 classes and none are given.
+    ``transform``   a `Preprocess`, a torchvision Compose, or any callable PIL image -> (3, H, W) tensor; by
+                default that of the published weights.
+    ``device``  "auto" is the first accelerator there is; None leaves the network where it is (the CPU).
+
+    GoogLeNet and Inception v3 are taken to want the input that their published weights want
+    (torchvision's ``transform_input=True``), since a file does not say.
+
+    Raises `InputError` for an unknown name, weights that are of another network or cannot be had, and a
+    number of ``categories`` other than the network's.
+
+    >>> model = load_model("resnet18", weights="none")
+    >>> model(torch.zeros(1, 3, 64, 64)).shape, model.categories[207], model.preprocess.input_hw
+    (torch.Size([1, 1000]), 'golden retriever', (224, 224))
+    """
+    if isinstance(categories, str):
+        raise InputError(f"categories={categories!r} is one string; expected a list of class names")
+    where = _device(device)
+    if isinstance(model, nn.Module):
+        loaded = _wrapped(model, weights, categories, transform)
+    elif model is None or model == "bundled":
+        if not (weights is None and categories is None and transform is None):
+            raise InputError("weights, categories and transform belong to a model; name it")
+        loaded = default_model()
+    elif _is_file(model):
+        if weights is not None:
+            raise InputError(f"{model} brings its own weights; got weights={str(weights)!r} as well")
+        loaded = _from_file(None, Path(model), categories, transform)
+    else:
+        loaded = _named(str(model), weights, categories, transform)
+    return loaded if where is None else loaded.to(where)
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The names that `load_model` takes and that match ``pattern`` (``*`` and ``?``), sorted.
+
+    timm's more than a thousand are listed where the pattern begins with ``timm/``.
+
+    >>> list_models("squeezenet1_?")
+    ['squeezenet1_0', 'squeezenet1_1']
+    """
+    names = zoo.timm_names() if pattern.startswith("timm/") else zoo.network_names()
+    return [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+
+
+def default_model() -> LoadedModel:
+    """The model for a first look: the bundled one; else SqueezeNet 1.1, from $SIGHTLINE_SHARED or published."""
+    if BUNDLED.is_file():
+        return _from_file(None, BUNDLED, None, None)
+    shared = Path(os.environ.get("SIGHTLINE_SHARED", "../shared")) / "weights" / "squeezenet1_1.safetensors"
+    return _named("squeezenet1_1", shared if shared.is_file() else None, None, None)
+
+
+def _is_file(model: str | Path) -> bool:
+    """A bare name is the network's, even if a file of that name lies here."""
+    text = str(model)
+    return isinstance(model, Path) or text.endswith(WEIGHT_SUFFIXES) or _is_path_of_file(text)
+
+
+def _is_path_of_file(text: str) -> bool:
+    return os.path.basename(text) != text and os.path.isfile(text)
+
+
+def _named(
+    name: str,
+    weights: str | Path | bool | None,
+    categories: Sequence[str] | None,
+    transform: Transform | None,
+) -> LoadedModel:
+    family = zoo.family_of(name)
+    version = _published_version(weights)
+    if version is None and not _is_random(weights):
+        return _from_file(name, Path(str(weights)), categories, transform)
+    wanted = 1000 if categories is None else len(categories)
+    if version is None:
+        network, label = family.build(name, wanted, {}), "random"
+    else:
+        network, label = family.published(name, wanted, version)
+    names = _categories(categories, zoo.outputs(dict(network.named_modules()).get(family.head(name))), name)
+    return LoadedModel(network, name, names, _preprocess(transform, family, name), label)
+
+
+def _is_random(weights: str | Path | bool | None) -> bool:
+    return weights is False or (isinstance(weights, str) and weights.lower() in ("none", "random"))
+
+
+def _published_version(weights: str | Path | bool | None) -> str | None:
+    """The name of a published set, or None where ``weights`` is a file or random."""
+    if weights is None or weights is True or (isinstance(weights, str) and weights.lower() == "default"):
+        return "DEFAULT"
+    if _is_random(weights) or isinstance(weights, Path):
+        return None
+    text = str(weights)
+    is_path = text.endswith(WEIGHT_SUFFIXES) or os.path.basename(text) != text or os.path.exists(text)
+    return None if is_path else text
+
+
+def _from_file(
+    name: str | None, path: Path, categories: Sequence[str] | None, transform: Transform | None
+) -> LoadedModel:
+    """The network ``name``, or where that is None the one that the file itself names, with the file's weights."""
+    state, description = read_weights(path)
+    made_of = description.get("architecture")
+    if name is None:
+        if made_of is None:
+            raise InputError(_without_architecture(path, state))
+        name = str(made_of)
+    elif name != made_of:
+        description = {}
+    family = zoo.family_of(name)
+    state = family.tidy(state)
+    classes = zoo.class_count(family, name, state)
+    options = description.get("architecture_options", {})
+    try:
+        network = hollow(partial(family.build, name, 1000 if classes is None else classes, options))
+    except TypeError as error:
+        raise InputError(f"{path}: {name} cannot be built with {options}: {error}") from error
+    fill(network, state, path, name, advice=lambda: _advice(name, made_of, state))
+    if categories is None:
+        categories = description.get("categories")
+    if transform is None and "preprocess" in description:
+        transform = Preprocess.from_dict(description["preprocess"])
+    names = _categories(categories, classes, str(path))
+    return LoadedModel(network, name, names, _preprocess(transform, family, name), path.name, path)
+
+
+def _advice(name: str, made_of: object, state: State) -> str:
+    if made_of is not None and made_of != name:
+        return f"; it is a checkpoint of {made_of}"
+    fitting = zoo.fitting_torchvision(state)
+    return "" if fitting in (None, name) else f"; it fits {fitting}"
+
+
+def _without_architecture(path: Path, state: State) -> str:
+    guess = zoo.fitting_torchvision(state)
+    example = f"load_model({guess or 'NAME'!r}, weights={str(path)!r})"
+    return f"{path} holds weights without the name of their network; say which it is: {example}"
+
+
+def _wrapped(
+    module: nn.Module,
+    weights: str | Path | bool | None,
+    categories: Sequence[str] | None,
+    transform: Transform | None,
+) -> LoadedModel:
+    if isinstance(module, LoadedModel):
+        same = weights is None and categories is None and transform is None
+        return module.eval() if same else _changed(module, weights, categories, transform)
+    name = type(module).__name__
+    preprocess = _preprocess(transform, None, name)
+    if weights is None:
+        return LoadedModel(module, name, categories, preprocess)
+    if isinstance(weights, bool):
+        raise InputError(
+            f"weights={weights} with a module of one's own; expected a file, or None to keep its own"
+        )
+    state, _ = read_weights(weights)
+    fill(module, state, weights, name)
+    return LoadedModel(module, name, categories, preprocess, Path(weights).name, Path(weights))
+
+
+def _changed(
+    model: LoadedModel,
+    weights: str | Path | bool | None,
+    categories: Sequence[str] | None,
+    transform: Transform | None,
+) -> LoadedModel:
+    """The same network with something else said of it."""
+    changed = _wrapped(
+        model.network,
+        weights,
+        model.categories if categories is None else categories,
+        model.preprocess if transform is None else transform,
+    )
+    if weights is None:
+        changed.name, changed.weights, changed._file = model.name, model.weights, model._file
+    return changed
+
+
+def _preprocess(transform: Transform | None, family: zoo.Family | None, name: str) -> Preprocess | None:
+    if transform is None:
+        return None if family is None else family.preprocess(name)
+    if isinstance(transform, Preprocess):
+        return transform
+    if not callable(transform):
+        raise InputError(f"transform is a {type(transform).__name__}; expected a callable or a Preprocess")
+    return Preprocess.from_transform(transform)
+
+
+def _categories(given: Sequence[str] | None, classes: int | None, source: str) -> tuple[str, ...] | None:
+    if given is None:
+        return zoo.imagenet_categories() if classes == 1000 else None
+    if classes is not None and len(given) != classes:
+        raise InputError(f"{len(given)} categories were given, but {source} has {classes} classes")
+    return tuple(str(name) for name in given)
+
+
+def _device(device: str | torch.device | None) -> torch.device | None:
+    if device is None or isinstance(device, torch.device):
+        return device
+    there = ["cpu"]
+    if torch.backends.mps.is_available():
+        there.insert(0, "mps")
+    if torch.cuda.is_available():
+        there[:0] = ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if device == "auto":
+        return torch.device(there[0])
+    if device not in there:
+        raise unknown("device", device, ["auto", *there], hint="(those of this machine)")
+    return torch.device(device)

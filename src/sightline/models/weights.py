@@ -1,0 +1,211 @@
+"""Weights on disk: reading them without running code, fitting them into a network, and their checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from sightline.data.images import no_such
+from sightline.errors import InputError
+
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
+
+State = dict[str, Tensor]
+
+# What training scripts put around a state dict, and what wrappers put before its names.
+_WRAPPINGS = ("state_dict", "model_state_dict", "model", "model_state", "network", "net")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "network.")
+
+
+def read_weights(path: str | Path) -> tuple[State, dict[str, Any]]:
+    """The tensors of a weights file, floats in single precision, and what a checkpoint made here says of itself.
+
+    ``.safetensors``, or whatever `torch.load` reads with ``weights_only=True``; a state dict inside
+    ``{"state_dict": …}`` or ``{"model": …}`` is taken out. The description is empty for files of other
+    origin. Raises `InputError` for a file that is missing, damaged, or holds code or no tensors.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(no_such(str(path)))
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; expected a weights file ({', '.join(WEIGHT_SUFFIXES)})")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path} is empty (0 bytes)")
+    tensors, description = (
+        _read_safetensors(path) if path.suffix == ".safetensors" else (_read_torch(path), {})
+    )
+    return {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}, description
+
+
+def _read_safetensors(path: Path) -> tuple[State, dict[str, Any]]:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is damaged or no safetensors file: {error}") from error
+    try:
+        description = json.loads(metadata.get("sightline", "{}"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: its entry 'sightline' is not JSON: {error}") from error
+    if not isinstance(description, dict):
+        raise InputError(
+            f"{path}: its entry 'sightline' is a {type(description).__name__}; expected an object"
+        )
+    return tensors, description
+
+
+def _read_torch(path: Path) -> State:
+    try:
+        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" not in str(error):
+            raise InputError(f"{path} is damaged or no file that torch.save wrote") from error
+        raise InputError(_code(path)) from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be opened: {error.strerror or error}") from error
+    except Exception as error:  # torch.load raises almost anything on what it did not write
+        if "TorchScript" in str(error):
+            raise InputError(_code(path)) from error
+        raise InputError(f"{path} is damaged or no file that torch.save wrote") from error
+    while isinstance(found, Mapping):
+        inner = next((found[key] for key in _WRAPPINGS if isinstance(found.get(key), Mapping)), None)
+        if inner is None:
+            break
+        found = inner
+    if not isinstance(found, Mapping):
+        raise InputError(f"{path} holds a {type(found).__name__}; expected a state dict: names and tensors")
+    tensors = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise InputError(f"{path} holds no tensors, but {_some(map(str, found))}; expected a state dict")
+    return tensors
+
+
+def _code(path: Path) -> str:
+    return (
+        f"{path} holds a pickled network, which is code and is not run; expected its weights alone: "
+        "torch.save(network.state_dict(), path)"
+    )
+
+
+def matched(state: State, names: Iterable[str]) -> State:
+    """``state`` under the names of a network: as it is, or without "module.", "model.", "network.".
+
+    >>> list(matched({"module.fc.bias": torch.zeros(1)}, ["fc.bias"]))
+    ['fc.bias']
+    """
+    own = set(names)
+    stripped = {_stripped(name): tensor for name, tensor in state.items()}
+    return stripped if len(own & stripped.keys()) > len(own & state.keys()) else state
+
+
+def _stripped(name: str) -> str:
+    while (prefix := next((p for p in _PREFIXES if name.startswith(p)), None)) is not None:
+        name = name.removeprefix(prefix)
+    return name
+
+
+def hollow(build: Callable[[], nn.Module]) -> nn.Module:
+    """The network that ``build`` makes, its parameters without memory: nothing is drawn, nothing is written.
+
+    They lie on torch's meta device until `fill` assigns them; torch's random generator stays where it was.
+
+    >>> hollow(lambda: nn.Linear(3, 2)).weight
+    Parameter containing:
+    tensor(..., device='meta', size=(2, 3), requires_grad=True)
+    """
+    thread = threading.get_ident()
+
+    def to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> Any:
+        if parameter is None or threading.get_ident() != thread:  # another thread's network is its own affair
+            return None
+        return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+
+    hook = register_module_parameter_registration_hook(to_meta)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return build()
+    except (NotImplementedError, RuntimeError):  # a network that computes with its weights while it is built
+        hook.remove()
+        with torch.random.fork_rng(devices=[]):
+            return build()
+    finally:
+        hook.remove()
+
+
+def fill(
+    network: nn.Module,
+    state: State,
+    source: str | Path,
+    name: str,
+    advice: Callable[[], str] = lambda: "",
+) -> None:
+    """Put ``state`` into ``network``, every tensor of it, or raise `InputError` that says what does not fit.
+
+    ``source`` and ``name`` are what the message calls the two; ``advice`` is asked for more to say.
+    A counter of batch normalisation that the file lacks is 0: it has no use after training.
+    """
+    own: State = network.state_dict()
+    state = matched(state, own)
+    counters = {n: torch.zeros(1, dtype=torch.long)[0] for n in own if n.endswith("num_batches_tracked")}
+    state = {**counters, **state}
+    missing = [key for key in own if key not in state]
+    unexpected = [key for key in state if key not in own]
+    reshaped = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if missing or unexpected or reshaped:
+        wrong = [
+            f"{len(missing)} of its {len(own)} tensors missing ({_some(missing)})" if missing else "",
+            f"{len(unexpected)} unexpected ({_some(unexpected)})" if unexpected else "",
+            f"{len(reshaped)} of another shape ({_some(reshaped, 1)})" if reshaped else "",
+        ]
+        raise InputError(f"{source} does not fit {name}: {', '.join(filter(None, wrong))}{advice()}")
+    ready = OrderedDict(state)
+    # Each layer's version, without which some refuse what is no state dict of torch's own making.
+    ready._metadata = getattr(own, "_metadata", None)  # type: ignore[attr-defined]
+    on_meta = any(tensor.is_meta for tensor in own.values())
+    network.load_state_dict(ready, assign=on_meta)
+
+
+def _some(names: Iterable[str], count: int = 2) -> str:
+    every = list(names)
+    return ", ".join(every[:count]) + (", …" if len(every) > count else "")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def tensors_sha256(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of the tensors, sorted by name.
+
+    >>> tensors_sha256({"a": torch.ones(2)}) == tensors_sha256({"a": torch.ones(2)})
+    True
+    >>> tensors_sha256({"a": torch.ones(2)}) == tensors_sha256({"a": torch.ones(1, 2)})
+    False
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().cpu().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
