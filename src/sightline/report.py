@@ -244,7 +244,7 @@ _ERRORS = (
 
 def _at_threshold(row: Row, kind: str) -> str:
     score = row.scores.get(f"gt_known_{kind}")
-    return "" if score is None else f"{spelled(score)} τ={row.thresholds[kind]:g}"
+    return spelled(score).replace(" [", f" at τ={row.thresholds[kind]:g} [") if score else ""
 
 
 def main_score(row: Row) -> str:
@@ -269,8 +269,15 @@ def _caption(report: Report) -> Iterator[str]:
     if names:
         yield f"Model{'s' * (len(names) > 1)}: {'; '.join(names)}."
     yield f"View: {s['view']}; normalisation: {s['normalise']}; protocol: {s['protocol']}."
-    if not any(row.thresholds for row in report.rows):
-        return
+    if s["thresholds"]:
+        yield from _threshold_caption(report)
+    yield f"In brackets: 95 % bootstrap intervals over images, {s['resamples']} resamples."
+    if len(report.rows) > 1:
+        yield f"Δ: {_COMPARED[main_score(report.rows[0])]} minus that of row 1, paired."
+
+
+def _threshold_caption(report: Report) -> Iterator[str]:
+    s = report.settings
     shares = {"max": "of the maximum", "percentile": f"of the {s['percentile']:g}th percentile"}
     standards = [
         f"{name}: τ is a share {shares[name]}, fixed at {tau:g}" for name, tau in s["thresholds"].items()
@@ -282,10 +289,14 @@ def _caption(report: Report) -> Iterator[str]:
         f"Localisation errors are at the {report.rows[0].shown} τ. The best τ is chosen where it is reported: "
         "an upper bound, no result."
     )
-    yield f"In brackets: 95 % bootstrap intervals over images, {s['resamples']} resamples; Δ: {_DELTAS}."
 
 
-_DELTAS = "difference of GT-known localisation to row 1, paired"
+_COMPARED = {
+    "gt_known_chosen": "GT-known at the chosen τ",
+    "gt_known_fixed": "GT-known at the fixed τ",
+    "pxap": "PxAP",
+    "top1_cls_error": "top-1 classification error",
+}
 
 
 def _flat_rows(report: Report, names: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -47,7 +47,7 @@ def _head(sheet: Image, title: str) -> None:
     bold = typeface(_TEXT + 2, bold=True)
     draw.text((MARGIN, MARGIN - 8), shorten(title, bold, sheet.width - 2 * MARGIN), INK, bold)
     x = float(MARGIN)
-    for colour, text in ((TRUE, "true box"), (PREDICTED, "predicted box")):
+    for colour, text in ((TRUE, "true box (dashed)"), (PREDICTED, "predicted box")):
         top = MARGIN + _LINE
         draw.rectangle((x, top, x + 14, top + 12), outline=colour, width=3)
         draw.text((x + 20, top - 2), text, INK, face)
@@ -59,8 +59,8 @@ def _tile(sheet: Image, case: Case, corner: tuple[int, int]) -> None:
     scale = TILE / max(photo.size)
     size = (max(round(photo.width * scale), 1), max(round(photo.height * scale), 1))
     picture, by = resized(photo, size), (size[0] / photo.width, size[1] / photo.height)
-    _frames(picture, case.true_boxes, by, TRUE)
     _frames(picture, case.predicted_boxes, by, PREDICTED)
+    _frames(picture, case.true_boxes, by, TRUE, dash=8)
     sheet.paste(picture, corner)
     draw, face, bold = ImageDraw.Draw(sheet), typeface(_TEXT), typeface(_TEXT, bold=True)
     x, y = corner[0], corner[1] + TILE + 3
@@ -75,14 +75,26 @@ def _tile(sheet: Image, case: Case, corner: tuple[int, int]) -> None:
         draw.text((x, y + 2 * _LINE), shorten(text, face, TILE), TRUE if right else PREDICTED, face)
 
 
-def _frames(picture: Image, boxes: Boxes, by: tuple[float, float], colour: Colour) -> None:
-    """A coloured frame between two dark edges: it shows on every photo."""
-    draw = ImageDraw.Draw(picture)
+def _frames(picture: Image, boxes: Boxes, by: tuple[float, float], colour: Colour, dash: int = 0) -> None:
+    """Frames that show on every photo; with ``dash`` a frame below shows through the gaps."""
     for x0, y0, x1, y1 in boxes:
         left, top = round(x0 * by[0]), round(y0 * by[1])
-        right, bottom = max(round(x1 * by[0]) - 1, left), max(round(y1 * by[1]) - 1, top)
+        size = max(round(x1 * by[0]) - left, 1), max(round(y1 * by[1]) - top, 1)
+        frame, line = PIL.Image.new("L", size), PIL.Image.new("RGB", size, INK)
         for inset, shade, thick in ((0, INK, 1), (1, colour, 3), (4, INK, 1)):
-            if right - left > 2 * inset and bottom - top > 2 * inset:
-                draw.rectangle(
-                    (left + inset, top + inset, right - inset, bottom - inset), outline=shade, width=thick
-                )
+            if min(size) > 2 * inset:
+                corners = (inset, inset, size[0] - 1 - inset, size[1] - 1 - inset)
+                ImageDraw.Draw(frame).rectangle(corners, outline=255, width=thick)
+                ImageDraw.Draw(line).rectangle(corners, outline=shade, width=thick)
+        if dash:
+            _cut_gaps(frame, dash)
+        picture.paste(line, (left, top), frame)
+
+
+def _cut_gaps(frame: Image, dash: int) -> None:
+    """Leave of a frame dashes of that length, with gaps as long; the corners stay."""
+    draw, (width, height) = ImageDraw.Draw(frame), frame.size
+    for x in range(2 * dash, width - 2 * dash, 2 * dash):
+        draw.rectangle((x, 0, x + dash - 1, height), fill=0)
+    for y in range(2 * dash, height - 2 * dash, 2 * dash):
+        draw.rectangle((0, y, width, y + dash - 1), fill=0)

@@ -26,13 +26,13 @@ from sightline.evaluation.counting import (
     true_mask,
     update,
 )
-from sightline.explanation import explain
 from sightline.heatmap import make_heatmaps
 from sightline.methods.combinators import Maps, Recipe, combined
 from sightline.metrics.ilsvrc import ILSVRC
 from sightline.metrics.protocols import in_threads
 from sightline.models.loading import LoadedModel
 from sightline.models.preprocess import Preprocess
+from sightline.pipeline import explain
 from sightline.types import Dataset, Geometry, Sample
 
 if TYPE_CHECKING:

@@ -69,6 +69,7 @@ def evaluate(
     boxes gives the classification errors alone. ``progress(done, total)`` is called as images are done.
     Raises `InputError` for choices that do not exist or do not fit together, and for bad images and maps.
 
+    >>> import torch
     >>> from PIL import Image
     >>> from sightline.models.preprocess import Preprocess
     >>> from sightline.types import Sample
@@ -99,6 +100,8 @@ def evaluate(
         cases=cases,
     )
     fixed = checked(settings, threshold)
+    if settings.truth != "boxes":  # nothing is cut: one row a method
+        settings, fixed = replace(settings, standards=("",)), {}
     check_choice(dataset, choose_on, settings)
     splits = [dataset, *([choose_on] if choose_on else [])]
     sources = _sources(model, methods, heatmaps, heatmap_size, settings, splits)
@@ -229,7 +232,7 @@ def _described(
         "images": len(counted.indices),
         "available": len(dataset),
         **asdict(settings),
-        "thresholds": dict(fixed) if settings.truth == "boxes" else {},
+        "thresholds": dict(fixed),
         "choose_on": other.split if other else None,
         "choose_images": len(chosen_on.indices) if chosen_on else None,
         "choose_skipped": {other[i].id: why for i, why in plans[1].skipped.reasons.items()} if other else {},

@@ -27,6 +27,7 @@ def flipped(method: Maps) -> Maps:
 
     M(x) = (m(x) + flip(m(flip(x)))) / 2, flip reversing the columns. Same shapes as ``method``; costs twice.
 
+    >>> import torch
     >>> edges = lambda model, images, classes, *, layer=None: images[:, :1].diff(dim=-1, prepend=images[:, :1, :, :1])
     >>> flipped(edges)(nn.Identity(), torch.tensor([[[[0.0, 0.0, 2.0]]]]), torch.zeros(1, 1))
     tensor([[[[ 0., -1.,  1.]]]])
@@ -49,9 +50,9 @@ def multi_layer(
     Song et al., IEEE Access 2022). Returns (N, K, H, W) in [0, 1]. Costs a run of ``method`` a layer. Raises
     `InputError` for fewer than two layers or an unknown reduction.
 
-    >>> net = nn.Identity()
+    >>> import torch
     >>> halves = lambda model, images, classes, *, layer=None: images[:, layer : layer + 1]
-    >>> multi_layer(halves, [0, 1])(net, torch.tensor([[[[2.0, 0.0]], [[1.0, 4.0]]]]), torch.zeros(1, 1))
+    >>> multi_layer(halves, [0, 1])(nn.Identity(), torch.tensor([[[[2.0, 0.0]], [[1.0, 4.0]]]]), torch.zeros(1, 1))
     tensor([[[[1.0000, 0.8000]]]])
     """
     if len(layers) < 2:
@@ -90,25 +91,48 @@ class Recipe:
         return " ".join([self.name, *options, *layers, *(["flip"] if self.flip else [])])
 
 
-def parse_recipe(
-    text: str, options: Sequence[str] = (), layers: Sequence[str] = (), flip: bool = False
-) -> Recipe:
+def parse_recipe(text: str) -> Recipe:
     """A `Recipe` from ``NAME`` or ``NAME:OPTION=VALUE:…``; ``layer=a,b`` and ``flip`` may stand among the options.
 
-    ``options`` are NAME=VALUE that stand behind the text's own; ``layers`` and ``flip`` serve where the text says
-    nothing of them. Raises `InputError` with near matches.
+    Raises `InputError` with near matches.
 
     >>> parse_recipe("cam:nwc=true:flip")
     Recipe(name='cam', options={'nwc': True}, layers=(), flip=True)
     """
     name, *parts = [part.strip() for part in text.split(":")]
-    named = [part.removeprefix("layer=") for part in parts if part.startswith("layer=")]
-    own = [part for part in parts if part != "flip" and not part.startswith("layer=")]
     get_method(name)
-    given = {pair.partition("=")[0].strip() for pair in own}
-    pairs = [*own, *(pair for pair in options if pair.partition("=")[0].strip() not in given)]
-    chosen = tuple(one.strip() for entry in named for one in entry.split(",")) or tuple(layers)
-    return Recipe(name, parse_options([name], pairs)[name], chosen, flip or "flip" in parts)
+    layers = [part.removeprefix("layer=") for part in parts if part.startswith("layer=")]
+    own = [part for part in parts if part != "flip" and not part.startswith("layer=")]
+    chosen = tuple(one.strip() for entry in layers for one in entry.split(","))
+    return Recipe(name, parse_options([name], own)[name], chosen, "flip" in parts)
+
+
+def parse_recipes(
+    texts: Sequence[str], options: Sequence[str] = (), layers: Sequence[str] = (), flip: bool = False
+) -> list[Recipe]:
+    """The recipes of several texts, and what is to hold for all of them where they do not say otherwise.
+
+    ``options`` are NAME=VALUE for every method that has it, or METHOD.NAME=VALUE; ``layers`` serve the methods that
+    look at a layer. Raises `InputError` with near matches.
+
+    >>> [r.label for r in parse_recipes(["cam", "gradcam:nwc=false"], ["nwc=true"], flip=True)]
+    ['cam nwc=true flip', 'gradcam nwc=false flip']
+    """
+    recipes = [parse_recipe(text) for text in texts]
+    common = parse_options(list(dict.fromkeys(recipe.name for recipe in recipes)), options)
+    looking = [recipe for recipe in recipes if "activations" in get_method(recipe.name).needs]
+    if layers and not looking:
+        names = ", ".join(recipe.name for recipe in recipes)
+        raise InputError(f"layer={layers[0]!r} was given, and {names} takes no layer")
+    return [
+        Recipe(
+            recipe.name,
+            {**common[recipe.name], **recipe.options},
+            recipe.layers or (tuple(layers) if recipe in looking else ()),
+            recipe.flip or flip,
+        )
+        for recipe in recipes
+    ]
 
 
 def combined(method: Maps, recipe: Recipe) -> Maps:

@@ -1,0 +1,286 @@
+"""``sightline evaluate``: tables that can be trusted."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sightline.cli._options import Categories, Device
+
+if TYPE_CHECKING:
+    from sightline.models.loading import LoadedModel
+    from sightline.report import Report
+
+DATA, ROWS, BOXES, OUTPUT = "Data", "Rows of the table", "Heatmaps and boxes", "Output"
+
+
+def evaluate(
+    data: Annotated[
+        Path, typer.Option(help="The data set's folder (or Tiny ImageNet's zip).", rich_help_panel=DATA)
+    ],
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="Its layout: tiny-imagenet, cub, ilsvrc, … [default: recognised]", rich_help_panel=DATA
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="The split that is reported.", rich_help_panel=DATA)] = "val",
+    choose_threshold_on: Annotated[
+        str | None,
+        typer.Option(
+            help="Another split, where thresholds are chosen: train-heldout, …", rich_help_panel=DATA
+        ),
+    ] = None,
+    held_per_class: Annotated[
+        int, typer.Option(min=1, help="Images a class in SPLIT-heldout.", rich_help_panel=DATA)
+    ] = 30,
+    data_option: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE for the layout, e.g. images=FOLDER; repeatable.", rich_help_panel=DATA),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="So many images, evenly spread.", rich_help_panel=DATA)
+    ] = None,
+    on_bad: Annotated[
+        str, typer.Option(help="refuse or skip what cannot be scored.", rich_help_panel=DATA)
+    ] = "refuse",
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model", "-m", help="As for `explain`; repeatable. [default: bundled]", rich_help_panel=ROWS
+        ),
+    ] = None,
+    weights: Annotated[
+        list[str] | None, typer.Option(help="One for each --model, in their order.", rich_help_panel=ROWS)
+    ] = None,
+    categories: Categories = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME or NAME:OPTION=VALUE:flip, e.g. cam:nwc=true; repeatable. [default: cam]",
+            rich_help_panel=ROWS,
+        ),
+    ] = None,
+    standard: Annotated[
+        list[str] | None,
+        typer.Option(help="max or percentile; repeatable. [default: max]", rich_help_panel=ROWS),
+    ] = None,
+    heatmaps: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A folder of saved maps (.npy, .npz, .png) named by image id; repeatable.",
+            rich_help_panel=ROWS,
+        ),
+    ] = None,
+    heatmap_size: Annotated[
+        str, typer.Option(help="Size of the saved maps: photo, or HEIGHTxWIDTH.", rich_help_panel=ROWS)
+    ] = "photo",
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE for every method that has it; repeatable.", rich_help_panel=ROWS),
+    ] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(help="Target layer; several are fused into one map.", rich_help_panel=ROWS),
+    ] = None,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Mean of the maps of image and mirror image.", rich_help_panel=ROWS)
+    ] = False,
+    gt_only: Annotated[
+        bool,
+        typer.Option(
+            "--gt-only", help="Maps of the true class alone: for slow methods.", rich_help_panel=ROWS
+        ),
+    ] = False,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=0.999, help="[default: 0.2 of max, 0.35 of percentile]", rich_help_panel=BOXES
+        ),
+    ] = None,
+    percentile: Annotated[
+        float,
+        typer.Option(min=0, max=100, help="Which percentile, where one is used.", rich_help_panel=BOXES),
+    ] = 90.0,
+    normalise: Annotated[
+        str, typer.Option(help="minmax, max, percentile or ivr.", rich_help_panel=BOXES)
+    ] = "minmax",
+    protocol: Annotated[
+        str, typer.Option(help="exact, wsol-v1, wsol-v2, rethinking or pxap.", rich_help_panel=BOXES)
+    ] = "exact",
+    view: Annotated[
+        str, typer.Option(help="What the network is shown: whole or crop.", rich_help_panel=BOXES)
+    ] = "whole",
+    input_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Side of the input, instead of the model's.", rich_help_panel=BOXES),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder for tables, pictures and manifest.json.", rich_help_panel=OUTPUT)
+    ] = Path("out/evaluate"),
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="Print the results as JSON, and nothing else.", rich_help_panel=OUTPUT),
+    ] = False,
+    resamples: Annotated[
+        int, typer.Option(min=1, help="Draws of the bootstrap.", rich_help_panel=OUTPUT)
+    ] = 2000,
+    device: Device = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Photos in one forward pass.")] = 32,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that read photos and score maps.")] = 1,
+) -> None:
+    """Score models and methods on a data set: classification, localisation, GT-known, with intervals.
+
+    ```console
+    sightline evaluate --data tiny-imagenet-40.zip --choose-threshold-on train-heldout
+    sightline evaluate --data CUB_200_2011 -m vgg16-gap.safetensors --method cam --method cam:nwc=true
+    sightline evaluate --data metadata/CUB --split test --heatmaps maps --heatmap-size 224 --protocol wsol-v2
+    ```
+
+    Exit code 0: done; 2: a mistake in the command; 3: some images were skipped, the others are done.
+    """
+    from sightline.cli import SOME_FAILED
+    from sightline.cli._run import prepare_folder
+    from sightline.data import load_dataset
+    from sightline.evaluation import evaluate as run
+    from sightline.methods.combinators import parse_recipes
+
+    recipes = parse_recipes(method or ["cam"], option or [], layer or [], flip)
+    size_hw = _size(heatmap_size)
+    options: dict[str, Any] = {"held_per_class": held_per_class, **_data_options(data_option or [])}
+    splits = [
+        load_dataset(data, dataset, one, **options) for one in (split, choose_threshold_on) if one is not None
+    ]
+    prepare_folder(out)
+    models = {} if heatmaps and not model else _models(model or [], weights or [], categories, device)
+    with _bar(quiet=json) as progress:
+        report = run(
+            models,
+            splits[0],
+            recipes,
+            heatmaps=heatmaps or [],
+            heatmap_size=size_hw,
+            choose_on=splits[1] if len(splits) > 1 else None,
+            standards=standard or ["max"],
+            threshold=threshold,
+            normalise=normalise,
+            percentile=percentile,
+            view=view,
+            protocol=protocol,
+            input_size=input_size,
+            gt_only=gt_only,
+            batch_size=batch_size,
+            limit=limit,
+            on_bad=on_bad,
+            workers=workers,
+            resamples=resamples,
+            progress=progress,
+        )
+    files = report.save(out)
+    if json:
+        typer.echo(report.json())
+    else:
+        _show(report, files, out)
+    if report.skipped:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _models(
+    names: Sequence[str], weights: Sequence[str], categories: Path | None, device: str
+) -> dict[str, LoadedModel]:
+    """The models by what they are called in the table: a checkpoint by its file's name."""
+    from sightline.cli._options import load
+    from sightline.errors import InputError
+
+    if weights and len(weights) != len(names):
+        raise InputError(f"{len(weights)} --weights for {len(names)} --model; expected one each, or none")
+    if not names:
+        bundled = load(None, None, categories, device)
+        return {bundled.name: bundled}
+    found: dict[str, LoadedModel] = {}
+    for place, name in enumerate(names):
+        file = weights[place] if weights else None
+        label = Path(name).stem if Path(name).is_file() else name
+        if label in found:
+            label = " ".join(filter(None, [name, file])) if name != label or file else f"{name} ({place + 1})"
+        found[label] = load(name, file, categories, device)
+    return found
+
+
+def _data_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """NAME=VALUE as keywords of an adapter: true and false are truth values, all else is text."""
+    from sightline.errors import InputError
+
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.strip():
+            raise InputError(f"--data-option {pair!r}; expected NAME=VALUE, e.g. images=FOLDER")
+        found[name.strip()] = {"true": True, "false": False}.get(value.strip().lower(), value.strip())
+    return found
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    """`photo` -> None, `224x112` -> (224, 112), `14` -> (14, 14).
+
+    >>> _size("photo"), _size("224x112")
+    (None, (224, 112))
+    """
+    from sightline.errors import InputError
+
+    parts = text.lower().replace("×", "x").split("x")
+    if text == "photo":
+        return None
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) for part in parts):
+        raise InputError(f"--heatmap-size {text!r}; expected photo, or HEIGHTxWIDTH such as 224x224")
+    return int(parts[0]), int(parts[-1])
+
+
+@contextmanager
+def _bar(quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr where a person looks at it, told how far the work is and how much there is."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console, silent = Console(stderr=True), quiet or not sys.stderr.isatty()
+    with Progress(*columns, console=console, transient=True, disable=silent) as bar:
+        task = bar.add_task("scoring", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _show(report: Report, files: Sequence[Path], out: Path, worst: int = 5) -> None:
+    """The caption, the table, the worst classes, what was skipped, and where the files are."""
+    from sightline.report import class_table
+
+    for line in report.caption():
+        typer.echo(line)
+    _print_table(*report.table())
+    if report.rows[0].per_class:
+        headings, cells = class_table(report.rows[0])
+        typer.echo(f"worst classes of {report.rows[0].label} (all in per_class.csv):")
+        _print_table(headings, cells[:worst])
+    for image, why in list(report.skipped.items())[:worst]:
+        typer.echo(f"skipped {image}: {why}", err=True)
+    if len(report.skipped) > worst:
+        typer.echo(f"… {len(report.skipped)} skipped in all: results.json", err=True)
+    typer.echo(f"{', '.join(path.name for path in files)} in {out}")
+
+
+def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table as wide as the terminal, or, in a file, as wide as it is; intervals below their number."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_lines=any("[" in cell for row in rows for cell in row))
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*(cell.replace(" [", "\n[") for cell in row))
+    width = None if sys.stdout.isatty() else 10_000
+    Console(highlight=False, markup=False, width=width).print(table)
