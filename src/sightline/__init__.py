@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sightline.errors import ImageError, InputError, UnsupportedError
-    from sightline.explanation import Explanation, explain
+    from sightline.explanation import Explanation
     from sightline.methods import list_methods, register_method
     from sightline.models.loading import LoadedModel, list_models, load_model
+    from sightline.pipeline import explain
 
 __version__ = "0.1.0"
 
 # Public name -> the room it lives in; loaded at first use, so that `import sightline` costs nothing.
 _HOME = {
-    "explain": "sightline.explanation",
+    "explain": "sightline.pipeline",
     "Explanation": "sightline.explanation",
     "list_methods": "sightline.methods",
     "register_method": "sightline.methods",

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from sightline.errors import InputError, UnsupportedError
+from sightline.models.record import OpCounter, eval_mode, is_spatial, tensors_in
 from sightline.models.tail import tail
-from sightline.models.trace import Head, OpCounter, Site, eval_mode, is_spatial, tensors_in
+from sightline.models.trace import Head, Site
 from sightline.targets import Target, logits_of
 
 Visit = Callable[[int, Tensor], Tensor]  # (number of the site, its tensor) -> the tensor to pass on

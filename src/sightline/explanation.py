@@ -1,10 +1,9 @@
-"""`explain`, and the `Explanation` that it returns: maps, and what one does with them."""
+"""`Explanation`: the maps that `explain` returns, and what one does with them."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,13 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from sightline.boxes import make_boxes, make_masks
-from sightline.engine import Evidence, observe
-from sightline.errors import InputError, UnsupportedError, unknown
+from sightline.engine import Evidence
+from sightline.errors import InputError, UnsupportedError
 from sightline.heatmap import make_heatmaps
-from sightline.methods import Method, get_method
-from sightline.models.loading import LoadedModel
-from sightline.models.trace import Site, Structure, named_site, study
-from sightline.targets import CallableTarget, Classes, ClassTarget, Target, resolve_classes
 from sightline.types import Geometry, Prediction
 
 if TYPE_CHECKING:
@@ -194,10 +189,10 @@ class Explanation:
         return PIL.Image.fromarray(array[..., 0] if array.shape[2] == 1 else array[..., :3]).convert("RGB")
 
     def overlay(self, i: int = 0, k: int = 0, colormap: str = "turbo", **box_options: Any) -> PIL.Image.Image:
-        """The photo of image i under the heatmap of its class k, with its box and its name.
+        """The photo of image i under the heatmap of its class k, with its box; a tiny photo is enlarged.
 
-        >>> example().overlay(0, 0).size
-        (8, 8)
+        >>> example().overlay(0, 0).mode
+        'RGB'
         """
         from sightline.render import overlay
 
@@ -254,225 +249,12 @@ class Explanation:
         return folder
 
 
-def explain(
-    model: nn.Module,
-    batch: Any,
-    method: str = "gradcam",
-    classes: Classes = "top1",
-    target: Callable[[Any], Tensor] | None = None,
-    layer: Layer = None,
-    view: str = "whole",
-    **options: Any,
-) -> Explanation:
-    """Explain what ``model`` sees in ``batch``: one raw map for each image and class.
-
-    ``model``: from `load_model`, or any nn.Module with a tensor batch. ``batch``: float tensor (N, 3, H, W), or
-    a PIL image, a path, or a list of these (the model's own transform is then used; ``view`` "whole" shows the
-    network all of the photo, "crop" its own resize and centre crop). ``classes``: "top1", "topK", an index, a
-    category name, a list of these, or LongTensor (N,) or (N, K). ``target``: instead of classes, a callable
-    output -> (N,). ``layer``: a name, a module, or (methods that fuse) a list; found by itself if None.
-    ``options``: those of the method. The network runs in eval mode and is afterwards as it was.
-    Raises `InputError` for what was given wrongly, `UnsupportedError` where the method cannot serve the model.
-
-    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-    >>> explain(net, torch.rand(1, 3, 8, 8), method="layercam", classes="top2").maps.shape
-    torch.Size([1, 2, 6, 6])
-    """
-    chosen = get_method(method)
-    resolved = chosen.checked_options(options)
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module or a loaded model")
-    network = model.network if isinstance(model, LoadedModel) else model
-    images, geometries, photos = prepare(model, batch, view)
-    evidence, sites = _observe(network, images, chosen, layer, resolved)
-    targets, indices = _targets(evidence, classes, target, getattr(model, "categories", None))
-    maps, signed = _run(chosen, evidence, targets, resolved)
-    return Explanation(
-        maps=maps,
-        classes=indices,
-        logits=evidence.logits,
-        signed=signed,
-        geometries=geometries,
-        method=method,
-        model_name=getattr(model, "name", type(model).__name__),
-        view=view if photos is not None else "tensor",
-        layers=[str(s) for s in sites],
-        options=resolved,
-        input_hw=(images.shape[2], images.shape[3]),
-        categories=getattr(model, "categories", None),
-        photos=photos,
-        images=images if photos is None else None,
-        weights_sha256=getattr(model, "weights_sha256", None),
-        _evidence=evidence if method == "cam" else None,
-    )
-
-
-def prepare(
-    model: nn.Module, batch: Any, view: str = "whole"
-) -> tuple[Tensor, list[Geometry], list[PIL.Image.Image] | None]:
-    """What a user gave -> (N, 3, H, W) on the model's device, geometries, and the photos (None for a tensor)."""
-    if view not in VIEWS:
-        raise unknown("view", view, VIEWS)
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(0))
-    if isinstance(batch, Tensor):
-        return _checked_tensor(batch, like), [Geometry.identity(_hw(batch))] * len(batch), None
-    items = list(batch) if isinstance(batch, (list, tuple)) else [batch]
-    if not items:
-        raise InputError("batch is empty; expected at least one image")
-    if isinstance(items[0], Tensor):
-        raise InputError("batch is a list of tensors; expected one tensor (N, 3, H, W): use torch.stack")
-    preprocess = getattr(model, "preprocess", None)
-    if preprocess is None:
-        raise InputError(
-            f"batch is a {type(items[0]).__name__}, and this model has no transform; give a float tensor "
-            "(N, 3, H, W), or wrap it: sightline.load_model(model, transform=...)"
-        )
-    from sightline.data.images import read_image
-
-    photos = [read_image(item) for item in items]
-    prepared = [preprocess.prepare(photo, view) for photo in photos]
-    images = torch.stack([tensor for tensor, _ in prepared]).to(like.device, like.dtype)
-    return images, [geometry for _, geometry in prepared], photos
-
-
-def _hw(batch: Tensor) -> tuple[int, int]:
-    return (batch.shape[-2], batch.shape[-1])
-
-
-def _checked_tensor(batch: Tensor, like: Tensor) -> Tensor:
-    if batch.ndim != 4 or 0 in batch.shape:
-        hint = "; add the batch dimension: x[None]" if batch.ndim == 3 else ""
-        raise InputError(f"batch has shape {tuple(batch.shape)}; expected (N, 3, H, W){hint}")
-    if not batch.is_floating_point():
-        raise InputError(
-            f"batch is {batch.dtype}; expected a float tensor, normalised as the model was trained"
-        )
-    return batch.to(like.device)
-
-
-def _observe(
-    network: nn.Module, images: Tensor, method: Method, layer: Layer, options: dict[str, Any]
-) -> tuple[Evidence, list[Site]]:
-    """The forward pass that this method needs, at the layers that were named or found."""
-    needs = method.needs
-    if method.layers is None and isinstance(layer, (list, tuple)):
-        if len(layer) != 1:
-            raise InputError(
-                f"method {method.name!r} explains one layer; got {len(layer)}; 'fullycam' fuses several"
-            )
-        layer = layer[0]
-    if layer is not None and "activations" not in needs:
-        raise InputError(
-            f"method {method.name!r} explains the image's pixels and takes no layer; got {layer!r}"
-        )
-    structure: Structure | None = None
-    sites: list[Site] = []
-    if "activations" in needs:
-        if torch.is_inference_mode_enabled():
-            raise InputError(
-                "called inside torch.inference_mode(), where no gradient exists; use torch.no_grad()"
-            )
-        structure = study(network, images) if layer is None or "classifier" in needs else None
-        sites = _sites(network, images, method, layer, options, structure)
-    checked = [*sites]
-    if "classifier" in needs and structure is not None:
-        if structure.head is None or structure.target is None:
-            raise UnsupportedError(
-                f"{method.name} needs a head of pooling and one linear layer (or a 1×1 class convolution and "
-                f"pooling); of this network {structure.why_no_head}; use 'gradcam'"
-            )
-        if sites[0] != structure.target:
-            checked.append(structure.target)
-    evidence = observe(
-        network,
-        images,
-        checked,
-        gradient="gradient" in needs,
-        input_gradient="input_gradient" in needs,
-        guided="guided" in needs,
-    )
-    if len(checked) > len(sites) and not _same(evidence.layers):
-        raise UnsupportedError(
-            f"{method.name} reads the layer before the pooling, '{checked[-1]}', not '{sites[0]}'; use 'gradcam'"
-        )
-    evidence.head = structure.head if structure else None
-    return evidence, sites
-
-
-def _same(layers: list[Tensor]) -> bool:
-    return layers[0].shape == layers[-1].shape and torch.equal(layers[0], layers[-1])
-
-
-def _sites(
-    network: nn.Module,
-    images: Tensor,
-    method: Method,
-    layer: Layer,
-    options: dict[str, Any],
-    structure: Structure | None,
-) -> list[Site]:
-    if layer is None and method.layers is not None:
-        layer = options.get("layers", method.layers)
-        if layer in ("convs", "stages"):
-            found = structure.convs if layer == "convs" else structure.stages  # type: ignore[union-attr]
-            if not found:
-                raise UnsupportedError(f"{method.name} fuses convolutions and this network has none")
-            return list(found)
-        if not layer:
-            raise InputError(f"layers={layer!r}; expected 'convs', 'stages' or names")
-    if layer is None:
-        assert structure is not None
-        if structure.target is None:
-            raise InputError(
-                f"no target layer was found: {structure.why_no_target}; give `layer=` "
-                "(`sightline layers MODEL` lists what may be named)"
-            )
-        return [structure.target]
-    named: Sequence[Any] = layer if isinstance(layer, (list, tuple)) else [layer]
-    return [named_site(network, one, images) for one in named]
-
-
-def _targets(
-    evidence: Evidence,
-    classes: Classes,
-    target: Callable[[Any], Tensor] | None,
-    categories: tuple[str, ...] | None,
-) -> tuple[list[Target], Tensor]:
-    n, device = len(evidence.images), evidence.images.device
-    if target is not None:
-        if not callable(target):
-            raise InputError(
-                f"target is a {type(target).__name__}; expected a callable output -> (N,) scores"
-            )
-        if not (isinstance(classes, str) and classes == "top1"):
-            raise InputError("give either classes or target, not both")
-        return [CallableTarget(target)], torch.full((n, 1), -1, device=device)
-    logits = evidence.logits
-    if logits is None:
-        kind = type(evidence.output).__name__
-        raise InputError(f"the network returns {kind}, not scores (N, C); give `target=`, a callable of it")
-    indices = resolve_classes(classes, logits, categories)
-    return [ClassTarget(indices[:, k]) for k in range(indices.shape[1])], indices
-
-
-def _run(
-    method: Method, evidence: Evidence, targets: list[Target], options: dict[str, Any]
-) -> tuple[Tensor, Tensor | None]:
-    """The method for every target: maps (N, K, h, w) and, at the image's pixels, signed (N, K, 3, H, W)."""
-    if method.joint:
-        maps = method.function(evidence, targets, **options)
-    elif not method.class_specific:
-        maps = method.function(evidence, targets[0], **options)[:, None].repeat(1, len(targets), 1, 1)
-    else:
-        maps = torch.stack([method.function(evidence, t, **options) for t in targets], 1)
-    maps = maps.detach().to(torch.promote_types(maps.dtype, torch.float32))
-    return (maps.abs().amax(2), maps) if method.signed else (maps, None)
-
-
 def example(method: str = "gradcam") -> Explanation:
     """A tiny explanation for the doctests: 4 channels, 2 classes, 8×8 pixels."""
     generator = torch.Generator().manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     for parameter in net.parameters():
         parameter.data = torch.rand(parameter.shape, generator=generator)
+    from sightline.pipeline import explain
+
     return explain(net, torch.rand(1, 3, 8, 8, generator=generator), method=method, classes=1)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sightline.errors import InputError
-from sightline.models.trace import eval_mode
+from sightline.models.record import eval_mode
 from sightline.targets import logits_of
 
 Score = Callable[[Tensor, Tensor], Tensor]

@@ -9,7 +9,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
-from sightline.models.trace import Site, eval_mode
+from sightline.models.record import eval_mode
+from sightline.models.trace import Site
 
 Tail = Callable[[Tensor, Tensor], Any]  # (images, activations) -> the network's output
 

@@ -1,6 +1,6 @@
 """What a network computes, seen once: its target layer and its head, found without being told.
 
-One forward pass of one image is written down operation by operation. From that record, and never from
+One forward pass of one image is written down operation by operation (`record`). From that record, and never from
 module names, follow the tensor that enters the last spatial pooling, the kind of head behind it, and the
 activation that belongs to each convolution.
 """
@@ -8,16 +8,14 @@ activation that belongs to each convolution.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from sightline.errors import InputError, unknown
+from sightline.models.record import Call, Key, Op, Recorder, is_spatial, record
 
 ACTIVATIONS = frozenset(
     [
@@ -98,8 +96,6 @@ _BETWEEN = frozenset(  # what may stand between a convolution and "its" activati
     ]
 )
 
-Key = tuple[int, int]  # (identity, version): what a tensor object held at one moment
-
 
 @dataclass(frozen=True)
 class Site:
@@ -157,172 +153,19 @@ class LayerRow:
 
 
 @dataclass
-class _Op:
-    index: int
-    function: str
-    module: str
-    inputs: list[Tensor]
-    input_keys: list[Key]
-    output: Tensor
-    output_key: Key
-
-
-@dataclass
-class _Call:
-    module: str
-    call: int
-    first_op: int
-    input: Tensor | None
-    last_op: int = 0
-    output: Tensor | None = None
-    output_key: Key | None = None
-
-
-def function_name(function: Any) -> str:
-    return str(getattr(function, "__name__", function))
-
-
-def tensors_in(value: Any) -> list[Tensor]:
-    """All tensors in nested tuples, lists and dictionaries, in order."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        return [t for item in value for t in tensors_in(item)]
-    return []
-
-
-def _key(tensor: Tensor) -> Key:
-    return (id(tensor), tensor._version)
-
-
-def is_spatial(tensor: Tensor | None) -> bool:
-    """True for a float map (N, C, h, w) with more than one position; not for a pooled (N, 1, 1, C)."""
-    return (
-        tensor is not None
-        and tensor.ndim == 4
-        and tensor.is_floating_point()
-        and tensor.shape[2] * tensor.shape[3] > 1
-        and tensor.shape[1] * tensor.shape[2] > 1
-    )
-
-
-class OpCounter(TorchFunctionMode):
-    """Numbers every torch function that returns a tensor, the same way in each pass of the same network.
-
-    ``visit(index, name, args, output)`` may return another tensor to pass on. `pause` hides the caller's
-    own operations (those of hooks) from the numbering.
-    """
-
-    def __init__(self, visit: Callable[[int, str, Any, Tensor], Tensor | None]) -> None:
-        super().__init__()
-        self.visit, self.count, self.paused = visit, 0, False
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        name = function_name(func)
-        if self.paused or name in ("__get__", "_set_grad_enabled"):
-            return func(*args, **(kwargs or {}))
-        self.before(args, kwargs)
-        output = func(*args, **(kwargs or {}))
-        first = output[0] if isinstance(output, (tuple, list)) and output else output
-        if not isinstance(first, Tensor):
-            return output
-        index, self.count = self.count, self.count + 1
-        replaced = self.visit(index, name, (args, kwargs), first)
-        return replaced if replaced is not None and first is output else output
-
-    def before(self, args: Any, kwargs: Any) -> None:
-        """Called with the arguments before an in-place operation can change them."""
-
-    @contextmanager
-    def pause(self) -> Iterator[None]:
-        was, self.paused = self.paused, True
-        try:
-            yield
-        finally:
-            self.paused = was
-
-
-class _Recorder(OpCounter):
-    def __init__(self) -> None:
-        super().__init__(self._write)
-        self.ops: list[_Op] = []
-        self.calls: list[_Call] = []
-        self.stack: list[_Call] = []
-        self.counts: dict[str, int] = {}
-        self._keys: list[tuple[Tensor, Key]] = []
-
-    def before(self, args: Any, kwargs: Any) -> None:
-        self._keys = [(t, _key(t)) for t in tensors_in([args, kwargs or {}])]
-
-    def _write(self, index: int, name: str, args: Any, output: Tensor) -> None:
-        module = self.stack[-1].module if self.stack else ""
-        inputs, keys = [t for t, _ in self._keys], [k for _, k in self._keys]
-        self.ops.append(_Op(index, name, module, inputs, keys, output, _key(output)))
-
-    def enter(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any) -> None:
-            number = self.counts.get(name, 0)
-            self.counts[name] = number + 1
-            given = tensors_in(args)
-            call = _Call(name, number, self.count, given[0] if given else None)
-            self.calls.append(call)
-            self.stack.append(call)
-
-        return hook
-
-    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        call = self.stack.pop()
-        call.last_op = self.count
-        if isinstance(output, Tensor):
-            call.output, call.output_key = output, _key(output)
-
-
-@contextmanager
-def eval_mode(network: nn.Module) -> Iterator[None]:
-    """Every submodule in eval mode inside, each as it was before afterwards, also after an exception."""
-    training = [module for module in network.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def _record(network: nn.Module, images: Tensor) -> tuple[_Recorder, Any]:
-    recorder = _Recorder()
-    handles = []
-    try:
-        for name, module in network.named_modules():
-            handles.append(module.register_forward_pre_hook(recorder.enter(name)))
-            handles.append(module.register_forward_hook(recorder.leave))
-        with eval_mode(network), torch.no_grad(), recorder:
-            output = network(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return recorder, output
-
-
-@dataclass
 class _Reader:
     """Answers questions about one record."""
 
-    recorder: _Recorder
+    recorder: Recorder
     output: Any
-    producer: dict[Key, _Op] = field(default_factory=dict)
+    producer: dict[Key, Op] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.ops = self.recorder.ops
         for op in self.ops:
             self.producer.setdefault(op.output_key, op)
 
-    def is_pooling(self, op: _Op) -> bool:
+    def is_pooling(self, op: Op) -> bool:
         if not op.inputs or not is_spatial(op.inputs[0]) or not op.output.is_floating_point():
             return False
         if op.function in POOLINGS:
@@ -330,7 +173,7 @@ class _Reader:
         n, c = op.inputs[0].shape[:2]
         return op.function in REDUCTIONS and op.output.shape in ((n, c), (n, c, 1, 1))
 
-    def is_flattening(self, op: _Op) -> bool:
+    def is_flattening(self, op: Op) -> bool:
         """A flattening before a linear layer, or a convolution as large as the map, which is the same."""
         if op.function == "conv2d":
             return is_spatial(op.inputs[0]) and op.inputs[1].shape[2:] == op.inputs[0].shape[2:]
@@ -361,7 +204,7 @@ class _Reader:
             before = self.producer.get(key)
         return tensor, key, pooled
 
-    def _pooling_module(self, last: _Op) -> _Call | None:
+    def _pooling_module(self, last: Op) -> Call | None:
         """The outermost module without weights or activation that turns (N, C, h, w) into (N, C[, 1, 1])."""
         for call in self.recorder.calls:
             if not (call.first_op <= last.index < call.last_op) or not is_spatial(call.input):
@@ -383,7 +226,7 @@ class _Reader:
         return Site(made[0].module, made[0].call) if made else self.op_site(self.producer[key])
 
     @staticmethod
-    def op_site(op: _Op) -> Site:
+    def op_site(op: Op) -> Site:
         return Site(op.module, op=op.index, function=op.function)
 
     def logits(self) -> Tensor | None:
@@ -421,7 +264,7 @@ class _Reader:
             return None
         return Head("conv", op.module, relu), op.input_keys[0]
 
-    def after_activation(self, conv: _Op) -> _Op:
+    def after_activation(self, conv: Op) -> Op:
         """Follow a convolution through norms and additions to its activation, or as far as that goes."""
         at = conv
         for op in self.ops[conv.index + 1 :]:
@@ -434,8 +277,8 @@ class _Reader:
             at = op
         return at
 
-    def convolutions(self) -> list[_Op]:
-        found: dict[Key, _Op] = {}
+    def convolutions(self) -> list[Op]:
+        found: dict[Key, Op] = {}
         for op in self.ops:
             if op.function == "conv2d" and is_spatial(op.output):
                 site = self.after_activation(op)
@@ -463,7 +306,7 @@ class _Reader:
 
 
 def _study(network: nn.Module, images: Tensor) -> Structure:
-    recorder, output = _record(network, images)
+    recorder, output = record(network, images)
     reader = _Reader(recorder, output, network_modules=list(network.named_modules()))
     convs = reader.convolutions()
     last_of_size = {tuple(op.output.shape[2:]): op for op in convs}

@@ -1,0 +1,154 @@
+"""The road, in one process: images in, one forward pass, a method's equation, an `Explanation` out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from sightline.engine import Evidence
+from sightline.errors import InputError, unknown
+from sightline.explanation import VIEWS, Explanation
+from sightline.methods import Method, get_method
+from sightline.methods.passes import Layer, observe_for
+from sightline.models.loading import LoadedModel
+from sightline.targets import CallableTarget, Classes, ClassTarget, Target, resolve_classes
+from sightline.types import Geometry
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+
+def explain(
+    model: nn.Module,
+    batch: Any,
+    method: str = "gradcam",
+    classes: Classes = "top1",
+    target: Callable[[Any], Tensor] | None = None,
+    layer: Layer = None,
+    view: str = "whole",
+    **options: Any,
+) -> Explanation:
+    """Explain what ``model`` sees in ``batch``: one raw map for each image and class.
+
+    ``model``: from `load_model`, or any nn.Module with a tensor batch. ``batch``: float tensor (N, 3, H, W), or
+    a PIL image, a path, or a list of these (the model's own transform is then used; ``view`` "whole" shows the
+    network all of the photo, "crop" its own resize and centre crop). ``classes``: "top1", "topK", an index, a
+    category name, a list of these, or LongTensor (N,) or (N, K). ``target``: instead of classes, a callable
+    output -> (N,). ``layer``: a name, a module, or (methods that fuse) a list; found by itself if None.
+    ``options``: those of the method. The network runs in eval mode and is afterwards as it was.
+    Raises `InputError` for what was given wrongly, `UnsupportedError` where the method cannot serve the model.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    >>> explain(net, torch.rand(1, 3, 8, 8), method="layercam", classes="top2").maps.shape
+    torch.Size([1, 2, 6, 6])
+    """
+    chosen = get_method(method)
+    resolved = chosen.checked_options(options)
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module or a loaded model")
+    network = model.network if isinstance(model, LoadedModel) else model
+    images, geometries, photos = prepare(model, batch, view)
+    evidence, sites = observe_for(chosen, network, images, layer, resolved)
+    targets, indices = _targets(evidence, classes, target, getattr(model, "categories", None))
+    maps, signed = _run(chosen, evidence, targets, resolved)
+    return Explanation(
+        maps=maps,
+        classes=indices,
+        logits=evidence.logits,
+        signed=signed,
+        geometries=geometries,
+        method=method,
+        model_name=getattr(model, "name", type(model).__name__),
+        view=view if photos is not None else "tensor",
+        layers=[str(s) for s in sites],
+        options=resolved,
+        input_hw=(images.shape[2], images.shape[3]),
+        categories=getattr(model, "categories", None),
+        photos=photos,
+        images=images if photos is None else None,
+        weights_sha256=getattr(model, "weights_sha256", None),
+        _evidence=evidence if method == "cam" else None,
+    )
+
+
+def prepare(
+    model: nn.Module, batch: Any, view: str = "whole"
+) -> tuple[Tensor, list[Geometry], list[PIL.Image.Image] | None]:
+    """What a user gave -> (N, 3, H, W) on the model's device, geometries, and the photos (None for a tensor)."""
+    if view not in VIEWS:
+        raise unknown("view", view, VIEWS)
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(0))
+    if isinstance(batch, Tensor):
+        return _checked_tensor(batch, like), [Geometry.identity(_hw(batch))] * len(batch), None
+    items = list(batch) if isinstance(batch, (list, tuple)) else [batch]
+    if not items:
+        raise InputError("batch is empty; expected at least one image")
+    if isinstance(items[0], Tensor):
+        raise InputError("batch is a list of tensors; expected one tensor (N, 3, H, W): use torch.stack")
+    preprocess = getattr(model, "preprocess", None)
+    if preprocess is None:
+        raise InputError(
+            f"batch is a {type(items[0]).__name__}, and this model has no transform; give a float tensor "
+            "(N, 3, H, W), or wrap it: sightline.load_model(model, transform=...)"
+        )
+    from sightline.data.images import read_image
+
+    photos = [read_image(item) for item in items]
+    prepared = [preprocess.prepare(photo, view) for photo in photos]
+    images = torch.stack([tensor for tensor, _ in prepared]).to(like.device, like.dtype)
+    return images, [geometry for _, geometry in prepared], photos
+
+
+def _hw(batch: Tensor) -> tuple[int, int]:
+    return (batch.shape[-2], batch.shape[-1])
+
+
+def _checked_tensor(batch: Tensor, like: Tensor) -> Tensor:
+    if batch.ndim != 4 or 0 in batch.shape:
+        hint = "; add the batch dimension: x[None]" if batch.ndim == 3 else ""
+        raise InputError(f"batch has shape {tuple(batch.shape)}; expected (N, 3, H, W){hint}")
+    if not batch.is_floating_point():
+        raise InputError(
+            f"batch is {batch.dtype}; expected a float tensor, normalised as the model was trained"
+        )
+    return batch.to(like.device)
+
+
+def _targets(
+    evidence: Evidence,
+    classes: Classes,
+    target: Callable[[Any], Tensor] | None,
+    categories: tuple[str, ...] | None,
+) -> tuple[list[Target], Tensor]:
+    n, device = len(evidence.images), evidence.images.device
+    if target is not None:
+        if not callable(target):
+            raise InputError(
+                f"target is a {type(target).__name__}; expected a callable output -> (N,) scores"
+            )
+        if not (isinstance(classes, str) and classes == "top1"):
+            raise InputError("give either classes or target, not both")
+        return [CallableTarget(target)], torch.full((n, 1), -1, device=device)
+    logits = evidence.logits
+    if logits is None:
+        kind = type(evidence.output).__name__
+        raise InputError(f"the network returns {kind}, not scores (N, C); give `target=`, a callable of it")
+    indices = resolve_classes(classes, logits, categories)
+    return [ClassTarget(indices[:, k]) for k in range(indices.shape[1])], indices
+
+
+def _run(
+    method: Method, evidence: Evidence, targets: list[Target], options: dict[str, Any]
+) -> tuple[Tensor, Tensor | None]:
+    """The method for every target: maps (N, K, h, w) and, at the image's pixels, signed (N, K, 3, H, W)."""
+    if method.joint:
+        maps = method.function(evidence, targets, **options)
+    elif not method.class_specific:
+        maps = method.function(evidence, targets[0], **options)[:, None].repeat(1, len(targets), 1, 1)
+    else:
+        maps = torch.stack([method.function(evidence, t, **options) for t in targets], 1)
+    maps = maps.detach().to(torch.promote_types(maps.dtype, torch.float32))
+    return (maps.abs().amax(2), maps) if method.signed else (maps, None)
