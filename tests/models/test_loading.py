@@ -253,6 +253,17 @@ def test_weights_of_another_network(resnet_file: Path, few_names: None) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "name", ["alexnet", "mobilenet_v3_small", "squeezenet1_1", "vgg13_bn", "densenet169"]
+)
+def test_all_of_torchvision_is_searched(name: str) -> None:
+    family = zoo.family_of(name)
+    state = hollow(lambda: family.build(name, 9, {})).state_dict()
+    assert zoo.fitting_torchvision({f"module.{key}": tensor for key, tensor in state.items()}) == name
+    state.popitem(last=False)
+    assert zoo.fitting_torchvision(state) is None
+
+
 def test_weights_of_a_deeper_network(resnet_file: Path, few_names: None) -> None:
     message = refusal("resnet34", weights=resnet_file)
     assert "does not fit resnet34: 80 of its 218 tensors missing (layer1.2.conv1.weight," in message
@@ -413,7 +424,7 @@ def test_offline_is_one_line_and_leaves_nothing(
         f"); give a file: weights='{short}.safetensors' (or .pth), or weights='none' for random ones"
     )
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-    assert capfd.readouterr().out == ""
+    assert capfd.readouterr() == ("", "")
 
 
 class BreaksOff:

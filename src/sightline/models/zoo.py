@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import io
+import itertools
 import re
 import sys
 import urllib.error
@@ -80,7 +82,7 @@ def class_count(family: Family, name: str, state: State) -> int | None:
 def fetching(name: str) -> Iterator[None]:
     """Turn whatever a download raises into one line that names the way out; keep stdout clean."""
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # torch.hub prints there
+        with contextlib.redirect_stdout(io.StringIO()):  # torch.hub says there that it begins
             yield
     except UnsupportedError:
         raise
@@ -147,9 +149,20 @@ def _published_torchvision(name: str, classes: int, version: str) -> tuple[nn.Mo
     return network, f"torchvision {choices[version].name}"
 
 
-@functools.cache
 def _head_torchvision(name: str) -> str:
-    return _last_with(hollow(lambda: _build_torchvision(name, 1000, {})), 1000)
+    return _plan(name)[0]
+
+
+@functools.cache
+def _plan(name: str) -> tuple[str, dict[str, tuple[int, ...]]]:
+    """The name of a torchvision network's class layer, and the shapes of all other tensors but counters."""
+    network = hollow(lambda: _build_torchvision(name, 1000, {}))
+    head = _last_with(network, 1000)
+    return head, {
+        key: tuple(tensor.shape)
+        for key, tensor in network.state_dict().items()
+        if not key.startswith(f"{head}.") and not key.endswith("num_batches_tracked")
+    }
 
 
 def _last_with(network: nn.Module, classes: int) -> str:
@@ -177,22 +190,15 @@ def _tidy_torchvision(state: State) -> State:
 def fitting_torchvision(state: State) -> str | None:
     """The torchvision network whose weights these are, but for the class layer, or None."""
     state = _tidy_torchvision(state)
-    for name in torchvision_names():
-        shapes = _shapes(name)
-        if shapes == {k: tuple(v.shape) for k, v in matched(state, shapes).items() if k in shapes}:
-            return name
+    for _, family in itertools.groupby(torchvision_names(), lambda name: re.split(r"[\d_]", name)[0]):
+        for name in family:
+            shapes = _plan(name)[1]
+            found = matched(state, shapes)
+            if next(iter(shapes)) not in found:
+                break  # the first layer has one name throughout a family
+            if shapes == {key: tuple(tensor.shape) for key, tensor in found.items() if key in shapes}:
+                return name
     return None
-
-
-@functools.cache
-def _shapes(name: str) -> dict[str, tuple[int, ...]]:
-    head = _head_torchvision(name)
-    tensors = hollow(lambda: _build_torchvision(name, 1000, {})).state_dict().items()
-    return {
-        k: tuple(v.shape)
-        for k, v in tensors
-        if not k.startswith(f"{head}.") and not k.endswith("num_batches_tracked")
-    }
 
 
 # --- timm ---------------------------------------------------------------------------------------
