@@ -198,6 +198,12 @@ def test_bad_batches_are_named(batch, message):
         sightline.explain(ColourNet(), batch)
 
 
+def test_as_many_category_names_as_scores():
+    model = sightline.load_model(ColourNet(), categories=["red", "green", "blue"])
+    with pytest.raises(InputError, match="3 category names and gives 2 scores"):
+        sightline.explain(model, torch.rand(1, 3, 8, 8))
+
+
 def test_nan_in_the_weights_names_the_layer():
     net = ColourNet()
     net.fc.bias.data[0] = float("nan")

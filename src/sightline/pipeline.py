@@ -136,6 +136,8 @@ def _targets(
     if logits is None:
         kind = type(evidence.output).__name__
         raise InputError(f"the network returns {kind}, not scores (N, C); give `target=`, a callable of it")
+    if categories is not None and len(categories) != logits.shape[1]:
+        raise InputError(f"the model has {len(categories)} category names and gives {logits.shape[1]} scores")
     indices = resolve_classes(classes, logits, categories)
     return [ClassTarget(indices[:, k]) for k in range(indices.shape[1])], indices
 
