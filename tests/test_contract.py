@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import inspect
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -333,6 +335,22 @@ def test_images_that_require_grad_are_left_alone(method: str) -> None:
     assert torch.equal(explain(net, asked, method, classes=1).maps, expected)
     assert asked.grad is None
     assert asked.requires_grad
+
+
+@every_method
+def test_nothing_keeps_the_network_or_its_activations_alive(method: str) -> None:
+    # An autograd graph that holds on to itself is never collected: each call would leak a whole forward pass.
+    net, x = net_and_images(n=1)
+    activations: list[weakref.ref[Tensor]] = []
+    handle = net.features[0].register_forward_hook(lambda m, args, out: activations.append(weakref.ref(out)))
+    explain(net, x, method, classes=1)
+    handle.remove()
+    network = weakref.ref(net)
+    del net
+    gc.collect()
+    assert activations
+    assert [ref() for ref in activations] == [None] * len(activations)
+    assert network() is None
 
 
 # Where the caller stands

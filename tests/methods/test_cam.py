@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 import sightline
 from references.cam import cam, class_convolution
@@ -100,6 +101,22 @@ def test_other_poolings_keep_the_same_sum_but_not_the_identity(pool: Callable[[]
     maps = sightline.explain(other, x, method="cam", classes=PICKED).maps
     torch.testing.assert_close(maps, sightline.explain(averaged, x, method="cam", classes=PICKED).maps)
     assert (maps.mean((2, 3)) + other.fc.bias[PICKED] - other(x).gather(1, PICKED)).abs().min() > 1e-3
+
+
+class MaxThenAverage(GapToy):
+    """A max-pool between the trunk and the average: what the average reads is the max-pool's output."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.max_pool2d(self.features(x), 2).mean((2, 3)))
+
+
+def test_a_max_pool_before_the_average_keeps_the_identity() -> None:
+    net, x = prepare(MaxThenAverage()), make_images()
+    explanation = sightline.explain(net, x, method="cam", classes=PICKED)
+    scores = explanation.logits.gather(1, PICKED)
+    torch.testing.assert_close(
+        explanation.maps.mean((2, 3)) + net.fc.bias[PICKED], scores, rtol=0, atol=1e-10
+    )
 
 
 def test_contributions_sum_to_the_map() -> None:

@@ -140,7 +140,7 @@ class FunctionalToy(GapToy):
         (nn.ELU, r"(?i)elu"),
         (nn.Hardswish, r"(?i)hard.?swish"),
         (nn.PReLU, r"(?i)prelu"),
-        (nn.Tanh, "needs ReLU"),
+        (nn.Tanh, r"tanh|needs ReLU"),
         (nn.Mish, r"(?i)mish"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -161,6 +161,49 @@ def test_refuses_other_functional_activations_by_name(
     activation: Callable[[Tensor], Tensor], named: str
 ) -> None:
     with pytest.raises(UnsupportedError, match=f"(?i){named}"):
+        sightline.explain(prepare(FunctionalToy(activation)), make_images(), method="guided_backprop")
+
+
+DISGUISED: dict[str, Callable[[Tensor], Tensor]] = {
+    "clamp(min=0)": lambda t: t.clamp(min=0),
+    "clamp_(min=0)": lambda t: t.clamp_(min=0),
+    "clamp_min": lambda t: t.clamp_min(0),
+    "clamp(0, 6)": lambda t: t.clamp(0, 6),
+    "hardtanh(0, 6)": lambda t: F.hardtanh(t, 0.0, 6.0),
+    "threshold": lambda t: F.threshold(t, 0.0, 0.0),
+}
+
+
+@pytest.mark.parametrize("how", DISGUISED)
+def test_a_relu_in_disguise_is_guided_or_refused_but_never_passed_over(how: str) -> None:
+    # Beside an honest ReLU: a version that looked for `relu` only would give the plain gradient at the other.
+    net, x = prepare(FunctionalToy(DISGUISED[how])), make_images()
+    expected = each(guided_backprop, build("gap"), x, PICKED)  # no activation of it reaches 6
+    try:
+        signed = sightline.explain(net, x, method="guided_backprop", classes=PICKED).signed
+    except UnsupportedError:
+        return
+    torch.testing.assert_close(signed, expected, rtol=0, atol=1e-10)
+
+
+class Swish(torch.autograd.Function):
+    """SiLU with a backward of its own, as memory-saving EfficientNets have it."""
+
+    @staticmethod
+    def forward(ctx, t: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
+        ctx.save_for_backward(t)
+        return t * torch.sigmoid(t)
+
+    @staticmethod
+    def backward(ctx, r: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
+        (t,) = ctx.saved_tensors
+        gate = torch.sigmoid(t)
+        return r * gate * (1 + t * (1 - gate))
+
+
+@pytest.mark.parametrize("activation", [F.celu, torch.tanh, Swish.apply], ids=["celu", "tanh", "swish"])
+def test_other_activations_beside_a_relu_are_refused(activation: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(UnsupportedError):
         sightline.explain(prepare(FunctionalToy(activation)), make_images(), method="guided_backprop")
 
 
