@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sightline.errors import ImageError, InputError, unknown
+from sightline.cli._settings import Settings, caption_of
+from sightline.errors import ImageError, InputError
 
 if TYPE_CHECKING:
     import PIL.Image
+    from torch import Tensor
 
     from sightline.explanation import Explanation
     from sightline.models.loading import LoadedModel
+    from sightline.panel import Cell
     from sightline.targets import Classes
+    from sightline.types import Geometry, Prediction
 
 
 @dataclass(frozen=True)
@@ -26,54 +30,6 @@ class Photo:
     name: str
     source: Path | PIL.Image.Image
     stem: str
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The resolved options of a run, as manifest.json holds them."""
-
-    methods: Sequence[str]
-    classes: str | Sequence[str] = "top1"
-    layers: Sequence[str] = ()
-    view: str = "whole"
-    normalise: str = "minmax"
-    threshold: float = 0.2
-    standard: str = "max"
-    percentile: float = 90.0
-    select: str = "largest"
-    method_options: dict[str, dict[str, Any]] = field(default_factory=dict)
-    colormap: str = "turbo"
-    batch_size: int = 8
-
-    @property
-    def box_options(self) -> dict[str, Any]:
-        names = ("threshold", "standard", "percentile", "select", "normalise")
-        return {name: getattr(self, name) for name in names}
-
-
-def checked_settings(options: Sequence[str] = (), **given: Any) -> Settings:
-    """`Settings` from what was typed, every choice checked before a model is loaded; ``options`` are NAME=VALUE.
-
-    Raises `InputError` with the near matches of the first wrong choice.
-    """
-    from sightline.boxes import SELECTIONS, STANDARDS
-    from sightline.explanation import VIEWS
-    from sightline.heatmap import NORMALISATIONS
-    from sightline.methods.options import parse_options
-    from sightline.render import colour_table
-
-    settings = Settings(**given)
-    for name, valid in (
-        ("view", VIEWS),
-        ("normalise", NORMALISATIONS),
-        ("standard", STANDARDS),
-        ("select", SELECTIONS),
-    ):
-        if getattr(settings, name) not in valid:
-            raise unknown(name, getattr(settings, name), valid)
-    colour_table(settings.colormap)
-    methods = list(dict.fromkeys(settings.methods))
-    return replace(settings, methods=methods, method_options=parse_options(methods, options))
 
 
 def photos_of(paths: Sequence[Path]) -> list[Photo]:
@@ -124,7 +80,8 @@ def run(
             for batch in _batches(photos, settings.batch_size):
                 readable = list(_read(batch, manifest["errors"]))
                 if readable:
-                    manifest["images"] += _explain(model, readable, settings, out, manifest)
+                    for entry in _explain(model, readable, settings, out, manifest["methods"]):
+                        manifest["images"].append(entry)  # one by one: an interrupt keeps the finished ones
                 advance(len(batch))
         manifest["complete"] = True
     finally:
@@ -185,17 +142,58 @@ def _read(batch: Sequence[Photo], errors: list[dict[str, str]]) -> Iterator[tupl
             errors.append({"path": photo.name, "error": str(error)})
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What one method found in the photos of a batch: heatmaps (N, K, H, W) on the CPU, N × K predictions."""
+
+    method: str
+    heatmaps: Tensor
+    signed: Tensor | None
+    predictions: list[list[Prediction]]
+
+    @classmethod
+    def of(cls, explanation: Explanation, settings: Settings) -> _Seen:
+        heatmaps = explanation.heatmaps(normalise=settings.normalise, percentile=settings.percentile)
+        signed = None if explanation.signed is None else explanation.signed.cpu()
+        return cls(
+            explanation.method, heatmaps.cpu(), signed, explanation.predictions(**settings.box_options)
+        )
+
+    def cells(self, i: int) -> list[Cell]:
+        from sightline.panel import Cell
+
+        return [
+            Cell(self.heatmaps[i, k], p.category, p.score, p.boxes_xyxy, signed=self._signed(i, k))
+            for k, p in enumerate(self.predictions[i])
+        ]
+
+    def _signed(self, i: int, k: int) -> Tensor | None:
+        return None if self.signed is None else self.signed[i, k]
+
+    def results(self, i: int) -> list[dict[str, Any]]:
+        return [
+            {
+                "method": self.method,
+                "class_index": p.class_index,
+                "category": p.category,
+                "score": round(p.score, 6),
+                "boxes_xyxy": [[round(x, 2) for x in box] for box in p.boxes_xyxy.tolist()],
+            }
+            for p in self.predictions[i]
+        ]
+
+
 def _explain(
     model: LoadedModel,
     batch: Sequence[tuple[Photo, PIL.Image.Image]],
     settings: Settings,
     out: Path,
-    manifest: dict[str, Any],
-) -> list[dict[str, Any]]:
+    used: dict[str, Any],
+) -> Iterator[dict[str, Any]]:
     """Every method for the classes of one batch; the classes are chosen once, from the first method's logits."""
     from sightline import explain
 
-    images, found = [image for _, image in batch], []
+    images, seen = [image for _, image in batch], []
     classes: Classes = settings.classes
     for method in settings.methods:
         explanation = explain(
@@ -207,10 +205,22 @@ def _explain(
             view=settings.view,
             **settings.method_options.get(method, {}),
         )
-        classes = explanation.classes
-        manifest["methods"][method] = {"layers": explanation.layers, "options": explanation.options}
-        found.append(explanation)
-    return [_finish_photo(photo, image, i, found, settings, out) for i, (photo, image) in enumerate(batch)]
+        classes, geometries = explanation.classes, explanation.geometries
+        used[method] = {"layers": explanation.layers, "options": explanation.options}
+        seen.append(_Seen.of(explanation, settings))
+    caption = caption_of(model.name, settings)
+    for i, (photo, image) in enumerate(batch):
+        file = _save_panel(
+            photo, image, [(s.method, s.cells(i)) for s in seen], geometries[i], settings, caption, out
+        )
+        yield {
+            "path": photo.name,
+            "panel": file,
+            "photo_hw": list(geometries[i].photo_hw),
+            "input_hw": list(geometries[i].input_hw),
+            "shown_xyxy": list(geometries[i].shown_xyxy),
+            "results": [result for s in seen for result in s.results(i)],
+        }
 
 
 def _layers_for(method: str, settings: Settings) -> list[str] | None:
@@ -221,66 +231,27 @@ def _layers_for(method: str, settings: Settings) -> list[str] | None:
     return list(settings.layers) if settings.layers and (method in looking or not looking) else None
 
 
-def _finish_photo(
+def _save_panel(
     photo: Photo,
     image: PIL.Image.Image,
-    i: int,
-    found: Sequence[Explanation],
+    rows: Sequence[tuple[str, Sequence[Cell]]],
+    geometry: Geometry,
     settings: Settings,
+    caption: str,
     out: Path,
-) -> dict[str, Any]:
-    """Write the panel of photo i of the batch and return its entry in the manifest."""
+) -> str:
     from sightline.manifest import write_atomically
-    from sightline.panel import Cell, panel
+    from sightline.panel import panel
 
-    rows, results = [], []
-    for explanation in found:
-        heatmaps = explanation.heatmaps(normalise=settings.normalise, percentile=settings.percentile)[i].cpu()
-        cells = []
-        for k, prediction in enumerate(explanation.predictions(**settings.box_options)[i]):
-            signed = None if explanation.signed is None else explanation.signed[i, k].cpu()
-            cells.append(
-                Cell(heatmaps[k], prediction.category, prediction.score, prediction.boxes_xyxy, signed)
-            )
-            results.append(
-                {
-                    "method": explanation.method,
-                    "class_index": prediction.class_index,
-                    "category": prediction.category,
-                    "score": round(prediction.score, 6),
-                    "boxes_xyxy": [[round(x, 2) for x in box] for box in prediction.boxes_xyxy.tolist()],
-                }
-            )
-        rows.append((explanation.method, cells))
-    geometry = found[0].geometries[i]
     picture = panel(
         image,
         rows,
         title=Path(photo.name).name,
-        caption=_caption(found[0].model_name, settings),
+        caption=caption,
         shown_xyxy=geometry.shown_xyxy,
         colormap=settings.colormap,
         threshold=settings.threshold if settings.standard == "max" else None,
     )
     file = f"{photo.stem}.png"
     write_atomically(out / file, partial(picture.save, format="PNG"))
-    return {
-        "path": photo.name,
-        "panel": file,
-        "photo_hw": list(geometry.photo_hw),
-        "input_hw": list(geometry.input_hw),
-        "shown_xyxy": list(geometry.shown_xyxy),
-        "results": results,
-    }
-
-
-def _caption(model_name: str, settings: Settings) -> str:
-    """What the picture shows, in one line.
-
-    >>> _caption("resnet50", Settings(["cam"]))
-    'resnet50 · view: whole · heat: minmax · box: largest region ≥ 0.2 of the maximum'
-    """
-    of = {"max": "maximum", "percentile": f"{settings.percentile:g}th percentile"}[settings.standard]
-    regions = {"largest": "largest region", "all": "every region"}[settings.select]
-    parts = (model_name, f"view: {settings.view}", f"heat: {settings.normalise}")
-    return " · ".join([*parts, f"box: {regions} ≥ {settings.threshold:g} of the {of}"])
+    return file

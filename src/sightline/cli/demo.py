@@ -27,12 +27,13 @@ def demo(
     """
     from sightline.cli import _run as road
     from sightline.cli._print import print_table
+    from sightline.cli._settings import checked_settings
     from sightline.models.loading import default_model
 
     photos = demo_photos()
     road.prepare_folder(out)
     model = default_model()
-    settings = road.checked_settings(methods=usable_methods(model), classes="top3")
+    settings = checked_settings(methods=usable_methods(model), classes="top3")
     manifest = road.run(model, photos, settings, out)
     print_table(("photo", "class", "score", "box x0 y0 x1 y1", "panel"), _what_it_saw(manifest, out))
     typer.echo(

@@ -75,10 +75,11 @@ def explain(
     from sightline.cli import _run as road
     from sightline.cli._options import load, read_classes
     from sightline.cli._print import report_errors, show
+    from sightline.cli._settings import checked_settings
     from sightline.data.images import expand_paths
 
     photos = road.photos_of(expand_paths(paths))
-    settings = road.checked_settings(
+    settings = checked_settings(
         methods=method or ["gradcam"],
         options=option or [],
         layers=layer or [],
