@@ -87,3 +87,13 @@ def test_cutmix_mixes_a_rectangle_of_the_neighbour():
     assert min(shares) < 0.4
     assert max(shares) > 0.9
     assert torch.equal(images[1], torch.ones(3, 20, 30))  # the batch itself is left alone
+
+
+def test_grey_photos_have_three_equal_channels(photo):
+    options = AugmentOptions(grey=1.0)
+    grey = augment(photo, 16, options, (0, 0, 0))
+    torch.testing.assert_close(grey[0], grey[1])
+    torch.testing.assert_close(grey[0], grey[2])
+    coloured = [augment(photo, 16, AugmentOptions(grey=0.5), (0, 0, i)) for i in range(40)]
+    count = sum(bool((image[0] - image[1]).abs().max() < 1e-6) for image in coloured)
+    assert 10 <= count <= 30

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sightline.errors import InputError, UnsupportedError, unknown
 from sightline.models.nin import NIN
 from sightline.models.pooling import POOLINGS, make_pooling
-from sightline.models.small import SmallTrunk, SmallVGG
+from sightline.models.small import small_trunk, small_vgg
 from sightline.models.surgery import (
     append_convolutions,
     load_trunk_weights,
@@ -27,7 +27,7 @@ from sightline.models.surgery import (
     widen_maps,
 )
 
-SMALL: dict[str, Callable[..., nn.Module]] = {"small": SmallTrunk, "smallvgg": SmallVGG}
+SMALL: dict[str, Callable[..., nn.Module]] = {"small": small_trunk, "smallvgg": small_vgg}
 # The table of the paper: torchvision's network, its last child kept, the units of the added convolutions.
 PAPER: dict[str, tuple[str, str, tuple[int, ...]]] = {
     "alexnet": ("alexnet", "features", (1024,)),

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import copy
 import functools
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from sightline.errors import InputError, UnsupportedError, unknown
+from sightline.models.weights import matched, read_weights
 
 # Children of torchvision's networks that belong to the head, or to a second head.
 HEADS = {"avgpool", "dropout", "fc", "classifier", "aux1", "aux2", "AuxLogits"}
@@ -205,11 +204,11 @@ def append_convolutions(trunk: nn.Module, units: list[int]) -> nn.Module:
 
 
 def load_trunk_weights(trunk: nn.Module, path: str | Path) -> None:
-    """Load the trunk's share of a whole network's weights (.safetensors, or .pth read with weights_only).
+    """Load the trunk's share of a whole network's weights (whatever `read_weights` reads).
 
     Raises `InputError` for an unreadable file and, with the first difference, for weights of another network.
     """
-    weights = _read_weights(Path(path))
+    weights = matched(read_weights(path)[0], trunk.state_dict())
     own = {n: t for n, t in trunk.state_dict().items() if not n.endswith("num_batches_tracked")}
     missing = [n for n, t in own.items() if n not in weights or weights[n].shape != t.shape]
     if missing:
@@ -218,20 +217,3 @@ def load_trunk_weights(trunk: nn.Module, path: str | Path) -> None:
             f"the first is {missing[0]}"
         )
     trunk.load_state_dict({n: weights[n] for n in own}, strict=False)
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise InputError(f"no such file of weights: {path}")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise InputError(f"{path} is no file of weights: {str(error).splitlines()[0]}") from None
-    if not isinstance(weights, dict):
-        raise InputError(f"{path} holds {type(weights).__name__}; expected a state dict")
-    weights = weights.get("state_dict", weights)
-    return {name: tensor for name, tensor in weights.items() if isinstance(tensor, Tensor)}

@@ -58,8 +58,11 @@ def augment(photo: PIL.Image.Image, side: int, options: AugmentOptions, key: tup
     pixels = np.asarray(cut, dtype=np.float32) / np.float32(255)
     if rng.random() < options.flip:
         pixels = pixels[:, ::-1]
-    if options.jitter:
-        pixels = jitter_colours(pixels, 1 + options.jitter * rng.uniform(-1, 1, 3))
+    if options.jitter or options.grey:
+        factors = 1 + options.jitter * rng.uniform(-1, 1, 3)
+        if options.grey and rng.random() < options.grey:
+            factors[2] = 0.0
+        pixels = jitter_colours(pixels, factors)
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from sightline.errors import InputError
+from sightline.models.weights import file_sha256, read_weights
 
 KEY = "sightline"  # the metadata entry that holds the description, as JSON
 
@@ -40,22 +38,9 @@ def save_checkpoint(
         partial.unlink(missing_ok=True)
 
 
-def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights, in single precision, and the description of a file that `save_checkpoint` wrote.
-
-    The description is empty for a safetensors file of other origin. Raises `InputError` for a file that is
-    missing or no safetensors.
-    """
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise InputError(f"no such checkpoint: {path}") from None
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is no safetensors file: {error}") from None
-    single = {n: t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for n, t in weights.items()}
-    return single, json.loads(metadata.get(KEY, "{}"))
+# One reader and one checksum serve the whole project.
+read_checkpoint = read_weights
+sha256 = file_sha256
 
 
 def start_from(network: nn.Module, path: str | Path) -> list[str]:
@@ -76,12 +61,3 @@ def start_from(network: nn.Module, path: str | Path) -> list[str]:
         )
     network.load_state_dict(fitting, strict=False)
     return [name for name in own if name not in fitting]
-
-
-def sha256(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

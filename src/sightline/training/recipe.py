@@ -64,6 +64,7 @@ class AugmentOptions:
     scale: list[float] = field(default_factory=lambda: [0.4, 1.0])
     flip: float = 0.5
     jitter: float = 0.2
+    grey: float = 0.0  # share of the photos without colour
     cutmix: float = 0.0  # share of the batches that are mixed
     plain_epochs: int = 0  # the last epochs go without CutMix
 
@@ -244,6 +245,7 @@ def _check(recipe: Recipe) -> None:
         ),
         (0 <= a.flip <= 1, "augment.flip", a.flip, "in [0, 1]"),
         (0 <= a.jitter < 1, "augment.jitter", a.jitter, "in [0, 1)"),
+        (0 <= a.grey <= 1, "augment.grey", a.grey, "in [0, 1]"),
         (0 <= a.cutmix <= 1, "augment.cutmix", a.cutmix, "in [0, 1]"),
         (bool(recipe.test.sizes), "test.sizes", recipe.test.sizes, "at least one side"),
     ]
