@@ -259,9 +259,10 @@ def _difference(row: Row) -> str:
 
 def _caption(report: Report) -> Iterator[str]:
     s = report.settings
-    of = f", {s['images']} of its {s['available']}, evenly spread" if s["images"] < s["available"] else ""
+    of = f" of {s['available']}" if s["images"] < s["available"] else ""
+    spread = ", evenly spread" if s["limit"] is not None and of else ""
     skipped = f"; {len(report.skipped)} skipped" if report.skipped else ""
-    yield f"{s['dataset']}, split {s['split']}: {s['images']} images{of}{skipped}."
+    yield f"{s['dataset']}, split {s['split']}: {s['images']} images{of}{spread}{skipped}."
     names = [
         f"{m['name']} (input {m['input_hw'][0]}×{m['input_hw'][1]}, weights {m['weights']})"
         for m in s["models"]

@@ -53,7 +53,7 @@ class Settings:
         if self.truth == "none":
             return None
         if self.truth == "masks":
-            return PixelTally(self.rescaling(standard))
+            return PixelTally(self.rescaling(standard), self.resamples)
         return BoxTally(self.protocol, self.rescaling(standard), shown, self.workers)
 
 

@@ -128,6 +128,6 @@ def baselines(
         boxes.append(("best constant box", best_constant_box(*here), "swept"))
     found = []
     for name, box, kind in boxes:
-        hits = constant_box_hits(box, *here).numpy()
+        hits = constant_box_hits(box, *here).double().numpy()
         found.append(Baseline(name, box.tolist(), bootstrap_interval(hits, settings.resamples), kind))
     return found

@@ -267,10 +267,9 @@ def _notes(sources: Sequence[Source], settings: Settings, dataset: Dataset) -> l
                 f"{source.name}: {len(dataset.categories)} of its {source.outputs} classes are those of the data set, "
                 "matched by name; any other answer counts as wrong."
             )
-        if isinstance(source, SavedSource) and source.strangers():
-            notes.append(
-                f"{len(source.strangers())} files in {source.folder.name} belong to no image; left out."
-            )
+        if isinstance(source, SavedSource) and (strangers := len(source.strangers())):
+            files = "1 file" if strangers == 1 else f"{strangers} files"
+            notes.append(f"{files} in {source.folder.name} without an image in the split; left out.")
     if settings.truth == "none":
         notes.append("The split has no boxes: classification only.")
     return notes
