@@ -154,6 +154,12 @@ def test_the_threshold_is_chosen_on_the_held_out_part_alone(tiny):
     assert written["gt_known"][str(written["threshold"])] == max(written["gt_known"].values())
 
 
+def test_so_many_photos_of_each_class_teach(tiny):
+    weights = refine(tiny(data={"per_class": 7}, optimiser={"epochs": 1}), train=squares(40))
+    taught = read_pseudo_boxes(weights.parent / "round-1" / "pseudo-boxes.csv")
+    assert sorted(taught.labels) == [0] * 7 + [1] * 7
+
+
 class Killed(Exception):
     pass
 

@@ -24,6 +24,7 @@ import yaml
 from torch import Tensor
 
 from sightline.data import load_dataset
+from sightline.data.splits import hold_out
 from sightline.errors import InputError, UnsupportedError
 from sightline.manifest import describe_run, write_atomically
 from sightline.models.gapnet import GapNet
@@ -82,7 +83,7 @@ def refine(
     out = Path(recipe.run.out)
     _begin(recipe, out, resume)
     teacher = load_teacher(recipe.teacher.model, _device(recipe))
-    train = train or _load(recipe, recipe.data.train)
+    train = _teaching(recipe, train)
     threshold = _threshold(recipe, teacher, held_out, out)
     photos = Photos([sample.source for sample in train.samples], recipe.data.cache)
     boxes = _taught(recipe, teacher, train, photos, threshold, out, resume)
@@ -103,7 +104,7 @@ def refine(
 def plan(recipe: RefineRecipe) -> list[str]:
     """Read the data and build the network, train nothing: what would be done, in lines."""
     teacher = load_teacher(recipe.teacher.model, _device(recipe))
-    train = _load(recipe, recipe.data.train)
+    train = _teaching(recipe, None)
     network = build(recipe, teacher)
     learning = sum(p.numel() for p in network.parameters() if p.requires_grad)
     t = recipe.teacher
@@ -172,6 +173,13 @@ def _begin(recipe: RefineRecipe, out: Path, resume: bool) -> None:
 
 def _load(recipe: RefineRecipe, split: str) -> Dataset:
     return load_dataset(recipe.data.root, dataset=recipe.data.dataset, split=split)
+
+
+def _teaching(recipe: RefineRecipe, given: Dataset | None) -> Dataset:
+    """The photos that teach: all of the split, or ``per_class`` of each class."""
+    whole = given or _load(recipe, recipe.data.train)
+    count = recipe.data.per_class
+    return whole if count is None else replace(hold_out(whole, count, recipe.run.seed)[1], split=whole.split)
 
 
 def _threshold(recipe: RefineRecipe, teacher: Teacher, held_out: Dataset | None, out: Path) -> float:

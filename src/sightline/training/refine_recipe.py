@@ -17,11 +17,15 @@ from sightline.training.recipe import RunOptions, build_options, read_yaml
 
 @dataclass
 class PhotoOptions:
-    """``train`` teaches; ``choose_on`` is where the threshold is chosen; ``test`` is scored once, at the end."""
+    """``train`` teaches; ``choose_on`` is where the threshold is chosen; ``test`` is scored once, at the end.
+
+    ``per_class``: so many photos of each class teach, chosen by a hash of their ids (None: all).
+    """
 
     root: str = ""
     dataset: str | None = "tiny-imagenet"
     train: str = "train-fit"
+    per_class: int | None = None
     choose_on: str | None = "train-heldout"
     test: str | None = "val"
     cache: bool = True  # keep the decoded photos in memory
@@ -161,6 +165,7 @@ def _check(recipe: RefineRecipe) -> None:
     share = "in [0, 1]"
     rules: list[tuple[bool, str, object, str]] = [
         (bool(data.root), "data.root", data.root, "the folder or archive of the data"),
+        (data.per_class is None or data.per_class >= 1, "data.per_class", data.per_class, "≥ 1, or null"),
         (bool(t.methods), "teacher.methods", t.methods, "at least one method"),
         (all(side >= 8 for side in t.sizes), "teacher.sizes", t.sizes, "sides ≥ 8"),
         (t.threshold is None or 0 <= t.threshold <= 1, "teacher.threshold", t.threshold, f"{share}, or null"),
