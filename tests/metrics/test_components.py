@@ -19,9 +19,13 @@ def lives(table):
     )
 
 
+def components_of(level, top, by_polygon=False):
+    return c.component_lives(level, top, np.full(level.shape, c.EVERYWHERE, np.uint8), by_polygon)
+
+
 def test_lives_by_hand():
     level = np.array([[0, 3, 0, 0, 0], [0, 1, 1, 2, 2]], np.int32)
-    assert lives(c.component_lives(level, 3, False)) == [
+    assert lives(components_of(level, 3)) == [
         (0, 0, (1, 0, 5, 2), 5),  # {> 0}: all in one
         (1, 1, (3, 1, 5, 2), 2),  # {> 1}: the two at the right …
         (1, 2, (1, 0, 2, 1), 1),  # … and the peak, alone until 2
@@ -30,17 +34,16 @@ def test_lives_by_hand():
 
 def test_diagonals_connect_components_but_not_holes():
     level = np.array([[2, 0, 0], [0, 2, 0], [0, 0, 2]], np.int32)
-    assert lives(c.component_lives(level, 2, False)) == [(0, 1, (0, 0, 3, 3), 3)]
+    assert lives(components_of(level, 2)) == [(0, 1, (0, 0, 3, 3), 3)]
     diamond = np.array([[0, 5, 0, 5, 0], [5, 1, 5, 2, 5], [0, 5, 0, 5, 0]], np.int32)
-    filled = c.fill_holes(diamond, 5)
+    holes, filled = c.hole_lives(diamond, 5)
     assert filled.tolist() == [[0, 5, 0, 5, 0], [5, 5, 5, 5, 5], [0, 5, 0, 5, 0]]
-    assert lives(c.hole_lives(diamond, filled, 5)) == [(1, 4, (1, 1, 2, 2), 1), (2, 4, (3, 1, 4, 2), 1)]
+    assert lives(holes) == [(1, 4, (1, 1, 2, 2), 1), (2, 4, (3, 1, 4, 2), 1)]
 
 
 def test_a_hole_grows_and_two_holes_merge():
     level = np.array([[9, 9, 9, 9, 9], [9, 1, 4, 2, 9], [9, 9, 9, 9, 9]], np.int32)
-    filled = c.fill_holes(level, 9)
-    assert lives(c.hole_lives(level, filled, 9)) == [
+    assert lives(c.hole_lives(level, 9)[0]) == [
         (1, 3, (1, 1, 2, 2), 1),
         (2, 3, (3, 1, 4, 2), 1),
         (4, 8, (1, 1, 4, 2), 3),
@@ -62,7 +65,7 @@ def test_a_hole_grows_and_two_holes_merge():
 )
 def test_polygon_area_by_hand(shape, twice_area):
     level = np.array([[ch == "#" for ch in row] for row in shape], np.int32)
-    assert lives(c.component_lives(level, 1, True))[0][3] == twice_area
+    assert lives(components_of(level, 1, True))[0][3] == twice_area
 
 
 @pytest.mark.parametrize("kind", scoremaps.KINDS)
@@ -73,9 +76,9 @@ def test_components_and_polygons_at_every_level(kind):
         level = scoremaps.eight_bit(scoremaps.make(kind, rng, height, width), int(rng.choice([255, 20, 3])))
         level = level.astype(np.int32)
         top = int(level.max())
-        filled = c.fill_holes(level, top)
-        by_pixels = c.component_lives(level, top, False)
-        by_polygon = c.component_lives(filled, top, True)
+        _, filled = c.hole_lives(level, top)
+        by_pixels = components_of(level, top)
+        by_polygon = components_of(filled, top, True)
         for m in range(top):
             labels, _ = ndimage.label(level > m, np.ones((3, 3)))
             expected = sorted(
@@ -108,7 +111,7 @@ def test_holes_at_every_level(kind):
         height, width = rng.integers(1, 30, 2)
         level = scoremaps.eight_bit(scoremaps.make(kind, rng, height, width), 40).astype(np.int32)
         top = int(level.max())
-        table = c.hole_lives(level, c.fill_holes(level, top), top)
+        table, _ = c.hole_lives(level, top)
         for m in range(top):
             outside = np.pad(level <= m, 1, constant_values=True)
             labels, _ = ndimage.label(outside)  # 4-connected

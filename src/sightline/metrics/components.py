@@ -20,6 +20,8 @@ Array = NDArray[Any]
 # The columns of a table of lives: the first and last mask, the box (half-open), size, first pixel, pixels.
 LOW, HIGH, X0, Y0, X1, Y1, SIZE, FIRST, COUNT = range(9)
 COLUMNS = 9
+EVERYWHERE, AT_RIM = 1, 2  # where components are sought, and where they are given up
+_OUTSIDE = 1  # labels of pixels while water rises: 0 still dry, 1 run out to the border, then the pools
 
 # The 8 neighbours of a pixel, as (dx, dy) and as the bits of a set: NW N NE W E SW S SE.
 _NEIGHBOURS = [(dx, dy) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dx, dy) != (0, 0)]
@@ -78,17 +80,17 @@ def _padded(level: Array) -> Array:
 
 
 @compiled
-def _positions_by_level(flat: Array, keep: Array, top: int) -> Array:
-    """The positions where ``keep``, by rising level (counting sort)."""
+def _positions_by_level(flat: Array, place: Array, top: int) -> Array:
+    """The positions where ``place`` is not 0, by rising level (counting sort)."""
     starts = np.zeros(top + 2, np.int64)
     for p in range(flat.size):
-        if keep[p]:
+        if place[p] > 0:
             starts[flat[p] + 1] += 1
     for k in range(top + 1):
         starts[k + 1] += starts[k]
     order = np.empty(starts[top + 1], np.int32)
     for p in range(flat.size):
-        if keep[p]:
+        if place[p] > 0:
             order[starts[flat[p]]] = p
             starts[flat[p]] += 1
     return order
@@ -113,17 +115,22 @@ def _write_life(now: Array, of: int, table: Array, row: int, end: int, mask: int
 
 @compiled
 def _neighbours_in(label: Array, p: int, stride: int) -> int:
-    """The set of p's neighbours that have a label. No branches: they would be guessed wrong half of the time."""
-    up, down = p - stride, p + stride
+    """The set of p's neighbours that have a label.
+
+    No branches, for they would be guessed wrong half of the time; unsigned, for numba then leaves out its
+    test for an index from the end.
+    """
+    one, line, at = np.uintp(1), np.uintp(stride), np.uintp(p)
+    up, down = at - line, at + line
     found: int = (
-        (label[up - 1] >= 0)
+        (label[up - one] >= 0)
         | (label[up] >= 0) << 1
-        | (label[up + 1] >= 0) << 2
-        | (label[p - 1] >= 0) << 3
-        | (label[p + 1] >= 0) << 4
-        | (label[down - 1] >= 0) << 5
+        | (label[up + one] >= 0) << 2
+        | (label[at - one] >= 0) << 3
+        | (label[at + one] >= 0) << 4
+        | (label[down - one] >= 0) << 5
         | (label[down] >= 0) << 6
-        | (label[down + 1] >= 0) << 7
+        | (label[down + one] >= 0) << 7
     )
     return found
 
@@ -138,6 +145,16 @@ def _merge(now: Array, into: int, other: int) -> None:
     now[into, FIRST] = min(now[into, FIRST], now[other, FIRST])
     now[into, SIZE] += now[other, SIZE]
     now[into, COUNT] += now[other, COUNT]
+
+
+@compiled
+def _join(parent: Array, now: Array, a: int, b: int) -> int:
+    """Make one of two components, the larger taking in the smaller; the one that stays."""
+    if now[b, COUNT] > now[a, COUNT]:
+        a, b = b, a
+    _merge(now, a, b)
+    parent[b] = a
+    return a
 
 
 @compiled
@@ -160,29 +177,34 @@ def _found(now: Array, at: int, x: int, y: int, position: int, size: int) -> Non
 
 
 @compiled
-def component_lives(level: Array, top: int, by_polygon: bool) -> Array:
+def component_lives(level: Array, top: int, where: Array, by_polygon: bool) -> Array:
     """The lives of the 8-connected components of {level > m}: (n, 9) int32, columns as named above.
 
-    SIZE is the number of pixels or, ``by_polygon``, twice the area of the polygon through the centres of
-    the outermost pixels (`cv2.contourArea` of a component without holes). FIRST orders components by their
-    first pixel in reading order.
+    ``where`` (H, W) is `EVERYWHERE`, or `AT_RIM` where a component that reaches there shall be left out,
+    or 0 where no pixel shall be visited. SIZE is the number of pixels or, ``by_polygon``, twice the area of
+    the polygon through the centres of the outermost pixels (`cv2.contourArea` of a component without holes).
+    FIRST orders components by their first pixel in reading order.
     """
     height, width = level.shape
     stride, per_row = width + 2, 1 / (width + 2)
-    flat = _padded(level)
-    order = _positions_by_level(flat, flat > 0, top)
+    flat, place = _padded(level), _padded(where)
+    order = _positions_by_level(flat, place, top)
     label = np.full(flat.size, -1, np.int32)
-    seeds = ((height + 1) // 2) * ((width + 1) // 2)  # no two first pixels are neighbours
-    parent = np.empty(seeds, np.int32)
+    seeds = ((height + 1) // 2) * ((width + 1) // 2) + 1  # no two first pixels are neighbours
+    parent = np.zeros(seeds, np.int32)
     now = np.empty((seeds, COLUMNS), np.int32)
     table = np.empty((height * width + 2 * seeds, COLUMNS), np.int32)
-    components, rows = 0, 0
+    now[0] = 0
+    now[0, HIGH], now[0, COUNT] = -1, 1 << 30  # component 0 takes in all that is left out; it has no life
+    components, rows = 1, 0
     offsets = np.array([-stride - 1, -stride, -stride + 1, -1, 1, stride - 1, stride, stride + 1])
     for i in range(order.size - 1, -1, -1):
         p = order[i]
         at_level = flat[p]
+        if at_level == 0:
+            break
         around = _neighbours_in(label, p, stride)
-        root = -1
+        root = 0 if place[p] == AT_RIM else -1
         for group in range(4):
             arc = _ARCS[around, group]
             if arc < 0:
@@ -193,13 +215,7 @@ def component_lives(level: Array, top: int, by_polygon: bool) -> Array:
             if now[other, HIGH] >= at_level:  # what it was until now is a life of its own
                 rows = _write_life(now, other, table, rows, LOW, at_level)
                 now[other, HIGH] = at_level - 1
-            if root < 0:
-                root = other
-                continue
-            if now[other, COUNT] > now[root, COUNT]:
-                root, other = other, root
-            _merge(now, root, other)
-            parent[other] = root
+            root = other if root < 0 else _join(parent, now, root, other)
         row = int((p + 0.5) * per_row)  # far quicker than a division of integers
         x, y = p - row * stride - 1, row - 1
         if root < 0:
@@ -211,99 +227,104 @@ def component_lives(level: Array, top: int, by_polygon: bool) -> Array:
         else:
             _grow(now, root, x, y, p, _QUAD_GAINS[around] if by_polygon else 1)
         label[p] = root
-    for c in range(components):
+    for c in range(1, components):
         if parent[c] == c:
             rows = _write_life(now, c, table, rows, LOW, 0)
     return table[:rows]
 
 
 @compiled
-def fill_holes(level: Array, top: int) -> Array:
-    """Raise each pixel to the lowest level at which it is cut off from the outside (4-connected paths).
+def hole_lives(level: Array, top: int) -> tuple[Array, Array]:
+    """The lives of the holes of {level > m}, (n, 9) int32 with the holes' own boxes, and the filled levels.
 
-    {filled > m} is {level > m} with its holes filled, for every m: the minimax path from the border,
-    found by flooding from there through one bucket a level.
+    A hole is a 4-connected component of {level ≤ m} that does not reach the border. Water rises through the
+    pixels from the lowest level: pools appear, grow and merge, until they run out to the border over their
+    rim. The filled levels (H, W) have every pixel of a pool at its rim: {filled > m} is {level > m} with its
+    holes filled, for every m.
     """
     height, width = level.shape
-    stride = width + 2
+    stride, per_row = width + 2, 1 / (width + 2)
     flat = _padded(level)
-    filled = np.full(flat.size, -1, np.int32)
-    head = np.full(top + 1, -1, np.int32)
-    below = np.empty(flat.size, np.int32)  # the next in the same bucket
-    for y in range(height + 2):
-        for x in range(stride):
-            p = y * stride + x
-            if y == 0 or y == height + 1 or x == 0 or x == width + 1:
-                filled[p] = 0
-            elif y == 1 or y == height or x == 1 or x == width:
-                filled[p] = flat[p]
-                below[p] = head[flat[p]]
-                head[flat[p]] = p
-    for water in range(top + 1):
-        while head[water] >= 0:
-            p = head[water]
-            head[water] = below[p]
-            for offset in (-stride, -1, 1, stride):
-                q = p + offset
-                if filled[q] < 0:
-                    filled[q] = max(flat[q], water)
-                    below[q] = head[filled[q]]
-                    head[filled[q]] = q
-    out = np.empty((height, width), np.int32)
-    for y in range(height):
-        row = (y + 1) * stride + 1
-        for x in range(width):
-            out[y, x] = filled[row + x]
-    return out
-
-
-@compiled
-def hole_lives(level: Array, filled: Array, top: int) -> Array:
-    """The lives of the holes of {level > m}: (n, 9) int32, columns as named above, boxes of the hole itself.
-
-    A hole is a 4-connected component of {level ≤ m} that does not reach the border. Only pixels that
-    `fill_holes` raised are ever in one, from the mask of their level until the mask before their filled
-    level, so only these are visited, from the lowest level up.
-    """
-    stride = level.shape[1] + 2
-    per_row = 1 / stride
-    flat, rim = _padded(level), _padded(filled)
-    order = _positions_by_level(flat, rim > flat, top)
-    label = np.full(flat.size, -1, np.int32)
-    parent = np.empty(order.size, np.int32)
-    now = np.empty((order.size, COLUMNS), np.int32)
-    table = np.empty((3 * order.size, COLUMNS), np.int32)
-    components, rows = 0, 0
-    for p in order:
+    place = _padded(np.ones((height, width), np.uint8))
+    label = _OUTSIDE - place  # the frame is outside, the map still dry
+    pools = _OUTSIDE + 1
+    parent = np.empty(level.size // 2 + 4, np.int32)
+    rim = np.full(parent.size, -1, np.int32)
+    now = np.empty((parent.size, COLUMNS), np.int32)
+    table = np.empty((2 * level.size + 4, COLUMNS), np.int32)
+    rows = 0
+    for p in _positions_by_level(flat, place, top):
         at_level = flat[p]
-        root = -1
+        north, west, east, south = label[p - stride], label[p - 1], label[p + 1], label[p + stride]
+        if north | west | east | south == _OUTSIDE:  # by far the most
+            label[p] = _OUTSIDE
+            continue
+        runs_out, pool = False, 0
         for offset in (-stride, -1, 1, stride):
-            neighbour = label[p + offset]
-            if neighbour >= 0:
-                other = _find(parent, neighbour)
-                if other != root:
+            near = label[p + offset]
+            if near == _OUTSIDE:
+                runs_out = True
+            elif near > _OUTSIDE:
+                other = _find(parent, near)
+                if rim[other] >= 0:
+                    runs_out = True
+                elif other != pool:
                     if now[other, LOW] < at_level:
                         rows = _write_life(now, other, table, rows, HIGH, at_level - 1)
                         now[other, LOW] = at_level
-                    if root < 0:
-                        root = other
-                    else:
-                        if now[other, COUNT] > now[root, COUNT]:
-                            root, other = other, root
-                        _merge(now, root, other)
-                        parent[other] = root
-        row = int((p + 0.5) * per_row)  # far quicker than a division of integers
+                    pool = other if pool == 0 else _join(parent, now, pool, other)
+        if runs_out:
+            label[p] = _OUTSIDE
+            if pool > 0:
+                rim[pool] = at_level
+            continue
+        row = int((p + 0.5) * per_row)
         x, y = p - row * stride - 1, row - 1
-        if root < 0:
-            root = components
-            components += 1
-            parent[root] = root
-            now[root, LOW], now[root, HIGH] = at_level, rim[p] - 1  # one rim for a whole hole
-            _found(now, root, x, y, p, 1)
+        if pool == 0:
+            pool = pools
+            pools += 1
+            parent[pool] = pool
+            now[pool, LOW] = at_level
+            _found(now, pool, x, y, p, 1)
         else:
-            _grow(now, root, x, y, p, 1)
-        label[p] = root
-    for c in range(components):
-        if parent[c] == c:
-            rows = _write_life(now, c, table, rows, HIGH, now[c, HIGH])
-    return table[:rows]
+            _grow(now, pool, x, y, p, 1)
+        label[p] = pool
+    filled = np.empty((height, width), np.int32)
+    for y in range(height):
+        for x in range(width):
+            in_pool = label[(y + 1) * stride + x + 1]
+            filled[y, x] = level[y, x] if in_pool == _OUTSIDE else rim[_find(parent, in_pool)]
+    return table[:rows], filled
+
+
+@compiled
+def inside_holes(holes: Array, height: int, width: int) -> Array:
+    """Where islands can be, for `component_lives`: (H, W) uint8, `EVERYWHERE` inside the boxes of the holes.
+
+    An island lies in a hole, so strictly inside the hole's box; what reaches the box's edge is no island.
+    """
+    box = np.zeros((height + 1, width + 1), np.int32)  # differences, summed over both axes afterwards
+    inner = np.zeros((height + 1, width + 1), np.int32)
+    for i in range(holes.shape[0]):
+        x0, y0, x1, y1 = holes[i, X0], holes[i, Y0], holes[i, X1], holes[i, Y1]
+        if x1 - x0 > 2 and y1 - y0 > 2:
+            _add_box(box, x0, y0, x1, y1)
+            _add_box(inner, x0 + 1, y0 + 1, x1 - 1, y1 - 1)
+    where = np.zeros((height, width), np.uint8)
+    for y in range(height):
+        in_box, in_inner = 0, 0
+        for x in range(width):
+            in_box += box[y, x]
+            in_inner += inner[y, x]
+            box[y + 1, x] += box[y, x]
+            inner[y + 1, x] += inner[y, x]
+            where[y, x] = EVERYWHERE if in_inner > 0 else AT_RIM if in_box > 0 else 0
+    return where
+
+
+@compiled
+def _add_box(differences: Array, x0: int, y0: int, x1: int, y1: int) -> None:
+    differences[y0, x0] += 1
+    differences[y0, x1] -= 1
+    differences[y1, x0] -= 1
+    differences[y1, x1] += 1

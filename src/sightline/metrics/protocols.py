@@ -214,17 +214,15 @@ def contour_ious(level: Array, true_boxes: Array, rescaling: Rescaling | None = 
         return np.full(len(TAUS), nothing[0]), np.full(len(TAUS), nothing[0])
     level = level.astype(np.int32)
     limit = np.array([level.shape[1] - 1, level.shape[0] - 1] * 2, np.float64)
-    filled = components.fill_holes(level, top)
-    outer = components.component_lives(filled, top, True)
+    holes, filled = components.hole_lives(level, top)
+    outer = components.component_lives(filled, top, _everywhere(level), True)
     boxes = np.minimum(_largest_contours(outer, level.size, top), limit)
     v1 = sweep.best_overlaps(boxes, true_boxes, 1.0)
 
-    parts = outer if np.array_equal(filled, level) else components.component_lives(level, top, False)
-    holes = components.hole_lives(level, filled, top)
-    holes[:, components.X0 : components.Y1 + 1] += np.array(
-        [-1, -1, 1, 1], np.int32
-    )  # its contour is the rim around it
-    lives = np.concatenate([parts, holes])
+    # All contours: of the components that are in no hole, of the islands in holes, and of the holes.
+    islands = components.component_lives(level, top, components.inside_holes(holes, *level.shape), False)
+    holes[:, components.X0 : components.Y1 + 1] += np.array([-1, -1, 1, 1], np.int32)  # the rim around it
+    lives = np.concatenate([outer, islands, holes])
     overlap = sweep.best_overlaps(np.minimum(_boxes(lives), limit), true_boxes, 1.0)
     v2 = overlap[sweep.highest(lives, overlap, top)]
     at = _masks_at(level, rescaling)
@@ -242,6 +240,10 @@ def _score(size: Array, order: Array, pixels: int) -> Array:
     """Larger size first, then higher order; whole numbers, exact in float64 up to 60 megapixels."""
     scores: Array = size.astype(np.float64) * (4 * pixels + 16) + order  # FIRST counts the frame's pixels too
     return scores
+
+
+def _everywhere(level: Array) -> Array:
+    return np.full(level.shape, components.EVERYWHERE, np.uint8)
 
 
 def _boxes(lives: Array) -> Array:
@@ -265,7 +267,8 @@ def _rethinking_ious(raw: Array, true_boxes: Array, rescaling: Rescaling) -> Arr
         return np.full(len(TAUS), sweep.best_overlaps(whole, true_boxes, 1.0)[0])
     level = ((resized - low) / (high - low) * 255).astype(np.uint8).astype(np.int32)
     top = int(level.max())
-    outer = components.component_lives(components.fill_holes(level, top), top, True)
+    _, filled = components.hole_lives(level, top)
+    outer = components.component_lives(filled, top, _everywhere(level), True)
     ious: Array = sweep.best_overlaps(_largest_contours(outer, level.size, top), true_boxes, 1.0)
     return np.asarray(ious[_masks_at(level, rescaling)])
 
@@ -283,7 +286,7 @@ def _exact_ious(
     largest, best = np.zeros(len(TAUS)), np.zeros(len(TAUS))
     top = int(level.max())
     if top > 0:
-        lives = components.component_lives(level.astype(np.int32), top, False)
+        lives = components.component_lives(level.astype(np.int32), top, _everywhere(level), False)
         on_photo = geometry.to_photo(torch.from_numpy(_boxes(lives))).numpy()
         overlap = sweep.best_overlaps(on_photo, true_boxes, 0.0)
         size = _score(lives[:, components.SIZE], -lives[:, components.FIRST], level.size)
