@@ -75,6 +75,16 @@ def test_the_box_is_that_of_the_known_label_not_of_the_prediction(flip):
     assert found.confidence.tolist() == pytest.approx([float(logits.softmax(0)[0])] * 2)
 
 
+def test_maps_in_half_precision_give_nearly_the_same_boxes():
+    data = dataset((photo((0, LEFT)), 0, None), (photo((2, RIGHT)), 2, None))
+    full, half = (
+        pseudo_boxes(colour_model(), data, TeacherOptions(half=half), 0.5) for half in (False, True)
+    )
+    assert torch.equal(full.boxes, half.boxes)
+    assert half.confidence.dtype == torch.float32
+    torch.testing.assert_close(full.confidence, half.confidence, atol=4e-3, rtol=0)
+
+
 def test_labels_go_by_the_name_of_the_class():
     data = dataset((photo((2, LEFT)), 0, None), categories=("blue", "red"))
     assert labels_for(colour_model(), data).tolist() == [2]

@@ -83,9 +83,10 @@ def pseudo_boxes(
     """
     labels = labels_for(model, dataset)
     boxes, confidence = [], []
-    for heatmaps, probable in _heatmaps(model, dataset.samples, labels, options, photos):
-        boxes.append(boxes_at(heatmaps, threshold, options))
-        confidence.append(probable)
+    with torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=options.half):
+        for heatmaps, probable in _heatmaps(model, dataset.samples, labels, options, photos):
+            boxes.append(boxes_at(heatmaps.float(), threshold, options))
+            confidence.append(probable)
     found, sure = torch.cat(boxes), torch.cat(confidence)
     used = is_plausible(found, options.area) & (sure >= options.min_confidence)
     shown = found.clone()

@@ -82,7 +82,7 @@ def refine(
     """
     out = Path(recipe.run.out)
     _begin(recipe, out, resume)
-    teacher = load_teacher(recipe.teacher.model, _device(recipe))
+    teacher = load_teacher(recipe.teacher.model, _device(recipe), recipe.run.channels_last)
     train = _teaching(recipe, train)
     threshold = _threshold(recipe, teacher, held_out, out)
     photos = Photos([sample.source for sample in train.samples], recipe.data.cache)
@@ -103,7 +103,7 @@ def refine(
 
 def plan(recipe: RefineRecipe) -> list[str]:
     """Read the data and build the network, train nothing: what would be done, in lines."""
-    teacher = load_teacher(recipe.teacher.model, _device(recipe))
+    teacher = load_teacher(recipe.teacher.model, _device(recipe), recipe.run.channels_last)
     train = _teaching(recipe, None)
     network = build(recipe, teacher)
     learning = sum(p.numel() for p in network.parameters() if p.requires_grad)
@@ -122,7 +122,7 @@ def plan(recipe: RefineRecipe) -> list[str]:
     ]
 
 
-def load_teacher(model: str, device: str | None = None) -> Teacher:
+def load_teacher(model: str, device: str | None = None, channels_last: bool = False) -> Teacher:
     """A classifier trained here: ``bundled`` or the path of its checkpoint; it must have a trunk to begin from."""
     path = BUNDLED if model == "bundled" else Path(model)
     loaded = load_model(path, device=device)
@@ -131,6 +131,8 @@ def load_teacher(model: str, device: str | None = None) -> Teacher:
             f"{model} is {loaded.name}; expected a network with pooling and one linear layer, such as small-tap"
         )
     preprocess_of(loaded)
+    if channels_last:
+        loaded.to(memory_format=torch.channels_last)
     return Teacher(loaded, path, read_checkpoint(path)[1])
 
 
