@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -139,27 +139,13 @@ class Report:
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write tables, pictures and manifest.json into ``folder``; each file is whole or not there."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         texts = {
             "table.md": self.markdown(),
             "table.csv": self.csv(),
             "per_class.csv": self.per_class_csv() if any(row.per_class for row in self.rows) else "",
             "results.json": self.json(),
         }
-        written = [_write_text(folder / name, text) for name, text in texts.items() if text]
-        for name, picture in self.pictures():
-            write_atomically(folder / name, partial(picture.save, format="PNG"))
-            written.append(folder / name)
-        manifest = describe_run(
-            options=self.settings,
-            skipped=self.skipped,
-            images=self.settings["images"],
-            results="results.json",
-            files=[path.name for path in written],
-        )
-        text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
-        return [*written, _write_text(folder / "manifest.json", text)]
+        return write_run(folder, texts, self.pictures(), self.settings, self.skipped)
 
     def pictures(self) -> Iterator[tuple[str, PIL.Image.Image]]:
         """The curve of all rows, and a contact sheet a row, each with its file name."""
@@ -177,6 +163,31 @@ class Report:
                 tau = row.thresholds[row.shown]
                 title = f"{row.label} · {row.shown} threshold {tau:g} · view {self.settings['view']}"
                 yield f"contact_sheet_{number:02d}.png", contact_sheet(row.cases, title)
+
+
+def write_run(
+    folder: str | Path,
+    texts: Mapping[str, str],
+    pictures: Iterable[tuple[str, PIL.Image.Image]],
+    settings: dict[str, Any],
+    skipped: Mapping[str, str],
+) -> list[Path]:
+    """Write texts that are not empty, pictures, and, last, manifest.json into ``folder``; the paths of all."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [_write_text(folder / name, text) for name, text in texts.items() if text]
+    for name, picture in pictures:
+        write_atomically(folder / name, partial(picture.save, format="PNG"))
+        written.append(folder / name)
+    manifest = describe_run(
+        options=settings,
+        skipped=skipped,
+        images=settings["images"],
+        results="results.json",
+        files=[path.name for path in written],
+    )
+    text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
+    return [*written, _write_text(folder / "manifest.json", text)]
 
 
 _NAMED = ("dataset", "split", "images", "view", "normalise", "percentile", "protocol", "choose_on")

@@ -1,0 +1,142 @@
+"""The faithfulness table: for each column what is good, for each number its interval."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sightline.metrics.bootstrap import Interval
+from sightline.report import Row, _csv, _ends, _markdown, spelled, write_run
+
+
+class Column(NamedTuple):
+    """One score: its heading, whether high or low is good, and what it says."""
+
+    heading: str
+    good: str  # ↑ | ↓
+    says: str
+
+
+COLUMNS = {
+    "average_drop": Column("average drop", "↓", "max(0, Y − O)/Y, O under the heatmap (Chattopadhyay 2018)"),
+    "increase": Column("increase", "↑", "share of images with O > Y (Chattopadhyay 2018)"),
+    "insertion": Column(
+        "insertion", "↑", "area under the probability, best pixels into a blur (Petsiuk 2018)"
+    ),
+    "deletion": Column(
+        "deletion", "↓", "area under the probability, best pixels made mean grey (Petsiuk 2018)"
+    ),
+    "road_morf": Column("ROAD MoRF", "↓", "mean probability, best pixels imputed first (Rong 2022)"),
+    "road_lerf": Column("ROAD LeRF", "↑", "mean probability, worst pixels imputed first (Rong 2022)"),
+    "road_combined": Column("ROAD", "↑", "(LeRF − MoRF)/2, from −50 to 50 (Rong 2022)"),
+    "pointing": Column("pointing game", "↑", "the maximum lies in a true box (Zhang 2016)"),
+    "energy": Column("energy in box", "↑", "share of the heat in the true boxes (Wang 2020)"),
+    "rank_accuracy": Column("rank accuracy", "↑", "share of the K hottest pixels in boxes of K (Arras 2022)"),
+    "sensitivity": Column(
+        "max-sensitivity", "↓", "relative change under ±0.02 of noise, no share (Yeh 2019)"
+    ),
+}
+GROUPS = {
+    "drop": ("average_drop", "increase"),
+    "insertion": ("insertion",),
+    "deletion": ("deletion",),
+    "road": ("road_morf", "road_lerf", "road_combined"),
+    "pointing": ("pointing", "energy", "rank_accuracy"),
+    "sensitivity": ("sensitivity",),
+}
+
+
+@dataclass
+class FaithfulnessReport:
+    """The result of `evaluate_faithfulness`: a row a method and baseline, and all that it depends on."""
+
+    settings: dict[str, Any]
+    rows: list[Row]
+    skipped: dict[str, str] = field(default_factory=dict)  # image id -> why
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the scores that some row has, in the order of the table."""
+        return [name for name in COLUMNS if any(name in row.scores for row in self.rows)]
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Headings with an arrow to the good side, and cells: per cent, but for max-sensitivity."""
+        headings = ["method", *(f"{COLUMNS[name].heading} {COLUMNS[name].good}" for name in self.columns)]
+        cells = [
+            [row.method, *(_cell(name, row.scores.get(name)) for name in self.columns)] for row in self.rows
+        ]
+        return headings, cells
+
+    def caption(self) -> list[str]:
+        """What every number of the table depends on, in sentences."""
+        return [*_caption(self), *self.notes]
+
+    def markdown(self) -> str:
+        """The table with its caption and a line on each column."""
+        title = f"# Faithfulness: {self.settings['dataset']} {self.settings['split']}"
+        lines = [f"- {line}" for line in self.caption()]
+        lines += [
+            f"- {COLUMNS[name].heading} {COLUMNS[name].good}: {COLUMNS[name].says}." for name in self.columns
+        ]
+        return "\n\n".join([title, "\n".join(lines), _markdown(*self.table())]) + "\n"
+
+    def csv(self) -> str:
+        """One line a row, every number in full, with the settings that the numbers depend on."""
+        common = {
+            name: self.settings[name] for name in ("dataset", "split", "images", "model", "view", "seed")
+        }
+        return _csv([{**common, "method": row.method, **_flat(row)} for row in self.rows])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return {
+            "settings": self.settings,
+            "caption": self.caption(),
+            "columns": {name: COLUMNS[name]._asdict() for name in self.columns},
+            "rows": [
+                {"method": row.method, "scores": {k: v._asdict() for k, v in row.scores.items()}}
+                for row in self.rows
+            ],
+            "skipped": self.skipped,
+        }
+
+    def json(self) -> str:
+        """`as_dict` as text."""
+        return json.dumps(self.as_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write table.md, table.csv, results.json and manifest.json; each file is whole or not there."""
+        texts = {"table.md": self.markdown(), "table.csv": self.csv(), "results.json": self.json()}
+        return write_run(folder, texts, (), self.settings, self.skipped)
+
+
+def _cell(name: str, score: Interval | None) -> str:
+    if score is None or name != "sensitivity":
+        return spelled(score)
+    return f"{score.value:.2f} [{score.low:.2f}, {score.high:.2f}]"
+
+
+def _flat(row: Row) -> dict[str, float]:
+    return {key: number for name, score in row.scores.items() for key, number in _ends(name, score).items()}
+
+
+def _caption(report: FaithfulnessReport) -> Iterator[str]:
+    s = report.settings
+    of = f" of {s['available']}, evenly spread" if s["images"] < s["available"] else ""
+    skipped = f"; {len(report.skipped)} skipped" if report.skipped else ""
+    yield f"{s['dataset']}, split {s['split']}: {s['images']} images{of}{skipped}."
+    height, width = s["input_hw"]
+    yield f"Model: {s['model']} (input {height}×{width}, weights {s['weights']}). View: {s['view']}."
+    yield (
+        "Explained: the most probable class; heatmaps at the input's size, normalised by max (negative values 0). "
+        "Y: its softmax probability."
+    )
+    if "pointing" in report.columns:
+        yield "Pointing game, energy and rank accuracy: of the true class's map, against the true boxes."
+    if {"insertion", "deletion"} & set(report.columns):
+        yield f"Insertion and deletion: {s['steps']} steps."
+    yield f"Arrows: the good side. In brackets: 95 % bootstrap intervals over images, {s['resamples']} resamples."
