@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import nn
 
 import sightline
 from references.fullycam import fullycam, one_layer
 from references.plain import each
 from sightline.errors import InputError
-from toynets import CLASS_CONVS, FLATTEN_HEADS, HandGap, build, image, make_images
+from toynets import CLASS_CONVS, FLATTEN_HEADS, ActivationToy, HandGap, build, image, make_images, prepare
 
 PICKED = torch.tensor([[2, 0], [1, 3]])
 STRAIGHT = [
@@ -30,6 +33,14 @@ def test_equals_the_reference_over_all_convolutions(name: str) -> None:
     assert maps.shape == (2, 2, 16, 16)
     torch.testing.assert_close(maps, expected, rtol=0, atol=1e-10)
     assert maps.amax((2, 3)).tolist() == [[1, 1], [1, 1]]
+
+
+@pytest.mark.parametrize("activation", [nn.LeakyReLU, nn.GELU, nn.SiLU, nn.ReLU6])
+def test_other_activations_equal_the_reference(activation: Callable[[], nn.Module]) -> None:
+    # Here A is negative in places where the gradient is not zero: ReLU(A) matters.
+    net, x = prepare(ActivationToy(activation)), make_images()
+    maps = sightline.explain(net, x, method="fullycam", classes=PICKED).maps
+    torch.testing.assert_close(maps, each(fullycam, net, x, PICKED), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(

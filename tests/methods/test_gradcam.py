@@ -14,7 +14,17 @@ from references.cam import cam
 from references.plain import each
 from sightline.errors import InputError
 from sightline.models.pooling import GlobalAveragePool, GlobalMaxPool, ThresholdedAveragePool
-from toynets import ALL_TOYS, POOLING_HEADS, HandFlat, build, flat_weight, image, make_images, prepare
+from toynets import (
+    ALL_TOYS,
+    POOLING_HEADS,
+    ActivationToy,
+    HandFlat,
+    build,
+    flat_weight,
+    image,
+    make_images,
+    prepare,
+)
 
 PICKED = torch.tensor([[2, 0], [1, 3]])
 METHODS: dict[str, Callable[..., Tensor]] = {
@@ -68,6 +78,17 @@ def test_equals_the_reference_at_a_named_layer(name: str, layer: str, method: st
     torch.testing.assert_close(maps, expected, rtol=0, atol=1e-10)
     same = sightline.explain(net, x, method=method, classes=PICKED, layer=net.get_submodule(layer)).maps
     assert torch.equal(same, maps)
+
+
+@may_have_a_pole
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("activation", [nn.GELU, nn.LeakyReLU])
+def test_equals_the_reference_with_other_activations(
+    activation: Callable[[], nn.Module], method: str
+) -> None:
+    net, x = prepare(ActivationToy(activation)), make_images()
+    maps = sightline.explain(net, x, method=method, classes=PICKED).maps
+    torch.testing.assert_close(maps, each(METHODS[method], net, x, PICKED), rtol=0, atol=1e-10)
 
 
 @may_have_a_pole
@@ -169,6 +190,16 @@ def test_xgradcam_by_hand() -> None:
     maps = torch.tensor(by_hand("xgradcam"), dtype=torch.float64)
     expected = torch.tensor([[[0.2, 0.4], [0.6, 0.8]], [[0, 0], [0, 0]]], dtype=torch.float64)
     torch.testing.assert_close(maps, expected, rtol=0, atol=1e-12)
+
+
+def test_xgradcam_gives_no_weight_to_a_channel_that_sums_to_zero() -> None:
+    # Before a ReLU: A1 = [[1, -1], [2, -2]] sums to 0, although Σ g A1 = 1·1 - 1·0 + 2·3 = 7. Left: A2 of ones
+    # with g = 2: α2 = 8/4 = 2.
+    g1, g2, none = [[1, 0], [3, 0]], [[2, 2], [2, 2]], [[0, 0], [0, 0]]
+    net = HandFlat(flat_weight([[g1, g2, none]]), [0.0], body=nn.Identity())
+    x = image([[[1, -1], [2, -2]], [[1, 1], [1, 1]], none])
+    maps = sightline.explain(net, x, method="xgradcam", classes=0, layer="body").maps
+    assert maps.tolist() == [[[[2, 2], [2, 2]]]]
 
 
 def test_hirescam_by_hand() -> None:

@@ -19,7 +19,7 @@ def activations_of_convolutions(net: Toy) -> list[str]:
         last = n
         if steps[last + 1].kind == "norm":
             last += 1
-        if steps[last + 1].kind == "relu":
+        if steps[last + 1].kind in ("relu", "relu6", "other"):
             last += 1
         names.append(steps[last].name)
     return names
