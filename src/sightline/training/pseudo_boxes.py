@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sightline.boxes import iou, make_boxes
+from sightline.boxes import make_boxes
 from sightline.data.images import read_image
 from sightline.errors import InputError
 from sightline.heatmap import make_heatmaps
@@ -138,8 +138,12 @@ def best_ious(boxes: Tensor, truth: Sequence[Tensor]) -> Tensor:
     >>> best_ious(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), [torch.tensor([[0.0, 0.0, 2.0, 1.0]])])
     tensor([0.5000], dtype=torch.float64)
     """
-    pairs = zip(boxes.double().nan_to_num(), truth, strict=True)
-    return torch.stack([iou(box[None], true.double()).max() for box, true in pairs])
+    owner = torch.cat([torch.full((len(true),), i) for i, true in enumerate(truth)])
+    mine, true = boxes.double().nan_to_num()[owner], torch.cat(list(truth)).double()
+    wide_tall = torch.minimum(mine[:, 2:], true[:, 2:]) - torch.maximum(mine[:, :2], true[:, :2])
+    shared = wide_tall.clamp(min=0).prod(1)
+    areas = (mine[:, 2:] - mine[:, :2]).prod(1) + (true[:, 2:] - true[:, :2]).prod(1)
+    return torch.zeros(len(boxes)).double().scatter_reduce(0, owner, shared / (areas - shared), "amax")
 
 
 def boxes_at(heatmaps: Tensor, threshold: float, options: TeacherOptions) -> Tensor:
