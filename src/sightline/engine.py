@@ -114,6 +114,12 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+class _Switch:
+    """Whether the next backward pass goes through the ReLUs by the guided rule."""
+
+    guided = False
+
+
 class Evidence:
     """What one forward pass showed; methods are functions of this and a target.
 
@@ -125,7 +131,7 @@ class Evidence:
         self.network, self.images, self.sites, self.settings = network, images, tuple(sites), settings
         self.head: Head | None = None
         self.output: Any = None
-        self._guided = False
+        self._switch = _Switch()
         self._nodes: list[Tensor] = []
 
     @property
@@ -168,11 +174,11 @@ class Evidence:
         """∂y^c/∂x: (N, 3, H, W); ``guided``: through the ReLUs by Springenberg's rule, on the same pass."""
         if guided and not self.settings["guided"]:
             raise RuntimeError('this method must be registered with needs=("guided", ...)')
-        self._guided = guided
+        self._switch.guided = guided
         try:
             (found,) = self._differentiate(target, [self.images])
         finally:
-            self._guided = False
+            self._switch.guided = False
         if found is None:
             raise InputError("the target does not depend on the image")
         return found
@@ -290,9 +296,10 @@ def _guide_relus(evidence: Evidence) -> None:
     seen: set[Any] = set()
     todo = [t.grad_fn for t in tensors_in(evidence.output) if t.grad_fn is not None]
     count = 0
+    switch = evidence._switch  # not the evidence: it holds the graph, and the graph would hold it for ever
 
     def clamp(grads: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        return (grads[0].clamp(min=0), *grads[1:]) if evidence._guided else None
+        return (grads[0].clamp(min=0), *grads[1:]) if switch.guided else None
 
     while todo:
         node = todo.pop()
