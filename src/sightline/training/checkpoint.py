@@ -33,6 +33,7 @@ def save_checkpoint(
     partial = path.with_name(f".{path.name}.part")
     try:
         save_file(tensors, partial, metadata={KEY: json.dumps(description, sort_keys=True)})
+        partial.chmod(0o644)  # safetensors makes files that only their owner can read
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -90,12 +90,13 @@ def _test_data(recipe: Recipe) -> Dataset | None:
 
 
 def _check_same(recipe: Recipe, path: Path) -> None:
-    """A run goes on with the recipe it began with; only where it runs may change."""
-    began = read_recipe(path)
+    """A run goes on with the recipe it began with; only where it runs and how it is tested may change."""
+    began = read_recipe(path).as_dict()
+    free = {"run": set(recipe.as_dict()["run"]) - {"seed"}, "test": {"sizes", "batch_size"}}
     for part, now in recipe.as_dict().items():
-        before = began.as_dict()[part]
-        if part == "run":
-            now, before = {"seed": now["seed"]}, {"seed": before["seed"]}
+        before = began[part]
+        if part in free:
+            now, before = ({k: v for k, v in d.items() if k not in free[part]} for d in (now, before))
         if now != before:
             key = next((k for k in now if now[k] != before[k]), "") if isinstance(now, dict) else ""
             raise InputError(

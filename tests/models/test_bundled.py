@@ -1,0 +1,70 @@
+"""The model that comes with the package: small, complete, and right about photos it never saw."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+import skimage.data
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+import sightline
+from sightline.boxes import iou
+from sightline.data import load_dataset
+from sightline.models.loading import BUNDLED
+
+CATS = {"tabby", "Egyptian cat", "Persian cat"}
+# Where the thing is, measured on the photos by eye: x0, y0, x1, y1.
+PHOTOS = {
+    "chelsea": (CATS, (0, 0, 395, 300)),
+    "coffee": ({"espresso"}, (79, 15, 478, 390)),
+    "rocket": ({"projectile"}, (304, 127, 340, 407)),
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> sightline.LoadedModel:
+    return sightline.load_model(BUNDLED)
+
+
+def test_it_is_small_complete_and_the_one_of_its_manifest(model):
+    assert BUNDLED.stat().st_size < 8e6
+    assert len(model.categories) == 40
+    manifest = json.loads((BUNDLED.parent / "manifest.json").read_text())
+    assert hashlib.sha256(BUNDLED.read_bytes()).hexdigest() == manifest["weights"]["sha256"]
+    assert manifest["parameters"] == sum(p.numel() for p in model.parameters())
+    with safe_open(str(BUNDLED), "pt") as file:
+        assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"F16"}  # noqa: SIM118
+    for name in ("README.md", "recipe.yaml", "log.csv"):
+        assert (BUNDLED.parent / name).exists()
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_photos_it_never_saw(model, name):
+    right, true_box = PHOTOS[name]
+    photo = Image.fromarray(getattr(skimage.data, name)())
+    explanation = sightline.explain(model, photo, method="cam")
+    assert model.categories[int(explanation.classes[0, 0])] in right
+    box = explanation.boxes()[0][0]
+    assert float(iou(box, torch.tensor([true_box], dtype=torch.float32))) > 0
+
+
+@pytest.mark.slow
+def test_its_accuracy_is_the_one_of_its_readme(model):
+    root = Path(os.environ.get("SIGHTLINE_SHARED", "../shared")) / "data" / "tiny-imagenet-40.zip"
+    if not root.exists():
+        pytest.skip("tiny-imagenet-40.zip is not at hand (set SIGHTLINE_SHARED)")
+    val = load_dataset(root, dataset="tiny-imagenet", split="val")
+    right = 0
+    for start in range(0, len(val), 100):
+        samples = val.samples[start : start + 100]
+        photos = [sightline.data.images.read_image(sample.source) for sample in samples]
+        images = torch.stack([model.preprocess.prepare(photo)[0] for photo in photos])
+        with torch.no_grad():
+            right += sum(int(p) == s.label for p, s in zip(model(images).argmax(1), samples, strict=True))
+    assert right / len(val) >= 0.72
