@@ -13,10 +13,12 @@ import typer
 from sightline.cli._options import Categories, Device
 
 if TYPE_CHECKING:
+    from sightline.evaluation.faithfulness_report import FaithfulnessReport
     from sightline.models.loading import LoadedModel
     from sightline.report import Report
 
 DATA, ROWS, BOXES, OUTPUT = "Data", "Rows of the table", "Heatmaps and boxes", "Output"
+FAITH = "Faithfulness"
 
 
 def evaluate(
@@ -120,6 +122,33 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Side of the input, instead of the model's.", rich_help_panel=BOXES),
     ] = None,
+    faithfulness: Annotated[
+        bool,
+        typer.Option(
+            "--faithfulness",
+            help="Instead of localisation: do the maps show what the network uses? Any folder of photos will do.",
+            rich_help_panel=FAITH,
+        ),
+    ] = False,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="drop, insertion, deletion, road, pointing, sensitivity; repeatable. [default: all but the last]",
+            rich_help_panel=FAITH,
+        ),
+    ] = None,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Steps of insertion and deletion.", rich_help_panel=FAITH)
+    ] = 56,
+    randomise: Annotated[
+        bool,
+        typer.Option(
+            "--randomise",
+            help="Also a picture of the maps as the network's weights are drawn anew.",
+            rich_help_panel=FAITH,
+        ),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of noise and random maps.", rich_help_panel=FAITH)] = 0,
     out: Annotated[
         Path, typer.Option(help="Folder for tables, pictures and manifest.json.", rich_help_panel=OUTPUT)
     ] = Path("out/evaluate"),
@@ -136,15 +165,17 @@ def evaluate(
 ) -> None:
     """Score models and methods on a data set: classification, localisation, GT-known, with intervals.
 
+    With --faithfulness: whether the maps show what the network uses, beside a random and a centre map.
+
     ```console
     sightline evaluate --data tiny-imagenet-40.zip --choose-threshold-on train-heldout
     sightline evaluate --data CUB_200_2011 -m vgg16-gap.safetensors --method cam --method cam:nwc=true
     sightline evaluate --data metadata/CUB --split test --heatmaps maps --heatmap-size 224 --protocol wsol-v2
+    sightline evaluate --faithfulness --data photos/ -m squeezenet1_1 --method cam --method layercam --limit 40
     ```
 
     Exit code 0: done; 2: a mistake in the command; 3: some images were skipped, the others are done.
     """
-    from sightline.cli import SOME_FAILED
     from sightline.cli._run import prepare_folder
     from sightline.data import load_dataset
     from sightline.evaluation import evaluate as run
@@ -153,6 +184,37 @@ def evaluate(
     recipes = parse_recipes(method or ["cam"], option or [], layer or [], flip)
     size_hw = _size(heatmap_size)
     options: dict[str, Any] = {"held_per_class": held_per_class, **_data_options(data_option or [])}
+    if faithfulness:
+        from sightline.cli._faithfulness import dataset_or_photos, measured, one_model, randomised
+
+        unused = {
+            "--heatmaps": heatmaps,
+            "--choose-threshold-on": choose_threshold_on,
+            "--standard": standard,
+            "--threshold": threshold is not None,
+            "--gt-only": gt_only,
+            "--normalise": normalise != "minmax",
+            "--protocol": protocol != "exact",
+        }
+        _refuse("--faithfulness cuts no boxes and needs a model", unused)
+        photos = dataset_or_photos(data, dataset, split, options)
+        prepare_folder(out)
+        one = one_model(_models(model or [], weights or [], categories, device))
+        shared: dict[str, Any] = {"view": view, "input_size": input_size}
+        limits: dict[str, Any] = {
+            "limit": limit,
+            "batch_size": batch_size,
+            "on_bad": on_bad,
+            "workers": workers,
+        }
+        numbers: dict[str, Any] = {"steps": steps, "seed": seed, "resamples": resamples}
+        with _bar(quiet=json) as progress:
+            faithful = measured(one, photos, recipes, metric, progress, **shared, **limits, **numbers)
+        if randomise:
+            faithful.randomisation = randomised(one, photos, recipes, seed, **shared)
+        _finish(faithful, out, json)
+        return
+    _refuse("without --faithfulness there is no use for", {"--metric": metric, "--randomise": randomise})
     splits = [
         load_dataset(data, dataset, one, **options) for one in (split, choose_threshold_on) if one is not None
     ]
@@ -181,6 +243,13 @@ def evaluate(
             resamples=resamples,
             progress=progress,
         )
+    _finish(report, out, json)
+
+
+def _finish(report: Report | FaithfulnessReport, out: Path, json: bool) -> None:
+    """Save the report, print it, and say by the exit code whether images were skipped."""
+    from sightline.cli import SOME_FAILED
+
     files = report.save(out)
     if json:
         typer.echo(report.json())
@@ -188,6 +257,14 @@ def evaluate(
         _show(report, files, out)
     if report.skipped:
         raise typer.Exit(SOME_FAILED)
+
+
+def _refuse(why: str, given: dict[str, Any]) -> None:
+    """Name the options that were given and would have done nothing."""
+    from sightline.errors import InputError
+
+    if names := [name for name, value in given.items() if value]:
+        raise InputError(f"{why}; leave out {', '.join(names)}")
 
 
 def _models(
@@ -254,7 +331,7 @@ def _bar(quiet: bool) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _show(report: Report, files: Sequence[Path], out: Path, worst: int = 5) -> None:
+def _show(report: Report | FaithfulnessReport, files: Sequence[Path], out: Path, worst: int = 5) -> None:
     """The caption, the table, the worst classes, what was skipped, and where the files are."""
     from sightline.report import class_table
 

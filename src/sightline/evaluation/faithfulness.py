@@ -145,6 +145,17 @@ def evaluate_faithfulness(
     )
 
 
+def first_images(
+    model: nn.Module, dataset: Dataset, count: int, view: str = "whole", input_size: int | None = None
+) -> Tensor:
+    """The first ``count`` images (N, 3, H, W) as the model takes them: for `randomisation_check`."""
+    if count < 1 or not len(dataset):
+        raise InputError(f"count={count} of {len(dataset)} images; expected at least 1")
+    loaded = load_model(model)
+    source = ModelSource(loaded.name, loaded, [], Settings(truth="none", view=view, input_size=input_size))
+    return source._batch(dataset, range(min(count, len(dataset))), Skipped("refuse")).images
+
+
 def photo_folder(root: str | Path) -> Dataset:
     """Any folder of photos as a data set without classes and boxes, for what needs neither.
 

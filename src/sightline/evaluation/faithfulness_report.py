@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sightline.evaluation.randomisation import Randomisation
 from sightline.metrics.bootstrap import Interval
 from sightline.report import Row, _csv, _ends, _markdown, spelled, write_run
 
@@ -57,6 +58,7 @@ class FaithfulnessReport:
     rows: list[Row]
     skipped: dict[str, str] = field(default_factory=dict)  # image id -> why
     notes: list[str] = field(default_factory=list)
+    randomisation: Randomisation | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -101,6 +103,7 @@ class FaithfulnessReport:
                 {"method": row.method, "scores": {k: v._asdict() for k, v in row.scores.items()}}
                 for row in self.rows
             ],
+            "randomisation": None if self.randomisation is None else self.randomisation.as_dict(),
             "skipped": self.skipped,
         }
 
@@ -109,9 +112,13 @@ class FaithfulnessReport:
         return json.dumps(self.as_dict(), indent=1, ensure_ascii=False, allow_nan=False)
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write table.md, table.csv, results.json and manifest.json; each file is whole or not there."""
+        """Write the tables, results.json, the randomisation's picture and manifest.json, each whole or not at all."""
         texts = {"table.md": self.markdown(), "table.csv": self.csv(), "results.json": self.json()}
-        return write_run(folder, texts, (), self.settings, self.skipped)
+        pictures = []
+        if self.randomisation is not None:
+            texts["randomisation.csv"] = self.randomisation.csv()
+            pictures = [("randomisation.png", self.randomisation.picture())]
+        return write_run(folder, texts, pictures, self.settings, self.skipped)
 
 
 def _cell(name: str, score: Interval | None) -> str:

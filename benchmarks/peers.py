@@ -1,0 +1,309 @@
+"""Our methods beside installed peers: time, memory, agreement of the maps, and ROAD, in one run.
+
+    .venv/bin/python benchmarks/peers.py --write benchmarks/peers.md      # with the [bench] extra
+
+Time: ResNet-50 (random weights), layer4, as ratios of one thread's CPU time to a plain forward pass, interleaved
+pairs (see methods.py). Agreement and ROAD: SqueezeNet 1.1 (``--weights``, else random), its last Fire module, one
+photo or noise; maps are compared after min-max, at the size that the peer returns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import multiprocessing
+import os
+import platform
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+import sightline
+from methods import Work, forward, ours, ratio, resnet50
+from sightline.heatmap import normalise
+from sightline.metrics.faithfulness import class_probability
+from sightline.metrics.road import road
+
+PACKAGES = ("torch", "torchvision", "grad-cam", "torchcam", "captum")
+Maps = Callable[
+    [nn.Module, nn.Module, Tensor, int], Tensor
+]  # network, layer, image (1, 3, H, W), class -> (h, w)
+
+
+def grad_cam(kind: str) -> Maps:
+    def maps(net: nn.Module, layer: nn.Module, x: Tensor, c: int) -> Tensor:
+        import pytorch_grad_cam
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+        with (
+            contextlib.redirect_stderr(io.StringIO()),  # its progress bar
+            getattr(pytorch_grad_cam, kind)(model=net, target_layers=[layer]) as cam,
+        ):
+            return torch.as_tensor(cam(input_tensor=x, targets=[ClassifierOutputTarget(c)] * len(x)))[0]
+
+    return maps
+
+
+def torch_cam(kind: str) -> Maps:
+    def maps(net: nn.Module, layer: nn.Module, x: Tensor, c: int) -> Tensor:
+        import torchcam.methods
+
+        with getattr(torchcam.methods, kind)(net, target_layer=layer) as cam:
+            return cam([c] * len(x), net(x))[0][0].detach()
+
+    return maps
+
+
+def captum_layer(net: nn.Module, layer: nn.Module, x: Tensor, c: int) -> Tensor:
+    from captum.attr import LayerGradCam
+
+    return LayerGradCam(net, layer).attribute(x, target=c, relu_attributions=True)[0, 0].detach()
+
+
+def captum_pixels(kind: str, **options: object) -> Maps:
+    def maps(net: nn.Module, layer: nn.Module, x: Tensor, c: int) -> Tensor:
+        import captum.attr
+
+        made = getattr(captum.attr, kind)(net).attribute(x.clone().requires_grad_(), target=c, **options)
+        return made[0].abs().amax(0).detach()
+
+    return maps
+
+
+TIMED: dict[str, Work] = {
+    "gradcam": ours("gradcam"),
+    "gradcam_pp": ours("gradcam_pp"),
+    "eigencam": ours("eigencam"),
+    "pytorch-grad-cam GradCAM": lambda net, x: grad_cam("GradCAM")(net, net.layer4, x, 0),
+    "pytorch-grad-cam GradCAMPlusPlus": lambda net, x: grad_cam("GradCAMPlusPlus")(net, net.layer4, x, 0),
+    "pytorch-grad-cam EigenCAM": lambda net, x: grad_cam("EigenCAM")(net, net.layer4, x, 0),
+    "torchcam GradCAM": lambda net, x: torch_cam("GradCAM")(net, net.layer4, x, 0),
+    "torchcam GradCAMpp": lambda net, x: torch_cam("GradCAMpp")(net, net.layer4, x, 0),
+    "captum LayerGradCam": lambda net, x: captum_layer(net, net.layer4, x, 0),
+}
+COMPARED: dict[str, tuple[str, Maps]] = {
+    "pytorch-grad-cam GradCAM": ("gradcam", grad_cam("GradCAM")),
+    "pytorch-grad-cam GradCAMPlusPlus": ("gradcam_pp", grad_cam("GradCAMPlusPlus")),
+    "pytorch-grad-cam LayerCAM": ("layercam", grad_cam("LayerCAM")),
+    "pytorch-grad-cam HiResCAM": ("hirescam", grad_cam("HiResCAM")),
+    "pytorch-grad-cam XGradCAM": ("xgradcam", grad_cam("XGradCAM")),
+    "pytorch-grad-cam GradCAMElementWise": ("gradcam_elementwise", grad_cam("GradCAMElementWise")),
+    "pytorch-grad-cam EigenCAM": ("eigencam", grad_cam("EigenCAM")),
+    "pytorch-grad-cam AblationCAM": ("ablationcam", grad_cam("AblationCAM")),
+    "torchcam GradCAM": ("gradcam", torch_cam("GradCAM")),
+    "torchcam GradCAMpp": ("gradcam_pp", torch_cam("GradCAMpp")),
+    "torchcam LayerCAM": ("layercam", torch_cam("LayerCAM")),
+    "torchcam XGradCAM": ("xgradcam", torch_cam("XGradCAM")),
+    "captum LayerGradCam": ("gradcam", captum_layer),
+    "captum Saliency": ("saliency", captum_pixels("Saliency")),
+    "captum GuidedBackprop": ("guided_backprop", captum_pixels("GuidedBackprop")),
+}
+
+
+class Functional(nn.Module):
+    """A small network whose ReLUs are functions: what a module's hook never sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.fc = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.relu(self.second(torch.relu(self.first(x)))).mean((2, 3)))
+
+
+def agreement(theirs: Tensor, mine: Tensor) -> tuple[float, float]:
+    """Largest difference after min-max, and Pearson's correlation."""
+    a, b = (normalise(m.float(), "minmax").flatten() for m in (theirs, mine))
+    return float((a - b).abs().max()), float(torch.corrcoef(torch.stack([a, b]))[0, 1])
+
+
+def squeezenet(weights: Path | None) -> nn.Module:
+    torch.manual_seed(0)
+    net = torchvision.models.squeezenet1_1(weights=None)
+    if weights is not None:
+        from safetensors.torch import load_file
+
+        net.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
+    return net.eval()
+
+
+def image_of(photo: Path | None, side: int) -> Tensor:
+    if photo is None:
+        return torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    from sightline.data.images import read_image
+    from sightline.models.preprocess import Preprocess
+
+    imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    return Preprocess((side, side), side, *imagenet).prepare(read_image(photo))[0][None]
+
+
+def agreement_rows(net: nn.Module, x: Tensor) -> Iterator[str]:
+    layer, c = net.features[12], int(forward(net, x).argmax(1))  # type: ignore[index]
+    for name, (method, peer) in COMPARED.items():
+        found = peer(net, layer, x, c)
+        own = {} if "captum " in name and "Layer" not in name else {"layer": "features.12"}
+        explanation = sightline.explain(net, x, method=method, classes=c, **own)  # type: ignore[arg-type]
+        raw = found.shape[-2:] == explanation.maps.shape[-2:]
+        mine = explanation.maps[0, 0] if raw else explanation.heatmaps()[0, 0]
+        difference, correlation = agreement(found, mine.relu())
+        yield f"| {name} | {method} | {difference:.1e} | {correlation:.4f} |"
+
+
+def explanations(net: nn.Module, x: Tensor) -> Iterator[str]:
+    """Where a peer differs, what it computes instead, shown by computing that."""
+    layer, c = net.features[12], int(forward(net, x).argmax(1))  # type: ignore[index]
+    theirs = torch_cam("GradCAMpp")(net, layer, x, c)
+    kept: list[Tensor] = []
+    handle = layer.register_forward_hook(lambda *parts: kept.append(parts[2]))
+    score = net(x)[0, c]
+    handle.remove()
+    gradient = torch.autograd.grad(score, kept[0])[0]
+    weights = (gradient**2 * gradient.relu()).sum((2, 3), keepdim=True)
+    without = (weights * kept[0]).sum(1).relu()[0].detach()
+    difference, correlation = agreement(theirs, without)
+    yield (
+        "- torchcam's Grad-CAM++ divides a copy of α (`alpha[mask].div_`), so the denominator is lost: its map is "
+        f"that of w_k = Σ g² ReLU(g) to {difference:.1e} (correlation {correlation:.4f})."
+    )
+    torch.manual_seed(0)
+    small = Functional().eval()
+    y = torch.randn(1, 3, 24, 24, generator=torch.Generator().manual_seed(1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        guided = captum_pixels("GuidedBackprop")(small, small, y, 1)
+        plain = captum_pixels("Saliency")(small, small, y, 1)
+    mine = sightline.explain(small, y, method="guided_backprop", classes=1).maps[0, 0]
+    same, (difference, correlation) = agreement(guided, plain)[0], agreement(guided, mine)
+    yield (
+        "- captum's guided backpropagation hooks ReLU modules; on a network of functional ReLUs it equals plain "
+        f"saliency (largest difference {same:.1e}); ours differs from it there by {difference:.2f} "
+        f"(correlation {correlation:.4f})."
+    )
+
+
+def road_lines(net: nn.Module, x: Tensor, repeats: int) -> Iterator[str]:
+    """Combined ROAD of one map: CPU seconds here and there, in turn, and both scores."""
+    from pytorch_grad_cam.metrics.road import ROADCombined
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
+
+    c = int(forward(net, x).argmax(1))
+    heat = sightline.explain(net, x, method="gradcam", classes=c, layer="features.12").heatmaps()[:, 0]
+    score = class_probability(net, torch.tensor([c]))
+    there = ROADCombined()
+    times: list[tuple[float, float]] = []
+    road(score, x, heat)
+    for _ in range(repeats):
+        start = time.process_time()
+        mine = float(road(score, x, heat).combined[0])
+        middle = time.process_time()
+        theirs = float(there(x, heat.numpy(), [ClassifierOutputSoftmaxTarget(c)], net)[0])
+        times.append((middle - start, time.process_time() - middle))
+    (own, other), gain = (min(t) for t in zip(*times, strict=True)), max(b / a for a, b in times)
+    ratios = ", ".join(f"{b / a:.1f} ×" for a, b in times)
+    yield (
+        f"ROAD combined (9 percentiles, MoRF and LeRF), one {x.shape[2]}×{x.shape[3]} image, SqueezeNet 1.1, Grad-CAM: "
+        f"{own:.2f} s here, {other:.2f} s in pytorch-grad-cam; ratios in turn {ratios} (best {gain:.1f} ×); "
+        f"scores {mine:.4f} and {theirs:.4f}."
+    )
+
+
+def _peak(name: str, batch: int, queue: multiprocessing.Queue[float]) -> None:
+    torch.set_num_threads(1)
+    net, x = resnet50(), torch.randn(batch, 3, 224, 224)
+    work = {**TIMED, "forward": forward}[name]
+    work(net, x[:1, :, :64, :64])  # what is imported and remembered is not the method's
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    work(net, x)
+    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def peak_mb(name: str, batch: int) -> float:
+    """Growth of the peak resident set by one call in a fresh process, in MiB."""
+    context = multiprocessing.get_context("spawn")
+    queue: multiprocessing.Queue[float] = context.Queue()
+    process = context.Process(target=_peak, args=(name, batch, queue))
+    process.start()
+    found = queue.get()
+    process.join()
+    return found
+
+
+def time_rows(batches: list[int], pairs: int, memory: bool) -> Iterator[str]:
+    net = resnet50()
+    plain = peak_mb("forward", batches[-1]) if memory else 0.0
+    for name, work in TIMED.items():
+        cells = []
+        for batch in batches:
+            median, low, high = ratio(work, net, torch.randn(batch, 3, 224, 224), pairs)
+            cells.append(f"{median:.2f} ({low:.2f}–{high:.2f})")
+        if memory:
+            cells.append(f"{peak_mb(name, batches[-1]) / plain:.2f} ×")
+        yield f"| {name} | {' | '.join(cells)} |"
+
+
+def report(arguments: argparse.Namespace) -> Iterator[str]:
+    weights = arguments.weights.name if arguments.weights else "random"
+    photo = arguments.photo.name if arguments.photo else "noise"
+    yield "# Beside the peers\n"
+    yield f"`python benchmarks/peers.py {' '.join(sys.argv[1:])}`\n"
+    yield (
+        f"Python {platform.python_version()}, {', '.join(f'{name} {version(name)}' for name in PACKAGES)}, "
+        f"{platform.machine()}, {os.cpu_count()} CPUs, one thread; load {os.getloadavg()[0]:.1f} at the start.\n"
+    )
+    if arguments.pairs:
+        yield (
+            "## Time\n\nResNet-50, random weights, layer4, 224×224: CPU time over that of a plain `inference_mode` "
+            f"forward pass, median (lowest–highest) of {arguments.pairs} interleaved pairs.\n"
+        )
+        memory = [f"peak memory over the forward's, batch {arguments.batches[-1]}"] * arguments.memory
+        heads = ["work", *(f"batch {batch}" for batch in arguments.batches), *memory]
+        yield f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}"
+        yield from time_rows(arguments.batches, arguments.pairs, arguments.memory)
+    net = squeezenet(arguments.weights)
+    x = image_of(arguments.photo, arguments.side)
+    yield (
+        f"\n## Agreement\n\nSqueezeNet 1.1 ({weights}), features.12, {photo} at {arguments.side}², after min-max.\n"
+    )
+    yield "| peer | here | largest difference | correlation |\n|---|---|---|---|"
+    yield from agreement_rows(net, x)
+    yield ""
+    yield from explanations(net, x)
+    if arguments.repeats:
+        yield "\n## ROAD\n"
+        yield from road_lines(net, image_of(arguments.photo, 224), arguments.repeats)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pairs", type=int, default=15, help="0: no times")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--memory", action="store_true", help="also the peak memory, a process a row")
+    parser.add_argument("--weights", type=Path, help="SqueezeNet 1.1's, .safetensors")
+    parser.add_argument("--photo", type=Path)
+    parser.add_argument("--side", type=int, default=224, help="of the image on which maps are compared")
+    parser.add_argument("--repeats", type=int, default=3, help="of ROAD; 0: none")
+    parser.add_argument("--write", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    lines = []
+    for line in report(arguments):
+        print(line, flush=True)
+        lines.append(line)
+    if arguments.write:
+        arguments.write.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

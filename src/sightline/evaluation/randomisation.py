@@ -1,0 +1,178 @@
+"""The model-randomisation check: a map that stays the same when the network forgets was not about the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import PIL.Image
+import torch
+from PIL import ImageDraw
+from torch import Tensor
+
+from sightline.errors import InputError
+from sightline.evaluation.models import _maker
+from sightline.evaluation.run import _recipe
+from sightline.heatmap import make_heatmaps
+from sightline.methods.combinators import Recipe
+from sightline.metrics.sanity import _can_reset, randomised_cascade, spearman
+from sightline.models.loading import LoadedModel
+from sightline.render import GREY, INK, PAPER, Image, overlay, shorten, typeface
+from sightline.report import _csv
+
+MOST_LAYERS = 12
+TILE, GAP, MARGIN, LEFT = 132, 8, 20, 168
+_LINE = 18
+
+
+@dataclass(frozen=True)
+class Randomisation:
+    """``correlations`` (M, L, N) of method, randomised layer (the last first) and image; ``maps`` of the first image,
+    (h, w) each: for every method the trained network's, then one a layer."""
+
+    model: str
+    methods: list[str]
+    layers: list[str]
+    correlations: Tensor
+    image: Tensor
+    maps: list[list[Tensor]]
+
+    @property
+    def mean(self) -> Tensor:
+        """The correlation of each method and layer (M, L), the mean over images."""
+        return self.correlations.mean(2)
+
+    def csv(self) -> str:
+        """One line a method and layer: the mean, lowest and highest correlation over images."""
+        return _csv(self.as_dict()["rows"])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything but the maps, ready for JSON."""
+        rows = [
+            {
+                "method": method,
+                "randomised_down_to": layer,
+                "spearman": float(values.mean()),
+                "lowest": float(values.min()),
+                "highest": float(values.max()),
+            }
+            for method, of in zip(self.methods, self.correlations, strict=True)
+            for layer, values in zip(self.layers, of, strict=True)
+        ]
+        return {"model": self.model, "images": self.correlations.shape[2], "rows": rows}
+
+    def picture(self) -> Image:
+        """One row a method, one column a layer: the first image's heatmap, and the mean correlation below it."""
+        columns = len(self.layers) + 1
+        size = (LEFT + columns * (TILE + GAP) + MARGIN, 0)
+        top, step = MARGIN + 4 * _LINE, TILE + _LINE + 10
+        sheet = PIL.Image.new("RGB", (size[0], top + len(self.methods) * step + MARGIN), PAPER)
+        self._head(sheet, top)
+        photo = _photo(self.image)
+        draw, face, bold = ImageDraw.Draw(sheet), typeface(13.0), typeface(13.0, bold=True)
+        for row, method in enumerate(self.methods):
+            y = top + row * step
+            draw.text(
+                (MARGIN, y + TILE / 2), shorten(method, bold, LEFT - MARGIN - 8), INK, bold, anchor="lm"
+            )
+            for column, raw in enumerate(self.maps[row]):
+                heatmap = make_heatmaps(raw.float().cpu(), (self.image.shape[1], self.image.shape[2]), "max")
+                x = LEFT + column * (TILE + GAP)
+                sheet.paste(overlay(photo, heatmap, size=(TILE, TILE), alpha=0.6), (x, y))
+                text = f"ρ = {self.mean[row, column - 1]:+.2f}" if column else "the map"
+                draw.text((x + TILE / 2, y + TILE + 3), text, INK, face, anchor="ma")
+        return sheet
+
+    def _head(self, sheet: Image, top: int) -> None:
+        draw, face, bold = ImageDraw.Draw(sheet), typeface(13.0), typeface(16.0, bold=True)
+        count = self.correlations.shape[2]
+        title = f"{self.model}: weights drawn anew, from the output back to the named layer"
+        draw.text((MARGIN, MARGIN - 8), shorten(title, bold, sheet.width - 2 * MARGIN), INK, bold)
+        images = "1 image" if count == 1 else f"mean of {count} images"
+        note = (
+            f"ρ: Spearman correlation with the trained network's map ({images}); 1 means that nothing changed"
+        )
+        draw.text((MARGIN, MARGIN + _LINE), shorten(note, face, sheet.width - 2 * MARGIN), GREY, face)
+        for column, name in enumerate(["trained", *self.layers]):
+            x = LEFT + column * (TILE + GAP) + TILE / 2
+            draw.text((x, top - 6), _shorten_left(name, TILE), INK, face, anchor="md")
+
+
+def randomisation_check(
+    model: LoadedModel,
+    images: Tensor,
+    methods: Sequence[str | Recipe],
+    *,
+    layers: int = MOST_LAYERS,
+    seed: int = 0,
+) -> Randomisation:
+    """Spearman correlation of each method's raw map with that of ever more randomised copies (Adebayo et al. 2018).
+
+    ``images`` (N, 3, H, W), as the model was trained; explained is the trained network's most probable class.
+    From the output back, layer after layer is drawn anew; ``layers`` of these stages are looked at, evenly spread,
+    the first and the last among them. The model itself is not changed. Raises `InputError`.
+
+    >>> from torch import nn
+    >>> from sightline.models.loading import load_model
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    >>> found = randomisation_check(load_model(net), torch.rand(2, 3, 8, 8), ["gradcam"])
+    >>> found.layers, found.mean.shape
+    (['3', '0'], torch.Size([1, 2]))
+    """
+    if layers < 1:
+        raise InputError(f"layers={layers}; expected 1 or more")
+    recipes = list({recipe.label: recipe for recipe in map(_recipe, methods)}.values())
+    if not recipes or not len(images):
+        raise InputError("nothing to check: give a method and an image")
+    makers = [_maker(recipe) for recipe in recipes]
+    names = [name for name, module in model.network.named_modules() if _can_reset(module)][::-1]
+    shown = set(_spread(len(names), layers))
+    with torch.no_grad():
+        classes = model(images).argmax(1, keepdim=True)
+    clean = [maker(model, images, classes)[:, 0] for maker in makers]
+    maps = [[of[0].cpu()] for of in clean]
+    found: list[list[Tensor]] = [[] for _ in makers]
+    for stage, (_, network) in enumerate(randomised_cascade(model.network, seed)):
+        if stage - 1 not in shown:  # stage 0 is the unchanged copy
+            continue
+        for number, maker in enumerate(makers):
+            now = maker(network, images, classes)[:, 0]
+            maps[number].append(now[0].cpu())
+            found[number].append(spearman(clean[number], now).cpu())
+    return Randomisation(
+        model.name,
+        [recipe.label for recipe in recipes],
+        [names[place] for place in sorted(shown)],
+        torch.stack([torch.stack(of) for of in found]),
+        images[0].cpu(),
+        maps,
+    )
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most ``most`` of ``count`` places, evenly spread, the first and the last among them.
+
+    >>> _spread(9, 3), _spread(2, 12), _spread(5, 1)
+    ([0, 4, 8], [0, 1], [4])
+    """
+    if most == 1:
+        return [count - 1]
+    kept = min(most, count)
+    return [round(place * (count - 1) / max(kept - 1, 1)) for place in range(kept)]
+
+
+def _photo(image: Tensor) -> Image:
+    """The network's input (3, H, W), stretched to 8 bits."""
+    low, high = image.amin(), image.amax()
+    stretched = ((image - low) / (high - low).clamp(min=1e-12) * 255).round().to(torch.uint8)
+    return PIL.Image.fromarray(stretched.permute(1, 2, 0).numpy())
+
+
+def _shorten_left(name: str, width: float) -> str:
+    """A layer's name cut at its front: its end tells it from the others."""
+    face = typeface(13.0)
+    text = name
+    while face.getlength(text) > width and len(text) > 2:
+        text = "…" + text[2:]
+    return text
