@@ -1,10 +1,10 @@
 """What an explanation costs beside a plain forward pass: ratios of one thread's CPU time, interleaved pairs.
 
-    .venv/bin/python benchmarks/methods.py --write benchmarks/methods.md          # ours
-    .venv/bin/python benchmarks/methods.py --peers --write benchmarks/peers.md     # with the [bench] extra
+    .venv/bin/python benchmarks/methods.py --write benchmarks/methods.md
 
-ResNet-50 (random weights), 224×224, layer4 unless stated, batch 1 and 8, one thread. Each row is the median of 15
-pairs (forward, method) in turn; the slow rows are the median of fewer and say so. 1.00 is the forward pass itself.
+Peers stand beside them in peers.py. ResNet-50 (random weights), 224×224, layer4 unless stated, batch 1 and 8, one
+thread. Each row is the median of 15 pairs (forward, method) in turn; the slow rows are the median of fewer and say so.
+1.00 is the forward pass itself.
 """
 
 from __future__ import annotations
@@ -106,44 +106,12 @@ def peak_mb(name: str, batch: int) -> float:
     return found
 
 
-def peers() -> dict[str, Work]:
-    from captum.attr import LayerGradCam
-    from pytorch_grad_cam import EigenCAM, GradCAM, GradCAMPlusPlus
-    from torchcam.methods import GradCAM as TorchGradCAM
-
-    def grad_cam_package(kind: type) -> Work:
-        def work(net: torch.nn.Module, x: torch.Tensor) -> object:
-            with kind(model=net, target_layers=[net.layer4]) as cam:
-                return cam(input_tensor=x)
-
-        return work
-
-    def torchcam(net: torch.nn.Module, x: torch.Tensor) -> object:
-        with TorchGradCAM(net, target_layer="layer4") as cam:
-            out = net(x)
-            return cam(out.argmax(1).tolist(), out)
-
-    def captum(net: torch.nn.Module, x: torch.Tensor) -> object:
-        return LayerGradCam(net, net.layer4).attribute(x, target=forward(net, x).argmax(1))
-
-    return {
-        "pytorch-grad-cam gradcam": grad_cam_package(GradCAM),
-        "pytorch-grad-cam gradcam_pp": grad_cam_package(GradCAMPlusPlus),
-        "pytorch-grad-cam eigencam": grad_cam_package(EigenCAM),
-        "torchcam gradcam": torchcam,
-        "captum gradcam (and a forward for the class)": captum,
-    }
-
-
 def rows_of(arguments: argparse.Namespace) -> list[str]:
     net = resnet50()
     rows = []
     table: dict[str, tuple[Work, float]] = dict(FAST)
     if arguments.slow:
         table.update(SLOW)
-    if arguments.peers:
-        table = {"gradcam": FAST["gradcam"], "gradcam_pp": FAST["gradcam_pp"], "eigencam": FAST["eigencam"]}
-        table.update({name: (work, float("nan")) for name, work in peers().items()})
     for name, (work, reach) in table.items():
         pairs = 1 if "2048" in name else 3 if name in SLOW else arguments.pairs
         cells = []
@@ -163,7 +131,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--slow", action="store_true", help="also Score-CAM, minutes long")
-    parser.add_argument("--peers", action="store_true")
     parser.add_argument("--memory", action="store_true", help="also the peak memory, batch 8")
     parser.add_argument("--write", type=Path)
     arguments = parser.parse_args()
