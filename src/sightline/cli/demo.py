@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 PHOTOS = ("chelsea", "coffee", "rocket")
 METHODS = ("cam", "gradcam", "layercam", "guided_gradcam")
+# The paper's 20 % suits ImageNet-size photos. On the held-out training photos of the bundled model's own classes
+# positive weights only (NWC) and 30 % give the best boxes, so that is what its demo draws.
+BUNDLED_BOXES = {"options": ["cam.nwc=true"], "threshold": 0.3}
 
 
 def demo(
@@ -28,12 +31,13 @@ def demo(
     from sightline.cli import _run as road
     from sightline.cli._print import print_table
     from sightline.cli._settings import checked_settings
-    from sightline.models.loading import default_model
+    from sightline.models.loading import BUNDLED, default_model
 
     photos = demo_photos()
     road.prepare_folder(out)
     model = default_model()
-    settings = checked_settings(methods=usable_methods(model), classes="top3")
+    boxes: dict[str, Any] = BUNDLED_BOXES if model.weights.endswith(BUNDLED.name) else {}
+    settings = checked_settings(methods=usable_methods(model), classes="top3", **boxes)
     manifest = road.run(model, photos, settings, out)
     print_table(("photo", "class", "score", "box x0 y0 x1 y1", "panel"), _what_it_saw(manifest, out))
     typer.echo(
