@@ -282,11 +282,23 @@ def _models(
     found: dict[str, LoadedModel] = {}
     for place, name in enumerate(names):
         file = weights[place] if weights else None
-        label = Path(name).stem if Path(name).is_file() else name
+        label = _called(name)
         if label in found:
             label = " ".join(filter(None, [name, file])) if name != label or file else f"{name} ({place + 1})"
         found[label] = load(name, file, categories, device)
     return found
+
+
+def _called(name: str) -> str:
+    """A model's name; of a file its stem, of a training's ``weights.safetensors`` its folder.
+
+    >>> _called("resnet50")
+    'resnet50'
+    """
+    path = Path(name)
+    if not path.is_file():
+        return name
+    return path.resolve().parent.name if path.stem == "weights" else path.stem
 
 
 def _data_options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -346,7 +358,9 @@ def _show(report: Report | FaithfulnessReport, files: Sequence[Path], out: Path,
         typer.echo(f"skipped {image}: {why}", err=True)
     if len(report.skipped) > worst:
         typer.echo(f"… {len(report.skipped)} skipped in all: results.json", err=True)
-    typer.echo(f"{', '.join(path.name for path in files)} in {out}")
+    sheets = [path.name for path in files if path.name.startswith("contact_sheet")]
+    others = [path.name for path in files if path.name not in sheets]
+    typer.echo(f"{', '.join(others)}{f' and {len(sheets)} contact sheets' if sheets else ''} in {out}")
 
 
 def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
