@@ -141,7 +141,9 @@ def main() -> None:
         for side in arguments.sizes:
             if name == "noise" and side > 256:
                 continue  # the loop would take minutes a map
-            lines.append(row(name, make, side, 5 if side <= 256 and name == "smooth" else 2))
+            lines.append(
+                row(name, make, side, 5 if side <= 256 and name == "smooth" else 2 if side <= 128 else 1)
+            )
             print(lines[-1], flush=True)
     if arguments.write:
         arguments.write.write_text("\n".join(lines) + "\n")

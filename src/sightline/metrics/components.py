@@ -80,20 +80,24 @@ def _padded(level: Array) -> Array:
 
 
 @compiled
-def _positions_by_level(flat: Array, place: Array, top: int) -> Array:
-    """The positions where ``place`` is not 0, by rising level (counting sort)."""
-    starts = np.zeros(top + 2, np.int64)
+def _positions_by_level(flat: Array, place: Array, top: int) -> tuple[Array, Array]:
+    """The positions where ``place`` is not 0, by rising level, and where each level ends (counting sort).
+
+    Positions `AT_RIM` are written as -p. So the passes look up neither ``place`` nor the level again, which
+    in large maps would be two more waits for memory a pixel.
+    """
+    ends = np.zeros(top + 2, np.int64)
     for p in range(flat.size):
         if place[p] > 0:
-            starts[flat[p] + 1] += 1
+            ends[flat[p] + 1] += 1
     for k in range(top + 1):
-        starts[k + 1] += starts[k]
-    order = np.empty(starts[top + 1], np.int32)
+        ends[k + 1] += ends[k]
+    order = np.empty(ends[top + 1], np.int32)
     for p in range(flat.size):
         if place[p] > 0:
-            order[starts[flat[p]]] = p
-            starts[flat[p]] += 1
-    return order
+            order[ends[flat[p]]] = p if place[p] == EVERYWHERE else -p
+            ends[flat[p]] += 1
+    return order, ends
 
 
 @compiled
@@ -188,7 +192,7 @@ def component_lives(level: Array, top: int, where: Array, by_polygon: bool) -> A
     height, width = level.shape
     stride, per_row = width + 2, 1 / (width + 2)
     flat, place = _padded(level), _padded(where)
-    order = _positions_by_level(flat, place, top)
+    order, ends = _positions_by_level(flat, place, top)
     label = np.full(flat.size, -1, np.int32)
     seeds = ((height + 1) // 2) * ((width + 1) // 2) + 1  # no two first pixels are neighbours
     parent = np.zeros(seeds, np.int32)
@@ -198,13 +202,13 @@ def component_lives(level: Array, top: int, where: Array, by_polygon: bool) -> A
     now[0, HIGH], now[0, COUNT] = -1, 1 << 30  # component 0 takes in all that is left out; it has no life
     components, rows = 1, 0
     offsets = np.array([-stride - 1, -stride, -stride + 1, -1, 1, stride - 1, stride, stride + 1])
-    for i in range(order.size - 1, -1, -1):
-        p = order[i]
-        at_level = flat[p]
-        if at_level == 0:
-            break
+    at_level = top
+    for i in range(order.size - 1, ends[0] - 1, -1):
+        while i < ends[at_level - 1]:
+            at_level -= 1
+        p = abs(order[i])
         around = _neighbours_in(label, p, stride)
-        root = 0 if place[p] == AT_RIM else -1
+        root = 0 if order[i] < 0 else -1
         for group in range(4):
             arc = _ARCS[around, group]
             if arc < 0:
@@ -253,8 +257,12 @@ def hole_lives(level: Array, top: int) -> tuple[Array, Array]:
     now = np.empty((parent.size, COLUMNS), np.int32)
     table = np.empty((2 * level.size + 4, COLUMNS), np.int32)
     rows = 0
-    for p in _positions_by_level(flat, place, top):
-        at_level = flat[p]
+    order, ends = _positions_by_level(flat, place, top)
+    at_level = 0
+    for i in range(order.size):
+        while i >= ends[at_level]:
+            at_level += 1
+        p = order[i]
         north, west, east, south = label[p - stride], label[p - 1], label[p + 1], label[p + stride]
         if north | west | east | south == _OUTSIDE:  # by far the most
             label[p] = _OUTSIDE
