@@ -12,9 +12,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import platform
-import resource
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -80,19 +78,26 @@ def resnet50() -> torch.nn.Module:
     return torchvision.models.resnet50(weights=None).eval()
 
 
+def _resident(field: str) -> float:
+    """VmRSS (now) or VmHWM (the highest since it was reset) of this process, in MiB."""
+    line = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith(field))
+    return int(line.split()[1]) / 1024
+
+
 def _peak(name: str, batch: int, queue: multiprocessing.Queue[float]) -> None:
     torch.set_num_threads(1)
     net, x = resnet50(), torch.randn(batch, 3, 224, 224)
     forward(net, x[:1])
+    sightline.explain(net, x[:1], method="gradcam")  # what is imported and remembered is not the method's
     work = {**FAST, **SLOW, "forward": (forward, 1.0)}[name][0]
-    if name != "forward":
-        sightline.explain(net, x[:1], method="gradcam")  # what is imported and remembered is not the method's
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    if name != "scorecam, all 2048 channels":
-        work(net, x)
-    else:
-        sightline.explain(net, x, method="scorecam", channels=128)  # chunks are alike: memory does not grow
-    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    if name == "scorecam, all 2048 channels":
+        work = ours(
+            "scorecam", channels=256
+        )  # chunks of 16 are alike: memory does not grow with their number
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the highest resident set so far
+    before = _resident("VmRSS")
+    work(net, x)
+    queue.put(_resident("VmHWM") - before)
 
 
 def peak_mb(name: str, batch: int) -> float:
@@ -136,31 +141,44 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-    lines = [
+    lines = memory_lines() if arguments.memory else time_lines(arguments)
+    if arguments.write:
+        with arguments.write.open("a" if arguments.memory else "w") as file:
+            file.write("\n".join(lines) + "\n")
+    if arguments.memory:
+        print("\n".join(lines))
+
+
+def time_lines(arguments: argparse.Namespace) -> list[str]:
+    return [
         "# What an explanation costs",
         "",
-        f"`python benchmarks/methods.py {' '.join(sys.argv[1:])}`: ResNet-50, 224×224, one thread's CPU time, "
-        "as a ratio to a plain `inference_mode` forward pass of the same batch in the same run: the median "
-        "(lowest–highest) of interleaved pairs.",
+        f"`python benchmarks/methods.py{' --slow' if arguments.slow else ''}`: ResNet-50, 224×224, one thread's CPU "
+        "time, as a ratio to a plain `inference_mode` forward pass of the same batch in the same run: the median "
+        "(lowest–highest) of interleaved pairs; layer4 unless stated.",
         "",
         f"Python {platform.python_version()}, torch {torch.__version__}, torchvision {torchvision.__version__}, "
-        f"{platform.machine()}, shared machine.",
+        f"{platform.machine()}, a shared machine of two cores.",
         "",
         "| work | batch 1 | batch 8 | reach | pairs |",
         "|---|---|---|---|---|",
         *rows_of(arguments),
     ]
-    if arguments.memory:
-        plain = peak_mb("forward", 8)
-        lines += ["", f"Peak memory above the loaded model, batch 8: forward {plain:.0f} MiB."]
-        for name in ("gradcam", "gradcam_pp", "eigencam"):
-            found = peak_mb(name, 8)
-            lines.append(f"- {name}: {found:.0f} MiB, {found / plain:.2f} × the forward's")
-        found = peak_mb("scorecam, all 2048 channels", 1)
-        lines.append(f"- scorecam, batch 1 (chunks of 16): {found:.0f} MiB")
-        print("\n".join(lines[-5:]))
-    if arguments.write:
-        arguments.write.write_text("\n".join(lines) + "\n")
+
+
+def memory_lines() -> list[str]:
+    plain = peak_mb("forward", 8)
+    lines = [
+        "",
+        "`python benchmarks/methods.py --memory`: growth of the peak resident set by one call in a fresh process, "
+        f"batch 8; the forward pass: {plain:.0f} MiB.",
+        "",
+    ]
+    for name in ("gradcam", "gradcam_pp", "eigencam"):
+        found = peak_mb(name, 8)
+        lines.append(f"- {name}: {found:.0f} MiB, {found / plain:.2f} × the forward's")
+    found = peak_mb("scorecam, all 2048 channels", 1)
+    return [*lines, f"- scorecam, batch 1, chunks of 16 (256 channels run): {found:.0f} MiB"]
 
 
 if __name__ == "__main__":
