@@ -28,8 +28,9 @@ _LINE = 18
 
 @dataclass(frozen=True)
 class Randomisation:
-    """``correlations`` (M, L, N) of method, randomised layer (the last first) and image; ``maps`` of the first image,
-    (h, w) each: for every method the trained network's, then one a layer."""
+    """``correlations`` (M, L, N) of method, randomised layer (the last first) and image, NaN where either map is
+    constant and so has no ranks; ``maps`` of the first image, (h, w) each: for every method the trained network's,
+    then one a layer."""
 
     model: str
     methods: list[str]
@@ -40,23 +41,17 @@ class Randomisation:
 
     @property
     def mean(self) -> Tensor:
-        """The correlation of each method and layer (M, L), the mean over images."""
-        return self.correlations.mean(2)
+        """The correlation of each method and layer (M, L), the mean over images with a map; NaN where none has."""
+        return self.correlations.nanmean(2)
 
     def csv(self) -> str:
-        """One line a method and layer: the mean, lowest and highest correlation over images."""
+        """One line a method and layer: the mean, lowest and highest correlation, and how many images had no map."""
         return _csv(self.as_dict()["rows"])
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything but the maps, ready for JSON."""
+        """Everything but the maps, ready for JSON; None where no image has a map."""
         rows = [
-            {
-                "method": method,
-                "randomised_down_to": layer,
-                "spearman": float(values.mean()),
-                "lowest": float(values.min()),
-                "highest": float(values.max()),
-            }
+            {"method": method, "randomised_down_to": layer, **_spread_of(values)}
             for method, of in zip(self.methods, self.correlations, strict=True)
             for layer, values in zip(self.layers, of, strict=True)
         ]
@@ -80,7 +75,7 @@ class Randomisation:
                 heatmap = make_heatmaps(raw.float().cpu(), (self.image.shape[1], self.image.shape[2]), "max")
                 x = LEFT + column * (TILE + GAP)
                 sheet.paste(overlay(photo, heatmap, size=(TILE, TILE), alpha=0.6), (x, y))
-                text = f"ρ = {self.mean[row, column - 1]:+.2f}" if column else "the map"
+                text = _rho(self.correlations[row, column - 1]) if column else "the map"
                 draw.text((x + TILE / 2, y + TILE + 3), text, INK, face, anchor="ma")
         return sheet
 
@@ -90,9 +85,7 @@ class Randomisation:
         title = f"{self.model}: weights drawn anew, from the output back to the named layer"
         draw.text((MARGIN, MARGIN - 8), shorten(title, bold, sheet.width - 2 * MARGIN), INK, bold)
         images = "1 image" if count == 1 else f"mean of {count} images"
-        note = (
-            f"ρ: Spearman correlation with the trained network's map ({images}); 1 means that nothing changed"
-        )
+        note = f"ρ: Spearman correlation with the trained network's map ({images}; blank maps left out); 1: no change"
         draw.text((MARGIN, MARGIN + _LINE), shorten(note, face, sheet.width - 2 * MARGIN), GREY, face)
         for column, name in enumerate(["trained", *self.layers]):
             x = LEFT + column * (TILE + GAP) + TILE / 2
@@ -139,7 +132,8 @@ def randomisation_check(
         for number, maker in enumerate(makers):
             now = maker(network, images, classes)[:, 0]
             maps[number].append(now[0].cpu())
-            found[number].append(spearman(clean[number], now).cpu())
+            ranked = _varies(clean[number]) & _varies(now)
+            found[number].append(spearman(clean[number], now).where(ranked, torch.nan).cpu())
     return Randomisation(
         model.name,
         [recipe.label for recipe in recipes],
@@ -148,6 +142,33 @@ def randomisation_check(
         images[0].cpu(),
         maps,
     )
+
+
+def _varies(maps: Tensor) -> Tensor:
+    return maps.flatten(1).amax(1) > maps.flatten(1).amin(1)
+
+
+def _spread_of(values: Tensor) -> dict[str, Any]:
+    """Mean, lowest and highest of what there is (None: nothing), and how many are missing."""
+    known = values[~values.isnan()]
+    ends = (known.mean(), known.min(), known.max()) if len(known) else (None, None, None)
+    numbers = [None if end is None else float(end) for end in ends]
+    return {
+        **dict(zip(("spearman", "lowest", "highest"), numbers, strict=True)),
+        "blank": len(values) - len(known),
+    }
+
+
+def _rho(values: Tensor) -> str:
+    """The mean correlation, and how many images had no map, as the picture says it.
+
+    >>> _rho(torch.tensor([0.5, 0.7])), _rho(torch.tensor([0.5, torch.nan])), _rho(torch.tensor([torch.nan]))
+    ('ρ = +0.60', 'ρ = +0.50, 1 blank', 'blank')
+    """
+    found = _spread_of(values)
+    if found["spearman"] is None:
+        return "blank"
+    return f"ρ = {found['spearman']:+.2f}" + (f", {found['blank']} blank" if found["blank"] else "")
 
 
 def _spread(count: int, most: int) -> list[int]:
