@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import platform
 import resource
+import statistics
 import sys
 import time
 import warnings
@@ -217,11 +218,11 @@ def road_lines(net: nn.Module, x: Tensor, repeats: int) -> Iterator[str]:
         middle = time.process_time()
         theirs = float(there(x, heat.numpy(), [ClassifierOutputSoftmaxTarget(c)], net)[0])
         times.append((middle - start, time.process_time() - middle))
-    (own, other), gain = (min(t) for t in zip(*times, strict=True)), max(b / a for a, b in times)
+    own, other = (statistics.median(t) for t in zip(*times, strict=True))
     ratios = ", ".join(f"{b / a:.1f} ×" for a, b in times)
     yield (
         f"ROAD combined (9 percentiles, MoRF and LeRF), one {x.shape[2]}×{x.shape[3]} image, SqueezeNet 1.1, Grad-CAM: "
-        f"{own:.2f} s here, {other:.2f} s in pytorch-grad-cam; ratios in turn {ratios} (best {gain:.1f} ×); "
+        f"{own:.2f} s here, {other:.2f} s in pytorch-grad-cam; medians; in turn {ratios}; "
         f"scores {mine:.4f} and {theirs:.4f}."
     )
 
