@@ -11,7 +11,7 @@ from torch import nn
 
 from sightline.errors import InputError, UnsupportedError
 from sightline.models.gapnet import build_gapnet
-from sightline.models.refined import RefinedNet, build_refined, decode
+from sightline.models.refined import EdgeHead, RefinedNet, build_refined, decode
 from sightline.training.box_data import augment_with_box, draw_crop, visible_share
 from sightline.training.box_module import box_loss, generalised_iou
 from sightline.training.refine_recipe import BoxAugmentOptions
@@ -72,12 +72,13 @@ def test_raw_numbers_become_centre_and_size():
     torch.testing.assert_close(decode(raw), torch.tensor([[0.3, 0.2, 0.7, 0.3]]))
 
 
+@pytest.mark.parametrize("head", ["grid", "edges"])
 @pytest.mark.parametrize("shared", [0, 1, 3, 4])
-def test_logits_are_those_of_the_classifier_also_after_training(shared):
+def test_logits_are_those_of_the_classifier_also_after_training(shared, head):
     classifier = build_gapnet("small-tap", 5, **TINY).eval()
     images = torch.rand(4, 3, 24, 24)
     before = classifier(images).detach()
-    net = RefinedNet(classifier, shared, hidden=6, grid=3).train()
+    net = RefinedNet(classifier, shared, hidden=6, grid=3, head=head).train()
     optimiser = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], 0.1)
     start = net.regress(images).detach()
     for _ in range(3):
@@ -103,6 +104,22 @@ def test_boxes_are_in_input_pixels_and_stay_inside():
     torch.testing.assert_close(
         net.predict_boxes(torch.zeros(1, 3, 20, 40)), torch.tensor([[24.0, 5.0, 40.0, 15.0]])
     )
+
+
+def test_the_edge_head_reads_off_where_a_column_lights_up():
+    """Scores that pick one column for both edges: the softmax is sharp, its mean is the middle of that column."""
+    net = EdgeHead(1, hidden=1).eval()
+    with torch.no_grad():
+        net.reduce[0].weight.fill_(1.0)
+        for scorer in (net.across, net.down):
+            scorer.weight.zero_()
+            scorer.bias.zero_()
+            scorer.weight[:, 1, 1] = 1000.0  # the maximum over the line, at its own place
+    features = torch.zeros(1, 1, 4, 4)
+    features[0, 0, 2, 1] = 1.0
+    # Of 9 places on 4 cells (corners aligned) cell 1 is nearest place 3, and cell 2 nearest place 5.
+    edges = net(features)
+    torch.testing.assert_close(edges, torch.tensor([[3 / 8, 5 / 8, 3 / 8, 5 / 8]]), atol=1e-4, rtol=0)
 
 
 def test_what_cannot_be_refined_says_why():

@@ -140,7 +140,7 @@ def build(recipe: RefineRecipe, teacher: Teacher) -> RefinedNet:
     """The classifier with a regressor beside it, begun from its trunk; the seed decides the head's weights."""
     lightning.seed_everything(recipe.run.seed, verbose=False)
     r = recipe.regressor
-    return RefinedNet(copy.deepcopy(teacher.model.network), r.shared, r.hidden, r.grid)
+    return RefinedNet(copy.deepcopy(teacher.model.network), r.shared, r.hidden, r.grid, r.head)
 
 
 def input_hw(recipe: RefineRecipe, teacher: Teacher) -> tuple[int, int]:
@@ -291,7 +291,7 @@ def describe(recipe: RefineRecipe, teacher: Teacher) -> dict[str, Any]:
         "architecture": "refined",
         "architecture_options": {
             "base": base["architecture"], "base_options": base.get("architecture_options", {}),
-            "shared": r.shared, "hidden": r.hidden, "grid": r.grid,
+            "shared": r.shared, "hidden": r.hidden, "grid": r.grid, "head": r.head,
         },
         "categories": base["categories"],
         "preprocess": {**base["preprocess"], "input_hw": list(size), "resize": min(size)},

@@ -12,6 +12,7 @@ from sightline.boxes import STANDARDS
 from sightline.errors import InputError, unknown
 from sightline.heatmap import NORMALISATIONS
 from sightline.methods import get_method
+from sightline.models.refined import HEADS
 from sightline.training.recipe import RunOptions, build_options, read_yaml
 
 
@@ -62,9 +63,14 @@ class TeacherOptions:
 
 @dataclass
 class RegressorOptions:
-    """``shared``: so many first parts of the trunk serve class and box both; ``hidden`` and ``grid``: the head."""
+    """``shared``: so many first parts of the trunk serve class and box both.
+
+    ``head``: ``grid`` (one linear layer on ``grid`` × ``grid`` places) or ``edges`` (each edge a soft-argmax
+    along rows or columns; fewer epochs), of ``hidden`` channels.
+    """
 
     shared: int = 0
+    head: str = "grid"
     hidden: int = 64
     grid: int = 8
 
@@ -221,6 +227,7 @@ def _check(recipe: RefineRecipe) -> None:
         if not holds:
             raise InputError(f"recipe key {key!r} is {value!r}; expected {expected}")
     for what, name, valid in (
+        ("head", r.head, HEADS),
         ("standard", t.standard, STANDARDS),
         ("normalisation", t.normalise, NORMALISATIONS),
     ):
