@@ -265,7 +265,8 @@ def report(arguments: argparse.Namespace) -> Iterator[str]:
     weights = arguments.weights.name if arguments.weights else "random"
     photo = arguments.photo.name if arguments.photo else "noise"
     yield "# Beside the peers\n"
-    yield f"`python benchmarks/peers.py {' '.join(sys.argv[1:])}`\n"
+    words = " ".join(sys.argv[1:]).partition(" --write")[0]  # where it is written changes no figure
+    yield f"`python benchmarks/peers.py {words}`\n"
     yield (
         f"Python {platform.python_version()}, {', '.join(f'{name} {version(name)}' for name in PACKAGES)}, "
         f"{platform.machine()}, {os.cpu_count()} CPUs, one thread; load {os.getloadavg()[0]:.1f} at the start.\n"
