@@ -22,13 +22,15 @@ from sightline.targets import Target, logits_of
 
 Visit = Callable[[int, Tensor], Tensor]  # (number of the site, its tensor) -> the tensor to pass on
 
-_KINKED = {"ReluBackward0", "HardtanhBackward0"}
+_KINKED = {"ReluBackward0", "HardtanhBackward0"}  # and a clamp at 0 from below
 _SMOOTH = {
     "LeakyReluBackward": "leaky ReLU",
     "GeluBackward": "GELU",
     "SiluBackward": "SiLU",
     "HardswishBackward": "hard swish",
     "EluBackward": "ELU",
+    "CeluBackward": "CELU",
+    "TanhBackward": "tanh",
     "MishBackward": "Mish",
     "SoftplusBackward": "softplus",
     "PreluKernelBackward": "PReLU",
@@ -201,26 +203,28 @@ class Evidence:
     def rescorer(self) -> Callable[[Tensor, Tensor], Any]:
         """A function (activations (M, C, h, w), rows (M,)) -> output, with the target layer so replaced.
 
-        ``rows[i]`` is the image that activation i belongs to. Only what lies behind the layer runs again where
-        `torch.fx` can trace the network; else the whole network does, with the same result.
+        ``rows[i]`` is the image that activation i belongs to; the activations may be overwritten. Only what lies
+        behind the layer runs again where `torch.fx` can trace the network; else the whole network does, with the
+        same result.
         """
         given = self._nodes[0].detach()
         behind = tail(self.network, self.sites[0], self.images.detach(), given, self.output)
 
         def rescore(activations: Tensor, rows: Tensor) -> Any:
             with eval_mode(self.network), torch.no_grad():
-                activations = activations.to(given.dtype)
+                activations, images = activations.to(given.dtype), self.images.detach()
                 if behind is not None:
-                    return behind(self.images.detach(), activations)
+                    return behind(images, rows, activations)
+                images = images[rows]
                 with _tapped(self.network, self.sites[:1], lambda i, x: activations.clone()):
-                    return self.network(self.images.detach()[rows])
+                    return self.network(images)
 
         return rescore
 
     def rescore_from(self, activations: Tensor, rows: Tensor | None = None) -> Any:
         """One call of `rescorer`; without ``rows`` activation i belongs to image i."""
         every = torch.arange(len(activations), device=activations.device)
-        return self.rescorer()(activations, every if rows is None else rows)
+        return self.rescorer()(activations.clone(), every if rows is None else rows)
 
     def at(self, images: Tensor) -> Evidence:
         """The same observation of other images (noisy ones, say)."""
@@ -308,7 +312,7 @@ def _guide_relus(evidence: Evidence) -> None:
         seen.add(node)
         name = node.name()
         _refuse_unguidable(name, node)
-        if name in _KINKED or (name == "ClampMinBackward0" and getattr(node, "_saved_min", None) == 0):
+        if name in _KINKED or (name.startswith("Clamp") and getattr(node, "_saved_min", None) == 0):
             node.register_prehook(clamp)
             count += 1
         todo.extend(following for following, _ in node.next_functions if following is not None)
@@ -325,10 +329,12 @@ def _refuse_unguidable(name: str, node: Any) -> None:
                 f"guided backpropagation is defined for ReLU and this network has {activation}; "
                 "use 'saliency' or 'gradcam'"
             )
-    if any(word in name for word in _OPAQUE):
+    if any(word in name for word in _OPAQUE) or isinstance(node, torch.autograd.function.BackwardCFunction):
         raise UnsupportedError(f"guided backpropagation cannot see the ReLUs inside {name}; use 'saliency'")
     if name == "HardtanhBackward0" and float(node._saved_min_val) != 0:
         raise UnsupportedError("guided backpropagation is defined for ReLU and this network has hard tanh")
+    if name == "ThresholdBackward0":
+        raise UnsupportedError("guided backpropagation is defined for ReLU and this network has a threshold")
 
 
 def _first_not_finite(network: nn.Module, images: Tensor) -> str:

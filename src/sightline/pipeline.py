@@ -131,7 +131,10 @@ def _targets(
             )
         if not (isinstance(classes, str) and classes == "top1"):
             raise InputError("give either classes or target, not both")
-        return [CallableTarget(target)], torch.full((n, 1), -1, device=device)
+        explained = CallableTarget(target)
+        if (count := len(evidence.score(explained))) != n:
+            raise InputError(f"target returned ({count},); expected a tensor of one score an image: ({n},)")
+        return [explained], torch.full((n, 1), -1, device=device)
     logits = evidence.logits
     if logits is None:
         kind = type(evidence.output).__name__

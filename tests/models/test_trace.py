@@ -125,6 +125,13 @@ def test_transformers_on_tokens_have_no_target_layer_and_say_so():
     assert "tokens" in structure.why_no_target
 
 
+def test_a_class_convolution_on_the_image_itself_leaves_nothing_to_explain():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    structure = study(network, torch.randn(1, 3, 8, 8))
+    assert structure.target is None
+    assert "the image itself" in structure.why_no_target
+
+
 def test_an_image_too_small_for_the_network_is_named():
     structure = study(build("resnet18"), torch.randn(1, 3, 32, 32))
     assert structure.target is None

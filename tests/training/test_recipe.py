@@ -9,6 +9,7 @@ import yaml
 
 from sightline.errors import InputError
 from sightline.training.recipe import Recipe, make_recipe, read_recipe
+from sightline.training.refine_recipe import RefineRecipe, read_refine_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
 
@@ -40,7 +41,10 @@ def test_a_resolved_recipe_reads_back_as_itself(tmp_path):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_recipe_of_the_project_is_valid(path):
-    assert isinstance(read_recipe(path), Recipe)
+    refines = path.stem.startswith("refine-")
+    assert isinstance(
+        read_refine_recipe(path) if refines else read_recipe(path), RefineRecipe if refines else Recipe
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from sightline.targets import Target
 
 
 @register_method("gradcam_pp", paper="Chattopadhyay et al., WACV 2018")
-def gradcam_pp(evidence: Evidence, target: Target) -> Tensor:
+def gradcam_pp(evidence: Evidence, target: Target, *, nwc: bool = False) -> Tensor:
     """a^k_ij = 1[g≠0] / (2 + g^k_ij · Σ_ab A^k_ab); w_k = Σ_ij a^k_ij ReLU(g^k_ij); L = ReLU(Σ_k w_k A^k).
 
     The paper's g²/(2g² + ΣA·g³) with g² divided out, so that half precision cannot underflow. Where the
-    denominator is not positive a is 0, with a warning. The weights are never negative, so that NWC has nothing
-    to do here. Returns (N, h, w), ≥ 0.
+    denominator is not positive a is 0, with a warning. ``nwc`` clamps w at 0, where it
+    never is below. Returns (N, h, w), ≥ 0.
 
     >>> import sightline, torch
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(),
@@ -33,4 +33,5 @@ def gradcam_pp(evidence: Evidence, target: Target) -> Tensor:
     if bool(((g > 0) & (denominator <= 0)).any()):
         warnings.warn("gradcam_pp: a denominator is not positive; its weight was set to 0", stacklevel=2)
     a = torch.where(usable, 1 / torch.where(usable, denominator, 1), 0)
-    return class_map((a * g.relu()).sum((2, 3)), activations).relu()
+    w = (a * g.relu()).sum((2, 3))
+    return class_map(w.clamp(min=0) if nwc else w, activations).relu()

@@ -23,9 +23,14 @@ def window_starts(size: int, window: int, stride: int) -> list[int]:
     return starts if starts[-1] == size - window else [*starts, size - window]
 
 
-def _pixels(value: int | tuple[int, int] | None, default: tuple[int, int]) -> tuple[int, int]:
+def _pixels(
+    value: int | float | tuple[int, int] | None, size_hw: tuple[int, int], default: tuple[int, int]
+) -> tuple[int, int]:
+    """Pixels (h, w) from a side, a pair, or a share of the image's sides."""
     if value is None:
         return default
+    if isinstance(value, float):
+        return (round(value * size_hw[0]), round(value * size_hw[1]))
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
 
 
@@ -39,15 +44,15 @@ def occlusion(
     evidence: Evidence,
     targets: Sequence[Target],
     *,
-    window: int | tuple[int, int] | None = None,
-    stride: int | tuple[int, int] | None = None,
+    window: int | float | tuple[int, int] | None = None,
+    stride: int | float | tuple[int, int] | None = None,
     value: float = 0.0,
     chunk: int = 32,
 ) -> Tensor:
     """The mean drop y^c(x) − y^c(masked) of the grey windows over each pixel.
 
-    A window (side 1/7 of the image, in pixels (h, w)) of ``value`` (0: grey after normalisation) slides by half
-    its side; ``chunk`` masked images run at once. Returns (N, K, H, W).
+    A window (side 1/7 of the image; pixels, a pair (h, w), or a share of the sides) of ``value`` (0: grey after
+    normalisation) slides by half its side; ``chunk`` masked images run at once. Returns (N, K, H, W).
 
     >>> import sightline, torch
     >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
@@ -55,8 +60,8 @@ def occlusion(
     torch.Size([1, 1, 8, 8])
     """
     height, width = evidence.size_hw
-    wh, ww = _pixels(window, (max(1, round(height / 7)), max(1, round(width / 7))))
-    sh, sw = _pixels(stride, (max(1, wh // 2), max(1, ww // 2)))
+    wh, ww = _pixels(window, (height, width), (max(1, round(height / 7)), max(1, round(width / 7))))
+    sh, sw = _pixels(stride, (height, width), (max(1, wh // 2), max(1, ww // 2)))
     if not (1 <= wh <= height and 1 <= ww <= width and sh >= 1 and sw >= 1):
         raise InputError(
             f"window {(wh, ww)} with stride {(sh, sw)} does not fit an image of {(height, width)}"

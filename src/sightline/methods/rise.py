@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -32,19 +32,31 @@ def make_masks(
     >>> make_masks(3, 8, 0.5, (16, 16), torch.Generator().manual_seed(0)).shape
     torch.Size([3, 1, 16, 16])
     """
-    height, width = size_hw
-    cell_h, cell_w = math.ceil(height / grid), math.ceil(width / grid)
-    cells = (torch.rand(n, 1, grid, grid, generator=generator) < p).to(dtype)
-    ys = torch.randint(0, cell_h, (n,), generator=generator).tolist()
-    xs = torch.randint(0, cell_w, (n,), generator=generator).tolist()
-    size = ((grid + 1) * cell_h, (grid + 1) * cell_w)
-    large = interpolate(cells.to(device), size=size, mode="bilinear", align_corners=False)
-    return torch.stack([m[:, y : y + height, x : x + width] for m, y, x in zip(large, ys, xs, strict=True)])
+    return _enlarged(*_draw(n, grid, p, size_hw, generator), size_hw, device, dtype)
 
 
-def _chunks(total: int, chunk: int) -> Iterator[int]:
-    for start in range(0, total, chunk):
-        yield min(chunk, total - start)
+def _draw(
+    n: int, grid: int, p: float, size_hw: tuple[int, int], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """All that is random: the cells (n, 1, s, s) and the offsets (n, 2) in pixels."""
+    cells = torch.rand(n, 1, grid, grid, generator=generator) < p
+    limits = torch.tensor([math.ceil(side / grid) for side in size_hw])
+    return cells, (torch.rand(n, 2, generator=generator) * limits).long()
+
+
+def _enlarged(
+    cells: Tensor,
+    offsets: Tensor,
+    size_hw: tuple[int, int],
+    device: torch.device | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    (height, width), grid = size_hw, cells.shape[-1]
+    size = ((grid + 1) * math.ceil(height / grid), (grid + 1) * math.ceil(width / grid))
+    large = interpolate(cells.to(device, dtype), size=size, mode="bilinear", align_corners=False)
+    return torch.stack(
+        [m[:, y : y + height, x : x + width] for m, (y, x) in zip(large, offsets.tolist(), strict=True)]
+    )
 
 
 @register_method("rise", paper="Petsiuk et al., BMVC 2018", needs=(), joint=True)
@@ -74,11 +86,13 @@ def rise(
     images = evidence.images.detach()
     n = len(images)
     total = images.new_zeros(n, len(targets), *evidence.size_hw)
-    for count in _chunks(masks, chunk):
-        drawn = make_masks(count, grid, p, evidence.size_hw, generator, images.device, images.dtype)
+    # Everything random is drawn at once and is small: the masks do not depend on the chunk.
+    cells, offsets = _draw(masks, grid, p, evidence.size_hw, generator)
+    for some, at in zip(torch.split(cells, chunk), torch.split(offsets, chunk), strict=True):
+        drawn = _enlarged(some, at, evidence.size_hw, images.device, images.dtype)
         for i in range(n):
             output = evidence.rescore(images[i] * drawn)
-            rows = torch.full((count,), i, device=images.device)
+            rows = torch.full((len(drawn),), i, device=images.device)
             scores = torch.stack([_probability(t.at(rows), output) for t in targets])
             total[i] += torch.einsum("km,mhw->khw", scores.to(drawn.dtype), drawn[:, 0])
     return total / (masks * p)

@@ -21,11 +21,12 @@ def scorecam(
     *,
     channels: int | None = None,
     chunk: int = 16,
+    nwc: bool = False,
 ) -> Tensor:
     """H_k = min-max(up(A^k)); α = softmax_k y^c(x ⊙ H_k); L = ReLU(Σ_k α_k A^k).
 
     A constant channel is skipped. ``channels=n`` keeps the n channels of largest standard deviation; ``chunk``
-    masked images run at once. Returns (N, K, h, w), ≥ 0.
+    masked images run at once. ``nwc`` clamps α at 0, where a softmax never is below. Returns (N, K, h, w), ≥ 0.
 
     >>> import sightline, torch
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(),
@@ -35,12 +36,12 @@ def scorecam(
     """
     if channels is not None and channels < 1:
         raise InputError(f"channels={channels}; expected at least 1, or None for all")
-    maps = [_one_image(evidence, targets, i, channels, chunk) for i in range(len(evidence.images))]
+    maps = [_one_image(evidence, targets, i, channels, chunk, nwc) for i in range(len(evidence.images))]
     return torch.stack(maps)
 
 
 def _one_image(
-    evidence: Evidence, targets: Sequence[Target], i: int, channels: int | None, chunk: int
+    evidence: Evidence, targets: Sequence[Target], i: int, channels: int | None, chunk: int, nwc: bool
 ) -> Tensor:
     activations, image = evidence.activations[i], evidence.images[i].detach()
     flat = activations.flatten(1)
@@ -58,4 +59,4 @@ def _one_image(
         rows = torch.full_like(some, i)
         scores.append(torch.stack([t.at(rows)(output) for t in targets]))
     alpha = torch.cat(scores, 1).to(activations.dtype).softmax(1)
-    return torch.einsum("km,mhw->khw", alpha, activations[kept]).relu()
+    return torch.einsum("km,mhw->khw", alpha.clamp(min=0) if nwc else alpha, activations[kept]).relu()

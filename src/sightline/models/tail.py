@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any, cast
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -12,7 +13,7 @@ from torch import Tensor, fx, nn
 from sightline.models.record import eval_mode
 from sightline.models.trace import Site
 
-Tail = Callable[[Tensor, Tensor], Any]  # (images, activations) -> the network's output
+Tail = Callable[[Tensor, Tensor, Tensor], Any]  # (images, rows, activations) -> the network's output
 
 _CACHE: weakref.WeakKeyDictionary[nn.Module, dict[Any, fx.GraphModule | None]] = weakref.WeakKeyDictionary()
 
@@ -52,6 +53,11 @@ def _cut(network: nn.Module, site: Site) -> fx.GraphModule | None:
     return module
 
 
+def _run(graph: fx.GraphModule, images: Tensor, rows: Tensor, activations: Tensor) -> Any:
+    first = next(iter(graph.graph.nodes))  # the image; it has users where a connection passes the layer by
+    return graph(images[rows] if first.users else images, activations)
+
+
 def tail(network: nn.Module, site: Site, images: Tensor, activations: Tensor, output: Any) -> Tail | None:
     """The part of ``network`` behind ``site``, or None where it cannot be had; checked against ``output``.
 
@@ -67,7 +73,7 @@ def tail(network: nn.Module, site: Site, images: Tensor, activations: Tensor, ou
     if graph is None or not isinstance(output, Tensor):
         return None
     with eval_mode(graph), torch.no_grad():
-        again = graph(images[:1], activations[:1])
+        again = graph(images[:1], activations[:1].clone())  # what follows may work in place
     if not isinstance(again, Tensor) or not torch.allclose(again, output[:1].detach(), rtol=1e-3, atol=1e-4):
         return None
-    return cast(Tail, graph)
+    return partial(_run, graph)

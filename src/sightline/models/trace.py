@@ -191,6 +191,8 @@ class _Reader:
             key = (id(tensor), tensor._version)
         elif self.is_pooling(last) or self.is_flattening(last):
             tensor, key, pooled = last.inputs[0], last.input_keys[0], last.output
+        elif (found := self._pooled_in_two(last)) is not None:
+            tensor, key, pooled = last.inputs[0], last.input_keys[0], found
         elif last.function in FLATTENINGS or last.function in ("permute", "transpose"):
             return "it turns its maps into tokens, as transformers do"
         else:
@@ -198,11 +200,24 @@ class _Reader:
                 f"after {last.module or last.function!r} nothing pools a map of more than one position "
                 "(is the image too small for this network?)"
             )
+        if (
+            pooled.numel() == tensor.shape[0] * tensor.shape[1]
+        ):  # global: what it pools is the target, whatever came before
+            return tensor, key, pooled
         before = self.producer.get(key)
         while before is not None and self.is_pooling(before):
             tensor, key = before.inputs[0], before.input_keys[0]
             before = self.producer.get(key)
         return tensor, key, pooled
+
+    def _pooled_in_two(self, op: Op) -> Tensor | None:
+        """x.flatten(2).mean(-1), x.mean(3).mean(2): the pooled (N, C) of a map that is made (N, C, L) first."""
+        shape = op.inputs[0].shape[:2]
+        if op.output.ndim != 3 or op.output.shape[:2] != shape:
+            return None
+        after = next((o for o in self.ops[op.index + 1 :] if op.output_key in o.input_keys), None)
+        pools = after is not None and after.function in REDUCTIONS and after.output.shape == shape
+        return after.output if after is not None and pools else None
 
     def _pooling_module(self, last: Op) -> Call | None:
         """The outermost module without weights or activation that turns (N, C, h, w) into (N, C[, 1, 1])."""
@@ -233,15 +248,15 @@ class _Reader:
         out = self.output if isinstance(self.output, Tensor) else getattr(self.output, "logits", None)
         return out if isinstance(out, Tensor) and out.ndim == 2 else None
 
-    def linear_head(self, pooled: Tensor, network: nn.Module) -> Head | None:
+    def linear_head(self, tensor: Tensor, pooled: Tensor, network: nn.Module) -> Head | None:
         """logits = W · pooled + b, by a linear layer or a 1×1 convolution on the pooled vector."""
         logits = self.logits()
-        flat = pooled.flatten(1)
+        flat, mean = pooled.flatten(1), tensor.mean((2, 3))  # a mean may be spelled as a sum over the area
         for op in reversed(self.ops):
             if op.function not in ("linear", "conv2d") or not op.inputs or logits is None:
                 continue
             x, out = op.inputs[0], op.output
-            same = x.ndim >= 2 and x.numel() == flat.numel() and torch.equal(x.flatten(1), flat)
+            same = x.ndim >= 2 and x.numel() == flat.numel() and _equal(x.flatten(1), flat, mean)
             if same and out.numel() == logits.numel() and torch.equal(out.flatten(1), logits):
                 weight = getattr(network.get_submodule(op.module), "weight", None)
                 if isinstance(weight, Tensor) and weight.numel() == logits.shape[1] * flat.shape[1]:
@@ -305,6 +320,10 @@ class _Reader:
     network_modules: list[tuple[str, nn.Module]] = field(default_factory=list)
 
 
+def _equal(x: Tensor, pooled: Tensor, mean: Tensor) -> bool:
+    return torch.equal(x, pooled) or torch.allclose(x, mean, rtol=1e-5, atol=1e-7)
+
+
 def _study(network: nn.Module, images: Tensor) -> Structure:
     recorder, output = record(network, images)
     reader = _Reader(recorder, output, network_modules=list(network.named_modules()))
@@ -322,7 +341,10 @@ def _study(network: nn.Module, images: Tensor) -> Structure:
         if conv_head is not None:
             head, key = conv_head
         elif pooled.flatten(1).shape[1] == tensor.shape[1]:
-            head = reader.linear_head(pooled, network)
+            head = reader.linear_head(tensor, pooled, network)
+        if key not in reader.producer:
+            why = "what it pools is the image itself"
+            return Structure(None, why, None, why, (), (), tuple(reader.layer_rows(None)))
         target = reader.site_of(key)
         if head is None:
             why_head = "its scores are not one linear layer on the pooled target layer"
