@@ -114,7 +114,7 @@ def _checked_tensor(batch: Tensor, like: Tensor) -> Tensor:
         raise InputError(
             f"batch is {batch.dtype}; expected a float tensor, normalised as the model was trained"
         )
-    return batch.to(like.device)
+    return batch.to(like.device, like.dtype if like.numel() else batch.dtype)
 
 
 def _targets(

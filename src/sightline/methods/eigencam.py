@@ -13,8 +13,8 @@ from sightline.targets import Target
 def first_component(maps: Tensor) -> Tensor:
     """Projection of the centred columns of (N, hw, C) on the first right singular vector: (N, C, h, w) -> (N, h, w).
 
-    X v₁ = σ₁ u₁, and u₁ is the first eigenvector of the Gram matrix X Xᵀ (hw × hw, far smaller than a full
-    SVD). The sign is the one that correlates positively with Σ_k A^k.
+    X v₁ = σ₁ u₁, and u₁ is the first eigenvector of the Gram matrix X Xᵀ (hw × hw), v₁ that of Xᵀ X (C × C);
+    the smaller one is taken. The sign is the one that correlates positively with Σ_k A^k.
 
     >>> first_component(torch.tensor([[[[0., 2.]], [[0., 0.]]]]))
     tensor([[[-1.,  1.]]])
@@ -23,8 +23,11 @@ def first_component(maps: Tensor) -> Tensor:
     x = maps.flatten(2).transpose(1, 2)
     total = x.sum(2)
     x = x - x.mean(1, keepdim=True)
-    values, vectors = torch.linalg.eigh(x @ x.transpose(1, 2))
-    projection = vectors[:, :, -1] * values[:, -1:].clamp(min=0).sqrt()
+    if x.shape[1] <= x.shape[2]:
+        values, vectors = torch.linalg.eigh(x @ x.transpose(1, 2))
+        projection = vectors[:, :, -1] * values[:, -1:].clamp(min=0).sqrt()
+    else:  # more positions than channels (an early layer): v₁ itself, from the C × C matrix
+        projection = (x @ torch.linalg.eigh(x.transpose(1, 2) @ x).eigenvectors[:, :, -1:])[:, :, 0]
     agreement = (projection * (total - total.mean(1, keepdim=True))).sum(1, keepdim=True)
     signed: Tensor = projection * torch.where(agreement < 0, -1.0, 1.0).to(projection)
     return signed.reshape(n, h, w)

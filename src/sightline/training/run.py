@@ -133,7 +133,6 @@ def make_trainer(recipe: Recipe, out: Path) -> lightning.Trainer:
         callbacks=[EpochLog(out / "log.csv"), ResumeFile(out / "resume.ckpt")],
         enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=run.progress,
         use_distributed_sampler=False, num_sanity_val_steps=0, log_every_n_steps=20,
-        deterministic="warn" if torch.cuda.is_available() else True,
     )  # fmt: skip
 
 
@@ -142,10 +141,18 @@ def fit(trainer: lightning.Trainer, module: Classifier, data: PhotoData, resume_
     # Where Lightning offers it, nothing in the file but tensors and plain values is read.
     if "weights_only" in inspect.signature(trainer.fit).parameters:
         options["weights_only"] = True
+    # Lightning's own switch would stay on for the whole process; this one is put back.
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume_file, **options)
     except SystemExit:  # Lightning's answer to Ctrl-C
         raise KeyboardInterrupt from None
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 @torch.no_grad()
