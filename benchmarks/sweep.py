@@ -81,9 +81,9 @@ def cpu_ms(work: Callable[[], Result]) -> tuple[float, Result]:
 
 
 def two_thread_gain(raws: list[np.ndarray], true: np.ndarray, mask: np.ndarray) -> float:
-    """Wall time of one thread over that of two, the best of three turns each."""
+    """Wall time of one thread over that of two, the best of 15 turns each (the machine may have other work)."""
     walls: dict[int, list[float]] = {1: [], 2: []}
-    for _ in range(3):
+    for _ in range(15):
         for workers, found in walls.items():
             start = time.perf_counter()
             in_threads(lambda i: ours(raws[i], true, mask), range(len(raws)), workers)
@@ -107,7 +107,7 @@ def row(name: str, make: Callable[[np.random.Generator, int], np.ndarray], side:
         for kept, ms in zip(times, (statistics.median(q[0] for q in quick), slow[0], fewer[0]), strict=True):
             kept.append(ms)
     mine, slow_ms, fewer_ms = (statistics.median(t) for t in times)
-    gain = two_thread_gain([make(rng, side) for _ in range(32 if side <= 256 else 8)], true, mask)
+    gain = two_thread_gain([make(rng, side) for _ in range(16 if side <= 256 else 4)], true, mask)
     return (
         f"| {name} | {side}² | {mine:.2f} | {slow_ms:.0f} | {slow_ms / mine:.0f} × "
         f"| {fewer_ms:.0f} | {fewer_ms / mine:.1f} × | {gain:.2f} × |"
