@@ -244,6 +244,14 @@ class Evidence:
         return weight, _wide(bias.detach()) if isinstance(bias, Tensor) else none
 
 
+def refuse_inference_mode() -> None:
+    """Raise `InputError` inside `torch.inference_mode`; a network must not even be looked at there."""
+    if torch.is_inference_mode_enabled():
+        raise InputError(
+            "called inside torch.inference_mode(), where no gradient exists; use torch.no_grad()"
+        )
+
+
 def observe(
     network: nn.Module,
     images: Tensor,
@@ -264,10 +272,7 @@ def observe(
     >>> observe(net, torch.zeros(2, 3, 8, 8), [Site("1")]).activations.shape
     torch.Size([2, 4, 6, 6])
     """
-    if torch.is_inference_mode_enabled():
-        raise InputError(
-            "called inside torch.inference_mode(), where no gradient exists; use torch.no_grad()"
-        )
+    refuse_inference_mode()
     images = images.clone() if images.is_inference() else images.detach()
     settings = {"gradient": gradient, "input_gradient": input_gradient, "guided": guided}
     leaf = images.clone().requires_grad_() if input_gradient else images

@@ -59,7 +59,7 @@ class Explanation:
     categories: tuple[str, ...] | None = None
     photos: list[PIL.Image.Image] | None = None
     images: Tensor | None = None
-    weights_sha256: str | None = None
+    _model: nn.Module | None = field(default=None, repr=False)
     _evidence: Evidence | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -146,6 +146,11 @@ class Explanation:
         if self.logits is None or bool((self.classes < 0).any()):
             return None
         return self.logits.float().softmax(1).gather(1, self.classes)
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """The checksum of a loaded model's weights, made when asked for; None for a plain module."""
+        return getattr(self._model, "weights_sha256", None)
 
     def category(self, i: int, k: int) -> str:
         """The name of class k of image i; 'class 7' without category names, 'target' for a callable."""

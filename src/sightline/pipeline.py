@@ -69,7 +69,7 @@ def explain(
         categories=getattr(model, "categories", None),
         photos=photos,
         images=images if photos is None else None,
-        weights_sha256=getattr(model, "weights_sha256", None),
+        _model=model,
         _evidence=evidence if method == "cam" else None,
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sightline.engine import Evidence, observe
+from sightline.engine import Evidence, observe, refuse_inference_mode
 from sightline.errors import InputError, UnsupportedError
 from sightline.methods.registry import Method
 from sightline.models.trace import Site, Structure, named_site, study
@@ -38,10 +38,7 @@ def observe_for(
     structure: Structure | None = None
     sites: list[Site] = []
     if "activations" in needs:
-        if torch.is_inference_mode_enabled():
-            raise InputError(
-                "called inside torch.inference_mode(), where no gradient exists; use torch.no_grad()"
-            )
+        refuse_inference_mode()
         structure = study(network, images) if layer is None or "classifier" in needs else None
         sites = _sites(network, images, method, layer, options or {}, structure)
     checked = [*sites]
