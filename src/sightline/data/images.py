@@ -92,6 +92,18 @@ def _limit() -> str:
     return f"{limit} (raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file)"
 
 
+def read_bytes(source: ImageSource | str) -> bytes:
+    """The bytes of an image file as they stand, or the RGB pixels of an image in memory: for checksums.
+
+    >>> read_bytes(Image.new("L", (2, 1), "black"))
+    b'2 1 \\x00\\x00\\x00\\x00\\x00\\x00'
+    """
+    if isinstance(source, Image.Image):
+        photo = read_image(source)
+        return f"{photo.width} {photo.height} ".encode() + photo.tobytes()
+    return _member_bytes(source) if isinstance(source, ZipMember) else _file_bytes(Path(source))
+
+
 def _file_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()

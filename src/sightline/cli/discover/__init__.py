@@ -1,0 +1,41 @@
+"""``sightline discover``: what a network that was trained on labels knows besides; one file a verb.
+
+A file ``verb.py`` in this folder whose function is called ``verb`` is a command of the group, as in the folder above.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+import typer
+
+ORDER = ("features", "finegrained", "objects", "concept", "text", "vqa", "units", "caption")
+
+
+def verbs() -> list[str]:
+    """The names of the group's verbs, in the order of ``--help``.
+
+    >>> all(name.isidentifier() for name in verbs())
+    True
+    """
+    found = [m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")]
+    rank = {name: number for number, name in enumerate(ORDER)}
+    return sorted(found, key=lambda name: (rank.get(name, len(rank)), name))
+
+
+def build_app() -> typer.Typer:
+    """The group with every verb."""
+    group = typer.Typer(
+        rich_markup_mode="markdown",
+        no_args_is_help=True,
+        help="Beyond localisation: generic features, fine detail, concepts, text, answers, units.",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for verb in verbs():
+        module = importlib.import_module(f"{__name__}.{verb}")
+        group.command(verb.replace("_", "-"))(getattr(module, verb))
+    return group
+
+
+app = build_app()

@@ -1,0 +1,300 @@
+"""GAP features of any network: the pooled activations of its target layer (Zhou et al. 2016, section 4.4)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sightline.data.images import read_bytes, read_image
+from sightline.discovery.cache import VectorCache
+from sightline.discovery.progress import bar
+from sightline.engine import observe
+from sightline.errors import ImageError, InputError, UnsupportedError
+from sightline.manifest import write_atomically
+from sightline.models.trace import Site, study
+from sightline.models.weights import tensors_sha256
+from sightline.pipeline import prepare
+from sightline.types import ImageSource, Sample
+
+Source = ImageSource | str | Sample
+SUFFIXES = (".parquet", ".npz")
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """``values`` (N, C) float32 of the images ``ids`` (N,), made as ``key`` says.
+
+    ``rows`` (N,): which of the given images each line is of; those that could not be read are missing there and
+    stand in ``errors``, id -> why. ``key``: checksum of the weights, transform, view and layer.
+    """
+
+    ids: tuple[str, ...]
+    values: NDArray[np.float32]
+    key: Mapping[str, Any]
+    rows: NDArray[np.int64]
+    errors: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def of(self, per_image: Sequence[Any]) -> list[Any]:
+        """What belongs to the rows, out of one thing for each given image (labels, say)."""
+        return [per_image[row] for row in self.rows]
+
+    def save(self, path: str | Path, **columns: Sequence[Any]) -> Path:
+        """Write ``.parquet`` (columns id, features, and ``columns``) or ``.npz`` (ids, values, …); whole or not.
+
+        The key goes with it as JSON. Raises `InputError` for another suffix.
+        """
+        path = Path(path)
+        if path.suffix not in SUFFIXES:
+            raise InputError(f"{path}: features are saved as {' or '.join(SUFFIXES)}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write = self._parquet if path.suffix == ".parquet" else self._npz
+        write_atomically(path, partial(write, columns))
+        return path
+
+    def _npz(self, columns: Mapping[str, Sequence[Any]], file: Any) -> None:
+        more: dict[str, Any] = {name: np.asarray(column) for name, column in columns.items()}
+        key = np.asarray(json.dumps(dict(self.key)))
+        np.savez(file, ids=np.asarray(self.ids), values=self.values, key=key, **more)
+
+    def _parquet(self, columns: Mapping[str, Sequence[Any]], file: Any) -> None:
+        arrow, parquet = _pyarrow()
+        flat = arrow.array(self.values.reshape(-1), arrow.float32())
+        vectors = arrow.FixedSizeListArray.from_arrays(flat, self.values.shape[1])
+        more = {name: arrow.array(list(column)) for name, column in columns.items()}
+        table = arrow.table({"id": arrow.array(list(self.ids)), "features": vectors, **more})
+        parquet.write_table(table.replace_schema_metadata({"sightline": json.dumps(dict(self.key))}), file)
+
+
+def load_features(path: str | Path) -> Features:
+    """What `Features.save` wrote, but for the further columns. Raises `InputError` for another file.
+
+    >>> load_features("nowhere.npz")
+    Traceback (most recent call last):
+    sightline.errors.InputError: nowhere.npz: no such file
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        if path.suffix == ".parquet":
+            _, parquet = _pyarrow()
+            table = parquet.read_table(path)
+            ids = tuple(table["id"].to_pylist())
+            flat = table["features"].combine_chunks().flatten().to_numpy()
+            values, key = flat.reshape(len(ids), -1), json.loads(table.schema.metadata[b"sightline"])
+        else:
+            with np.load(path, allow_pickle=False) as saved:
+                ids, values = tuple(saved["ids"].tolist()), saved["values"]
+                key = json.loads(str(saved["key"]))
+    except (KeyError, ValueError, OSError, TypeError) as error:
+        raise InputError(f"{path} holds no features that were saved here: {error}") from None
+    return Features(ids, np.asarray(values, np.float32), key, np.arange(len(ids)))
+
+
+def extract_features(
+    model: nn.Module,
+    sources: Sequence[Source],
+    *,
+    batch_size: int = 64,
+    view: str = "whole",
+    cache: str | Path | None = None,
+    boxes: Sequence[Tensor | None] | Tensor | None = None,
+    progress: bool = True,
+) -> Features:
+    """f_k = mean_xy A_k(x, y) of each image: the target layer's activations, averaged (Zhou et al. 2016, eq. 1).
+
+    The target layer is the one before the last pooling (the class convolution's input in SqueezeNet and NIN);
+    where the head is linear after average pooling, f is what it is given. ``model``: of `load_model`, or any
+    module with a ``preprocess``. ``sources``: files, zip members, PIL images or samples. ``boxes``: for each image
+    None or the box (4,) xyxy in photo pixels to which it is cut first; what sticks out is cut off.
+
+    ``cache``: a folder that keeps what was computed by checksum of weights, transform, image and box; a run that
+    was stopped goes on there. An image that cannot be read is named in ``errors``, and the others are done.
+    Raises `InputError` where there is no image, none that can be read, or a box without area.
+
+    >>> from sightline.models.preprocess import Preprocess
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    >>> net.preprocess = Preprocess((8, 8), 8)
+    >>> extract_features(net, [PIL.Image.new("RGB", (9, 9))], progress=False).values.shape
+    (1, 4)
+    """
+    if len(sources) == 0:
+        raise InputError("there is no image to take features of")
+    if boxes is not None and len(boxes) != len(sources):
+        raise InputError(f"{len(boxes)} boxes for {len(sources)} images; expected one each (None: the whole)")
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size}; expected 1 or more")
+    maker = _Maker(model, view)
+    store = VectorCache(None if cache is None else Path(cache), maker.key)
+    found: dict[int, NDArray[np.float32]] = {}
+    errors: dict[str, str] = {}
+    ids = [source_id(source, i) for i, source in enumerate(sources)]
+    try:
+        for start in bar(range(0, len(sources), batch_size), "features", progress):
+            part = range(start, min(start + batch_size, len(sources)))
+            items = [_Item(i, source_of(sources[i]), None if boxes is None else boxes[i]) for i in part]
+            found |= _batch(maker, store, items, ids, errors)
+    finally:
+        store.flush()
+    if not found:
+        raise InputError(f"none of the {len(sources)} images can be read; the first: {errors[ids[0]]}")
+    rows = sorted(found)
+    values = np.stack([found[row] for row in rows])
+    return Features(tuple(ids[row] for row in rows), values, maker.key, np.asarray(rows), errors)
+
+
+def source_of(source: Source) -> ImageSource | str:
+    """Where an image is: of a sample its source, of all else the thing itself."""
+    return source.source if isinstance(source, Sample) else source
+
+
+def source_id(source: Source, number: int) -> str:
+    """What an image is called: a sample's id, a path, or the number of an image in memory.
+
+    >>> source_id(Path("a/b.jpg"), 0), source_id(PIL.Image.new("RGB", (4, 4)), 7)
+    ('a/b.jpg', 'image 7')
+    """
+    if isinstance(source, Sample):
+        return source.id
+    if isinstance(source, PIL.Image.Image):
+        return str(getattr(source, "filename", "") or f"image {number}")
+    return str(source)
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One image on its way: its number, where it is, what is cut out of it."""
+
+    number: int
+    source: ImageSource | str
+    box: Tensor | None
+
+    def checksum(self) -> bytes:
+        """SHA-256 of the image's bytes and, where it is cut, of its box."""
+        digest = hashlib.sha256(read_bytes(self.source))
+        if self.box is not None:
+            digest.update(self.box.detach().cpu().double().numpy().tobytes())
+        return digest.digest()
+
+    def photo(self) -> PIL.Image.Image:
+        photo = read_image(self.source)
+        return photo if self.box is None else crop(photo, self.box)
+
+
+def crop(photo: PIL.Image.Image, box_xyxy: Tensor) -> PIL.Image.Image:
+    """The part of a photo in a box (4,), edges moved outwards to whole pixels and back into the photo.
+
+    >>> crop(PIL.Image.new("RGB", (9, 9)), torch.tensor([0.5, 2.0, 4.2, 20.0])).size
+    (5, 7)
+    """
+    x0, y0, x1, y1 = (float(edge) for edge in box_xyxy)
+    if not all(map(math.isfinite, (x0, y0, x1, y1))):
+        raise InputError(f"a box to cut out holds NaN or Inf: {[x0, y0, x1, y1]}")
+    inside = (max(math.floor(x0), 0), max(math.floor(y0), 0), *map(math.ceil, (x1, y1)))
+    left, top, right, bottom = inside[0], inside[1], min(inside[2], photo.width), min(inside[3], photo.height)
+    if left >= right or top >= bottom:
+        raise InputError(
+            f"box {[x0, y0, x1, y1]} has no area inside its photo of {photo.width}×{photo.height} pixels"
+        )
+    return photo.crop((left, top, right, bottom))
+
+
+def _batch(
+    maker: _Maker, store: VectorCache, items: list[_Item], ids: Sequence[str], errors: dict[str, str]
+) -> dict[int, NDArray[np.float32]]:
+    """The vectors of one batch by number: from the cache, else computed together."""
+    found: dict[int, NDArray[np.float32]] = {}
+    missing: list[tuple[int, bytes, PIL.Image.Image]] = []
+    for item in items:
+        try:
+            key = item.checksum()
+            kept = store.get(key)
+            if kept is None:
+                missing.append((item.number, key, item.photo()))
+            else:
+                found[item.number] = kept
+        except ImageError as error:
+            errors[ids[item.number]] = str(error)
+    if missing:
+        vectors = maker.features([photo for _, _, photo in missing])
+        for (number, key, _), vector in zip(missing, vectors, strict=True):
+            store.add(key, vector)
+            found[number] = vector
+    return found
+
+
+class _Maker:
+    """A network with its target layer, and the description of all that its features depend on."""
+
+    def __init__(self, model: nn.Module, view: str) -> None:
+        self.model, self.view = model, view
+        self.network: nn.Module = getattr(model, "network", model)
+        images, _, _ = prepare(model, [probe_photo()], view)
+        self.site = target_layer(self.network, images)
+        preprocess: Any = getattr(model, "preprocess", None)
+        pixels = hashlib.sha256(images.float().cpu().numpy().tobytes()).hexdigest()
+        code = getattr(preprocess, "transform", None) is not None
+        self.key: dict[str, Any] = {
+            "model": str(getattr(model, "name", type(model).__name__)),
+            "weights_sha256": tensors_sha256(self.network.state_dict()),
+            "architecture_sha256": hashlib.sha256(repr(self.network).encode()).hexdigest(),
+            "transform": "code" if code else preprocess.to_dict(),
+            "transform_sha256": pixels,  # of what it makes of a fixed photo: code has no other checksum
+            "view": view,
+            "layer": str(self.site),
+            "pooling": "average",
+        }
+
+    def features(self, photos: list[PIL.Image.Image]) -> NDArray[np.float32]:
+        images, _, _ = prepare(self.model, photos, self.view)
+        activations = observe(self.network, images, [self.site], gradient=False).activations
+        values: NDArray[np.float32] = activations.mean((2, 3)).float().cpu().numpy()
+        if not np.isfinite(values).all():
+            raise InputError(f"layer '{self.site}' gives NaN or Inf")
+        return values
+
+
+def probe_photo() -> PIL.Image.Image:
+    """A photo of noise, the same on every machine: what a network is looked at with."""
+    pixels = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    return PIL.Image.fromarray(pixels)
+
+
+def target_layer(network: nn.Module, images: Tensor) -> Site:
+    """The layer before the last pooling, or `UnsupportedError` that says why there is none.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    >>> str(target_layer(net, torch.rand(1, 3, 8, 8)))
+    '1'
+    """
+    structure = study(network, images)
+    if structure.target is None:
+        raise UnsupportedError(
+            f"no target layer was found: {structure.why_no_target}; use a convolutional one"
+        )
+    return structure.target
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise UnsupportedError(
+            "Parquet needs pyarrow: pip install 'sightline[parquet]'; or save features as .npz"
+        ) from None
+    return pyarrow, pyarrow.parquet
