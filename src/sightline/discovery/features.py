@@ -198,7 +198,7 @@ class _Item:
 def crop(photo: PIL.Image.Image, box_xyxy: Tensor) -> PIL.Image.Image:
     """The part of a photo in a box (4,), edges moved outwards to whole pixels and back into the photo.
 
-    >>> crop(PIL.Image.new("RGB", (9, 9)), torch.tensor([0.5, 2.0, 4.2, 20.0])).size
+    >>> crop(PIL.Image.new("RGB", (9, 9)), Tensor([0.5, 2.0, 4.2, 20.0])).size
     (5, 7)
     """
     x0, y0, x1, y1 = (float(edge) for edge in box_xyxy)
@@ -277,6 +277,7 @@ def probe_photo() -> PIL.Image.Image:
 def target_layer(network: nn.Module, images: Tensor) -> Site:
     """The layer before the last pooling, or `UnsupportedError` that says why there is none.
 
+    >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     >>> str(target_layer(net, torch.rand(1, 3, 8, 8)))
     '1'

@@ -50,15 +50,16 @@ class Result:
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write table.md, table.csv, results.json, the pictures and, last, manifest.json; each whole or not."""
+        rows = list(self.numbers) or [dict(zip(self.headings, row, strict=True)) for row in self.rows]
         everything = {
             "settings": self.settings,
             "caption": list(self.notes),
-            "rows": list(self.numbers) or [dict(zip(self.headings, row, strict=True)) for row in self.rows],
+            "rows": rows,
             "skipped": dict(self.skipped),
         }
         texts = {
             "table.md": self.markdown(),
-            "table.csv": _csv(everything["rows"]),
+            "table.csv": _csv(rows),
             "results.json": json.dumps(everything, indent=1, ensure_ascii=False, allow_nan=False),
         }
         return write_run(folder, texts, self.pictures.items(), self.settings, self.skipped)
