@@ -7,10 +7,10 @@ import glob
 import os
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -47,15 +47,34 @@ def read_image(source: ImageSource | str) -> Image.Image:
     (255, 255, 255)
     """
     name = _name(source)
+    if isinstance(source, Image.Image):
+        return _explained(lambda: _to_rgb(source, name), name)
+    return decode_image(_bytes_of(source), name)
+
+
+def decode_image(data: bytes, name: str) -> Image.Image:
+    """The photo in the bytes of an image file, read as `read_image` reads it; ``name`` is for the messages.
+
+    >>> decode_image(b"", "a.jpg")
+    Traceback (most recent call last):
+    sightline.errors.ImageError: a.jpg is empty (0 bytes)
+    """
+
+    def read() -> Image.Image:
+        with _open(data, name) as image:
+            return _to_rgb(image, name)
+
+    return _explained(read, name)
+
+
+def _explained(read: Callable[[], Image.Image], name: str) -> Image.Image:
+    """What ``read`` gives, or an `ImageError` with one line that says why it gives nothing."""
     with warnings.catch_warnings():
         # Pillow warns of much that is either handled here or harmless. Only its own warnings are
         # silenced, so that a thread that restores the filters late hides nothing else.
         warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
         try:
-            if isinstance(source, Image.Image):
-                return _to_rgb(source, name)
-            with _open(source, name) as image:
-                return _to_rgb(image, name)
+            return read()
         except (ImageError, MemoryError):
             raise
         except Image.DecompressionBombError:
@@ -75,8 +94,11 @@ def _name(source: object) -> str:
     raise InputError(f"an image is a path, a ZipMember or a PIL image; got {type(source).__name__}")
 
 
-def _open(source: Path | ZipMember | str, name: str) -> Image.Image:
-    data = _member_bytes(source) if isinstance(source, ZipMember) else _file_bytes(Path(source))
+def _bytes_of(source: Path | ZipMember | str) -> bytes:
+    return _member_bytes(source) if isinstance(source, ZipMember) else file_bytes(Path(source))
+
+
+def _open(data: bytes, name: str) -> Image.Image:
     if not data:
         raise ImageError(f"{name} is empty (0 bytes)")
     image = Image.open(BytesIO(data))
@@ -101,10 +123,11 @@ def read_bytes(source: ImageSource | str) -> bytes:
     if isinstance(source, Image.Image):
         photo = read_image(source)
         return f"{photo.width} {photo.height} ".encode() + photo.tobytes()
-    return _member_bytes(source) if isinstance(source, ZipMember) else _file_bytes(Path(source))
+    return _bytes_of(source)
 
 
-def _file_bytes(path: Path) -> bytes:
+def file_bytes(path: Path) -> bytes:
+    """The content of a file that should be an image; `ImageError` with the reason where it cannot be had."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -200,7 +223,7 @@ def expand_paths(arguments: Sequence[str | Path]) -> list[Path]:
 def _expand(argument: str) -> list[Path]:
     path = Path(argument).expanduser()
     if path.is_dir():
-        return list(_images_below(path)) or _none(f"{argument} is a folder without images")
+        return list(images_below(path)) or _none(f"{argument} is a folder without images")
     if path.exists():
         return [path]
     if glob.has_magic(argument):
@@ -212,21 +235,23 @@ def _none(what: str) -> list[Path]:
     raise InputError(f"{what} (looked for {', '.join(IMAGE_SUFFIXES)})")
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: PurePath) -> bool:
+    """Whether a file's name is that of an image, and not hidden."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
-def _images_below(folder: Path) -> Iterator[Path]:
+def images_below(folder: Path) -> Iterator[Path]:
+    """The images below a folder (`IMAGE_SUFFIXES`; nothing hidden), sorted folder by folder."""
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (path for path in map(Path(parent).joinpath, sorted(files)) if _is_image(path))
+        yield from (path for path in map(Path(parent).joinpath, sorted(files)) if is_image(path))
 
 
 def _images_matching(pattern: str) -> Iterator[Path]:
     for path in map(Path, sorted(glob.glob(pattern, recursive=True))):
         if path.is_dir():
-            yield from _images_below(path)
-        elif _is_image(path):
+            yield from images_below(path)
+        elif is_image(path):
             yield path
 
 
