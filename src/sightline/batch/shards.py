@@ -1,0 +1,253 @@
+"""The folder of a run: whole shards, or none; one run at a time; a killed run goes on where it stopped.
+
+    results/part-00000.parquet    the rows of shard 0, and, in the file's metadata, its failures
+    heatmaps/part-00000.npy       its heatmaps: row r of the one belongs to row r of the other
+    overlays/…                    where they were asked for
+    errors.parquet                all failures with their reasons, once all shards are there
+    manifest.json                 what was run; ``complete`` says whether it was finished
+
+A shard is done when its Parquet file is there, and that is written last: to another name, to the disk, renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import filelock
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sightline.batch.sources import Item, items_of
+from sightline.batch.work import ROWS, Array, Done, Work
+from sightline.errors import InputError
+from sightline.manifest import write_atomically
+
+KIND = "batch"
+SAME = ("model", "options", "input")  # two runs that differ here do not share a folder
+KEY = b"sightline"
+RESULTS = ROWS.append(pa.field("heatmap_file", pa.string())).append(pa.field("heatmap_row", pa.int32()))
+ERRORS = pa.schema([("image_id", pa.string()), ("path", pa.string()), ("reason", pa.string())])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The listing cut into shards and these into batches: the same for every engine and every start.
+
+    >>> plan = Plan(pa.table({"id": list("abcde")}), Work(batch_size=2, shard_size=3))
+    >>> [plan.spans(number) for number in plan.shards]
+    [[(0, 2), (2, 3)], [(3, 5)]]
+    """
+
+    items: pa.Table
+    work: Work
+
+    @property
+    def shards(self) -> range:
+        return range(-(-len(self.items) // self.work.shard_size))
+
+    def spans(self, shard: int) -> list[tuple[int, int]]:
+        """First and last + 1 item of each batch of a shard."""
+        first, size = shard * self.work.shard_size, self.work.batch_size
+        last = min(first + self.work.shard_size, len(self.items))
+        return [(start, min(start + size, last)) for start in range(first, last, size)]
+
+    def batch(self, span: tuple[int, int]) -> list[Item]:
+        """The items of one batch."""
+        return list(items_of(self.items.slice(span[0], span[1] - span[0])))
+
+    def size(self, shards: Sequence[int]) -> int:
+        """How many items these shards hold."""
+        return sum(spans[-1][1] - spans[0][0] for spans in map(self.spans, shards))
+
+
+class Folder:
+    """The output folder of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def manifest(self) -> Path:
+        return self.path / "manifest.json"
+
+    @property
+    def overlays(self) -> Path:
+        return self.path / "overlays"
+
+    def part(self, shard: int) -> Path:
+        """Where the rows of a shard are."""
+        return self.path / "results" / f"part-{shard:05d}.parquet"
+
+    def heatmaps(self, shard: int) -> Path:
+        """Where the heatmaps of a shard are."""
+        return self.path / "heatmaps" / f"part-{shard:05d}.npy"
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Make the folder and hold it alone; the system lets go of it when this process ends, however it ends."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            who = (_read_manifest(self.manifest) or {}).get("process", {})
+            by = f" (process {who['pid']} on {who['host']})" if who else ""
+            raise InputError(
+                f"another run{by} is writing into {self.path}; wait for it, or give another --out"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def begin(self, manifest: dict[str, Any]) -> None:
+        """Clear away what a killed run left half-written, and say in manifest.json what is being run.
+
+        Raises `InputError` with the differences where the folder holds another run.
+        """
+        manifest = json.loads(json.dumps(manifest, default=str))
+        if self.manifest.exists():
+            there = _read_manifest(self.manifest)
+            if there is None or there.get("kind") != KIND:
+                raise InputError(f"{self.manifest} is not of a batch run; give another --out")
+            if different := differences(there, manifest):
+                raise InputError(
+                    f"{self.path} holds another run: {'; '.join(different)}; give another --out, or the same options"
+                )
+        for folder in (self.path, self.part(0).parent, self.heatmaps(0).parent):
+            folder.mkdir(exist_ok=True)
+            for left in folder.glob(".*.part"):
+                left.unlink()
+        self.describe(
+            {**manifest, "complete": False, "process": {"pid": os.getpid(), "host": socket.gethostname()}}
+        )
+
+    def describe(self, manifest: dict[str, Any]) -> None:
+        """Write manifest.json."""
+        text = json.dumps(manifest, indent=1, ensure_ascii=False, default=str)
+        safely(self.manifest, lambda file: file.write(text.encode() + b"\n"))
+
+    def finished(self, shard: int) -> dict[str, Any] | None:
+        """What a finished shard says of itself; None where it is not there, or not whole."""
+        try:
+            found = pq.read_metadata(self.part(shard))
+        except (OSError, pa.ArrowException):
+            return None
+        said: dict[str, Any] = json.loads((found.metadata or {}).get(KEY, b"{}"))
+        if said.get("shard") != shard:
+            return None
+        maps = self.heatmaps(shard)
+        if said["heatmap_bytes"] and (not maps.exists() or maps.stat().st_size != said["heatmap_bytes"]):
+            return None
+        return {**said, "rows": found.num_rows}
+
+    def write(self, shard: int, done: Sequence[Done]) -> None:
+        """Write one shard: its heatmaps, then, as the sign that it is whole, its rows."""
+        kept = [one.heatmaps for one in done if one.heatmaps is not None]
+        written = 0
+        if kept:
+            safely(self.heatmaps(shard), lambda file: write_arrays(file, kept))
+            written = self.heatmaps(shard).stat().st_size
+        rows = pa.concat_tables([one.rows for one in done]).combine_chunks()
+        file = self.heatmaps(shard).relative_to(self.path).as_posix() if kept else None
+        rows = rows.append_column(RESULTS.field("heatmap_file"), pa.array([file] * len(rows), pa.string()))
+        places = pa.array(range(len(rows)), pa.int32()) if kept else pa.nulls(len(rows), pa.int32())
+        rows = rows.append_column(RESULTS.field("heatmap_row"), places)
+        said = {
+            "shard": shard,
+            "images": len(rows["image_id"].unique()),
+            "heatmap_bytes": written,
+            "errors": [[item.id, item.path, reason] for one in done for item, reason in one.errors],
+        }
+        rows = rows.replace_schema_metadata({KEY: json.dumps(said).encode()})
+        safely(self.part(shard), lambda file: file.write(_parquet(rows)))
+
+    def finish(self, shards: Sequence[int]) -> dict[str, Any]:
+        """Gather the failures of all shards into errors.parquet and close the manifest, which is returned."""
+        counts, failed = {"images": 0, "rows": 0, "shards": len(shards)}, []
+        for shard in shards:
+            said = self.finished(shard)
+            if said is None:
+                raise InputError(
+                    f"{self.part(shard)} has gone while the run went on; start the same command again"
+                )
+            counts["images"] += said["images"]
+            counts["rows"] += said["rows"]
+            failed += said["errors"]
+        columns = [[failure[place] for failure in failed] for place in range(len(ERRORS))]
+        errors = pa.table([pa.array(column, pa.string()) for column in columns], schema=ERRORS)
+        safely(self.path / "errors.parquet", lambda file: file.write(_parquet(errors)))
+        manifest = _read_manifest(self.manifest) or {}
+        manifest.pop("process", None)
+        manifest = {**manifest, "complete": True, **counts, "errors": len(failed)}
+        self.describe(manifest)
+        return manifest
+
+
+def differences(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Where two manifests are of different runs, in words.
+
+    >>> differences({"options": {"method": "cam", "view": "whole"}}, {"options": {"method": "rise", "view": "whole"}})
+    ["method is 'cam' there and 'rise' here"]
+    """
+    found = []
+    for part in SAME:
+        old, new = there.get(part, {}), wanted.get(part, {})
+        for name in dict.fromkeys([*old, *new]):
+            if old.get(name) != new.get(name):
+                what = name if part == "options" else f"{part} {name}"
+                found.append(f"{what} is {old.get(name)!r} there and {new.get(name)!r} here")
+    return found
+
+
+def safely(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """`write_atomically`, and on the disk before it gets its name: a power cut leaves it whole or not there."""
+
+    def through(file: BinaryIO) -> None:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+
+    write_atomically(path, through)
+
+
+def write_arrays(file: BinaryIO, arrays: Sequence[Array]) -> None:
+    """Arrays one after the other as one .npy file, without joining them in memory.
+
+    `numpy.save` would tell of a full disk with an error that does not say so.
+
+    >>> import io
+    >>> file = io.BytesIO()
+    >>> write_arrays(file, [np.zeros((1, 2)), np.ones((2, 2))])
+    >>> np.load(io.BytesIO(file.getvalue())).tolist()
+    [[0.0, 0.0], [1.0, 1.0], [1.0, 1.0]]
+    """
+    shape = (sum(len(array) for array in arrays), *arrays[0].shape[1:])
+    header = {"descr": arrays[0].dtype.str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    for array in arrays:
+        file.write(np.ascontiguousarray(array).data)
+
+
+def _parquet(table: pa.Table) -> memoryview:
+    sink = (
+        pa.BufferOutputStream()
+    )  # a shard's rows are small, and a plain write tells a full disk by its name
+    pq.write_table(table, sink, compression="zstd")
+    return memoryview(sink.getvalue())
+
+
+def _read_manifest(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
