@@ -1,0 +1,71 @@
+"""Options that the verbs of the group share, and how each of them ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from sightline.discovery.result import Result
+
+DATA, MODEL, OUTPUT = "Data", "Model", "Output"
+
+DatasetName = Annotated[
+    Optional[str],
+    typer.Option(
+        "--dataset",
+        help="Its layout: tiny-imagenet, cub, folder, … [default: recognised]",
+        rich_help_panel=DATA,
+    ),
+]
+HeldPerClass = Annotated[
+    int, typer.Option(min=1, help="Images a class in SPLIT-heldout.", rich_help_panel=DATA)
+]
+OnlyClass = Annotated[
+    Optional[list[str]],
+    typer.Option("--class", help="Only this class; repeatable. [default: all]", rich_help_panel=DATA),
+]
+View = Annotated[
+    str, typer.Option(help="What the network is shown: whole (photo) or crop.", rich_help_panel=MODEL)
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Photos in one forward pass.", rich_help_panel=MODEL)]
+Cache = Annotated[
+    Path,
+    typer.Option(
+        help="Folder that keeps features by checksum of weights, transform and image.", rich_help_panel=OUTPUT
+    ),
+]
+CACHE = Path("out/cache")
+Json = Annotated[
+    bool, typer.Option("--json", help="Print results.json, and nothing else.", rich_help_panel=OUTPUT)
+]
+
+
+def finish(result: Result, out: Path, json: bool = False, also: Sequence[Path] = ()) -> None:
+    """Save a result, print it, and say by the exit code whether images were left out."""
+    from sightline.cli import SOME_FAILED
+    from sightline.cli.evaluate import _print_table
+
+    files = [*also, *result.save(out)]
+    if json:
+        typer.echo((out / "results.json").read_text(encoding="utf-8"))
+    else:
+        for note in result.notes:
+            typer.echo(note)
+        _print_table(result.headings, result.rows)
+        typer.echo(f"{', '.join(path.name for path in files)} in {out}")
+    if result.skipped:
+        report_skipped(result.skipped)
+        raise typer.Exit(SOME_FAILED)
+
+
+def report_skipped(skipped: object, most: int = 5) -> None:
+    """The first images that were left out, with the reason, on stderr."""
+    entries = list(dict(skipped).items())  # type: ignore[call-overload]
+    for image, why in entries[:most]:
+        typer.echo(f"skipped {image}: {why}", err=True)
+    if len(entries) > most:
+        typer.echo(f"… {len(entries)} skipped in all", err=True)
