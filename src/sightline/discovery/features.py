@@ -138,7 +138,7 @@ def extract_features(
         raise InputError(f"{len(boxes)} boxes for {len(sources)} images; expected one each (None: the whole)")
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size}; expected 1 or more")
-    maker = _Maker(model, view)
+    maker = Maker(model, view)
     store = VectorCache(None if cache is None else Path(cache), maker.key)
     found: dict[int, NDArray[np.float32]] = {}
     errors: dict[str, str] = {}
@@ -214,7 +214,7 @@ def crop(photo: PIL.Image.Image, box_xyxy: Tensor) -> PIL.Image.Image:
 
 
 def _batch(
-    maker: _Maker, store: VectorCache, items: list[_Item], ids: Sequence[str], errors: dict[str, str]
+    maker: Maker, store: VectorCache, items: list[_Item], ids: Sequence[str], errors: dict[str, str]
 ) -> dict[int, NDArray[np.float32]]:
     """The vectors of one batch by number: from the cache, else computed together."""
     found: dict[int, NDArray[np.float32]] = {}
@@ -237,7 +237,7 @@ def _batch(
     return found
 
 
-class _Maker:
+class Maker:
     """A network with its target layer, and the description of all that its features depend on."""
 
     def __init__(self, model: nn.Module, view: str) -> None:

@@ -1,0 +1,94 @@
+"""``sightline discover finegrained``: whole image, predicted box, true box."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from sightline.cli._options import Categories, Device, ModelName, Weights
+from sightline.cli.discover._common import (
+    CACHE,
+    DATA,
+    OUTPUT,
+    BatchSize,
+    Cache,
+    DatasetName,
+    HeldPerClass,
+    Json,
+    OnlyClass,
+)
+
+
+def finegrained(
+    data: Annotated[
+        Path, typer.Option(help="The data set's folder (or Tiny ImageNet's zip).", rich_help_panel=DATA)
+    ],
+    dataset: DatasetName = None,
+    train: Annotated[
+        str, typer.Option(help="The split that is learnt from.", rich_help_panel=DATA)
+    ] = "train",
+    test: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            help="The split that is tested on; repeatable: together. [default: test for cub, else val]",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    held_per_class: HeldPerClass = 30,
+    only_class: OnlyClass = None,
+    model: ModelName = None,
+    weights: Weights = None,
+    categories: Categories = None,
+    threshold: Annotated[
+        Optional[float],
+        typer.Option(min=0, max=1, help="Where the maps are cut. [default: chosen on the training images]"),
+    ] = None,
+    margin: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Added to each side of a box, a share of its width and height."),
+    ] = 0.1,
+    batch_size: BatchSize = 64,
+    device: Device = "auto",
+    seed: Annotated[int, typer.Option(help="Of the folds of the cross-validation.")] = 0,
+    cache: Cache = CACHE,
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder for the table, the picture and manifest.json.", rich_help_panel=OUTPUT),
+    ] = Path("out/finegrained"),
+    json: Json = False,
+) -> None:
+    """Accuracy of a linear SVM on features of the whole image, of the predicted box, and of the true box.
+
+    ```console
+    sightline discover finegrained --data CUB_200_2011/ --dataset cub --model googlenet
+    sightline discover finegrained --data tiny-imagenet-40.zip --train train-fit --test train-heldout --test val \\
+        --held-per-class 150 --class tabby --class "Persian cat" --class "Egyptian cat"
+    ```
+    """
+    from sightline.cli._options import load
+    from sightline.cli._run import prepare_folder
+    from sightline.cli.discover._common import finish
+    from sightline.data import detect_dataset, load_dataset
+    from sightline.discovery.finegrained import fine_grained
+    from sightline.discovery.subsets import joined, only_classes
+
+    prepare_folder(out)
+    layout = dataset or detect_dataset(data)
+    parts = [
+        only_classes(load_dataset(data, layout, split, held_per_class=held_per_class), only_class)
+        for split in (train, *(test or ["test" if layout == "cub" else "val"]))
+    ]
+    result, _ = fine_grained(
+        load(model, weights, categories, device),
+        parts[0],
+        joined(parts[1:]),
+        threshold=threshold,
+        margin=margin,
+        batch_size=batch_size,
+        cache=cache,
+        seed=seed,
+        progress=not json,
+    )
+    finish(result, out, json)

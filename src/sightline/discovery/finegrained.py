@@ -1,0 +1,221 @@
+"""Fine-grained recognition (Zhou et al. 2016, section 4.4.1, Table 4): whole image, predicted box, true box."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sightline.data.images import read_image
+from sightline.discovery.features import Features, crop, extract_features
+from sightline.discovery.gallery import RIGHT, WRONG, Tile, framed, gallery
+from sightline.discovery.linear import COSTS, LinearHead, fit_linear
+from sightline.discovery.maps import CHUNK, ClassMaps, MapMaker, own_head
+from sightline.discovery.result import Result, describe_model
+from sightline.discovery.subsets import apart, labels_of, true_boxes
+from sightline.errors import InputError
+from sightline.evaluation.plan import FIXED
+from sightline.evaluation.rows import CENTRE
+from sightline.metrics.baselines import constant_box_hits
+from sightline.metrics.bootstrap import bootstrap_interval, paired_difference
+from sightline.metrics.protocols import Rescaling
+from sightline.metrics.tally import DELTA, BoxTally
+from sightline.report import _ends, percent, spelled
+from sightline.training.pseudo_boxes import best_ious
+from sightline.types import Dataset, Geometry
+
+ROWS = ("full image", "crop to the predicted box", "crop to the true box")
+MARGIN = 0.1  # of the box's width and height, on each side
+
+
+@dataclass(frozen=True, eq=False)
+class FineGrained:
+    """``predicted`` (3, N): what the SVM of each row names each test image; ``labels`` (N,), what it is.
+
+    ``boxes`` (N, 4) are the predicted ones in photo pixels, ``ious`` (N,) how they fit the true ones;
+    ``threshold`` where the maps were cut, ``costs`` (3,) each SVM's C, ``maps_of`` whose weights drew the maps.
+    """
+
+    predicted: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    boxes: Tensor
+    ious: NDArray[np.float64]
+    geometries: tuple[Geometry, ...]
+    threshold: float
+    costs: tuple[float, ...]
+    maps_of: str
+
+    @property
+    def right(self) -> NDArray[np.float64]:
+        """(3, N): 1 where the class is the true one."""
+        right: NDArray[np.float64] = (self.predicted == self.labels).astype(np.float64)
+        return right
+
+
+def fine_grained(
+    model: nn.Module,
+    train: Dataset,
+    test: Dataset,
+    *,
+    threshold: float | None = None,
+    margin: float = MARGIN,
+    batch_size: int = 64,
+    cache: str | Path | None = None,
+    costs: Sequence[float] = COSTS,
+    seed: int = 0,
+    progress: bool = True,
+) -> tuple[Result, FineGrained]:
+    """Accuracy of a linear SVM on features of the whole image, of the predicted box, and of the true box.
+
+    As in Zhou et al. 2016, Table 4, features are extracted anew from the crops, for training and for test; each row
+    has its SVM. A box is predicted without any label: of the class of ``train`` that scores highest the map
+    M_c = Σ_k w_k^c A_k is cut at ``threshold`` of its maximum, and the largest component bounded. w is the network's
+    own head where it knows all the classes, else the SVM's of the whole images. The threshold, where none is given,
+    is the one whose boxes fit (IoU ≥ 0.5) most true boxes of ``train``; no box of ``test`` is used but to score, and
+    for the third row. ``margin``: added to each side before the crop, a share of the box's width and height.
+
+    Raises `InputError` where the splits share an image, an image lacks its box, or a class has too few images.
+    """
+    apart(train, test)
+    if not 0 <= margin <= 1:
+        raise InputError(f"margin={margin}; expected a share of the box from 0 to 1")
+    options: dict[str, Any] = {"batch_size": batch_size, "cache": cache, "progress": progress}
+    whole = [extract_features(model, split.samples, **options) for split in (train, test)]
+    skipped = {image: why for features in whole for image, why in features.errors.items()}
+    splits = [
+        replace(split, samples=features.of(split.samples))
+        for split, features in zip((train, test), whole, strict=True)
+    ]
+    truth = [true_boxes(split) for split in splits]
+    labels = [np.asarray(labels_of(split)) for split in splits]
+    rows = [_learn(whole, labels, train.categories, costs, seed)]
+    head = own_head(model, train.categories)
+    maker = MapMaker(model, head or rows[0][0], cache, batch_size)
+    maps = [maker.maps(split.samples, progress) for split in splits]
+    tau = threshold if threshold is not None else choose_threshold(maps[0], truth[0])
+    predicted = [one.boxes(tau) for one in maps]
+    for boxes in (predicted, truth):
+        cropped = [
+            extract_features(model, split.samples, boxes=widened(part, margin), **options)
+            for split, part in zip(splits, boxes, strict=True)
+        ]
+        rows.append(_learn(cropped, labels, train.categories, costs, seed))
+    found = FineGrained(
+        np.stack([named for _, named in rows]),
+        labels[1],
+        predicted[1],
+        best_ious(predicted[1], list(truth[1][:, None])).numpy(),
+        maps[1].geometries,
+        tau,
+        tuple(fitted.cost for fitted, _ in rows),
+        "the network's own head" if head is not None else "the SVM of the whole images",
+    )
+    settings = {
+        "dataset": test.name, "train": train.split, "train_images": len(splits[0]), "test": test.split,
+        "images": len(splits[1]), "classes": list(train.categories), "margin": margin, "seed": seed,
+        "threshold": tau, "threshold_chosen_on": train.split if threshold is None else None,
+        "maps_of": found.maps_of, "model": describe_model(model),
+    }  # fmt: skip
+    result = _result(found, truth[1], settings)
+    result.skipped = skipped
+    result.pictures = {"crops.png": picture(found, splits[1], truth[1], margin)}
+    return result, found
+
+
+def _learn(
+    features: Sequence[Features],
+    labels: Sequence[NDArray[Any]],
+    classes: Sequence[str],
+    costs: Sequence[float],
+    seed: int,
+) -> tuple[LinearHead, NDArray[np.int64]]:
+    """The SVM of the training features, and the class it names for each test image."""
+    head = fit_linear(features[0], labels[0], classes, costs=costs, seed=seed)
+    return head, head.predict(features[1])
+
+
+def choose_threshold(maps: ClassMaps, truth: Tensor) -> float:
+    """The τ whose boxes fit (IoU ≥ 0.5) most of the true boxes (N, 4); of equals the lowest."""
+    tally = BoxTally("exact", Rescaling(), shown=FIXED["max"])
+    for start in range(0, len(truth), CHUNK):
+        part = slice(start, start + CHUNK)
+        tally.update(maps.maps[part], list(truth[part, None]), list(maps.geometries[part]))
+    return tally.best
+
+
+def widened(boxes_xyxy: Tensor, margin: float) -> Tensor:
+    """Boxes (N, 4) with ``margin`` of their width and height added on each side.
+
+    >>> widened(Tensor([[10, 10, 20, 30]]), 0.1)
+    tensor([[ 9.,  8., 21., 32.]])
+    """
+    extra = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]) * margin
+    return torch.cat([boxes_xyxy[:, :2] - extra, boxes_xyxy[:, 2:] + extra], 1)
+
+
+def _result(found: FineGrained, truth: Tensor, settings: dict[str, Any]) -> Result:
+    rows, numbers = [], []
+    for number, name in enumerate(ROWS):
+        accuracy = bootstrap_interval(found.right[number])
+        line: dict[str, Any] = {"features of": name, "C": found.costs[number], **_ends("accuracy", accuracy)}
+        cells = [name, f"{found.costs[number]:g}", spelled(accuracy), ""]
+        if number:
+            gained = paired_difference(found.right[number], found.right[0])
+            line |= _ends("difference", gained)
+            cells[-1] = spelled(gained, sign=True)
+        rows.append(cells)
+        numbers.append(line)
+    chance = float(np.bincount(found.labels).max() / len(found.labels))
+    rows.append(["chance: the most frequent class", "", percent(chance), ""])
+    numbers.append({"features of": "chance", "accuracy": chance})
+    s = settings
+    sizes = [g.photo_hw for g in found.geometries]
+    centre = constant_box_hits(torch.tensor(CENTRE), list(truth[:, None]), sizes).double().numpy()
+    chosen = f"chosen on {s['threshold_chosen_on']}" if s["threshold_chosen_on"] else "given"
+    fit = bootstrap_interval((found.ious >= DELTA).astype(np.float64))
+    settings["localisation"] = {
+        "predicted box": fit._asdict(),
+        "centre box": bootstrap_interval(centre)._asdict(),
+    }
+    notes = [
+        f"{s['dataset']}: one-vs-all linear SVMs on GAP features of {s['train_images']} images of {s['train']}; "
+        f"tested on {s['images']} of {s['test']}. Classes: {', '.join(s['classes'])}.",
+        f"Features anew from the crops, in training and test, margin {s['margin']:g} of the box on each side.",
+        f"Predicted box: map of the class that {found.maps_of} ranks first, cut at τ={s['threshold']:g}, {chosen}. "
+        f"It fits (IoU ≥ 0.5) {spelled(fit)} of the test images; a centre box (margin 1/8) "
+        f"{spelled(bootstrap_interval(centre))}.",
+        "In per cent; in brackets 95 % bootstrap intervals over test images; Δ is paired.",
+    ]  # fmt: skip
+    headings = ["features of", "C", "accuracy", "Δ to the full image"]
+    return Result(f"Fine-grained: {s['dataset']}", headings, rows, settings, notes, numbers)
+
+
+def picture(found: FineGrained, test: Dataset, truth: Tensor, margin: float) -> PIL.Image.Image:
+    """For each class (the first 8) its first test photo with both boxes, the two crops, and what each SVM said."""
+    columns: list[list[Tile]] = [[], [], []]
+    for label in range(min(len(test.categories), 8)):
+        i = next((i for i, s in enumerate(test.samples) if s.label == label), None)
+        if i is None:
+            continue
+        photo = read_image(test.samples[i].source)
+        both = [widened(boxes[i : i + 1], margin)[0] for boxes in (found.boxes, truth)]
+        shown = [framed(photo, truth[i : i + 1], found.boxes[i : i + 1]), *(crop(photo, box) for box in both)]
+        for row, one in enumerate(shown):
+            named, right = test.categories[found.predicted[row, i]], bool(found.right[row, i])
+            columns[row].append(Tile(one, (f"{'✓' if right else '✗'} {named}",), RIGHT if right else WRONG))
+    headings = [test.categories[label] for label in range(len(columns[0]))]
+    labels = (
+        "full image\ntrue box dashed\npredicted box red",
+        "crop to the\npredicted box",
+        "crop to the\ntrue box",
+    )
+    return gallery(
+        list(zip(labels, columns, strict=True)), "What the SVM of each row says", headings=headings
+    )
