@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sightline.data.reading import Box, BoxCheck, Files, at, boxes_tensor, finish, four_numbers, read_text
+from sightline.data.reading import Box, BoxCheck, Files, boxes_tensor, finish, four_numbers
+from sightline.data.records import field, read_lists
+from sightline.data.records import records as numbered
 from sightline.errors import InputError, unknown
 from sightline.types import Dataset, Sample
 
@@ -36,17 +36,18 @@ def read_coco(
     """
     root = Path(root)
     path = root / annotations if annotations else _find(root, split)
-    records = {name: list(_records(path, content)) for name, content in _load(path).items()}
-    folder = root / images if images else _image_folder(root, path)
+    lists = read_lists(path, "images", "annotations", "categories")
+    records = {name: list(numbered(path, name, entries)) for name, entries in lists.items()}
+    folder = root / images if images else image_folder(root, path)
     categories = sorted(
-        (_get(c, "id", int, w), str(_get(c, "name", str, w))) for w, c in records["categories"]
+        (field(c, "id", int, w), str(field(c, "name", str, w))) for w, c in records["categories"]
     )
     labels = {key: label for label, (key, _) in enumerate(categories)}
     names, check, files = tuple(name for _, name in categories), BoxCheck(bad_boxes), Files()
-    photos = {_get(photo, "id", int, where): (photo, where) for where, photo in records["images"]}
+    photos = {field(photo, "id", int, where): (photo, where) for where, photo in records["images"]}
     boxes: dict[tuple[int, int], list[Box]] = {}
     for where, record in records["annotations"]:
-        image, category = _get(record, "image_id", int, where), _get(record, "category_id", int, where)
+        image, category = field(record, "image_id", int, where), field(record, "category_id", int, where)
         if image not in photos:
             raise InputError(f"{where}: image_id {image} is not among the images")
         if category not in labels:
@@ -57,7 +58,7 @@ def read_coco(
     samples = []
     for image, label in sorted(boxes):
         photo, where = photos[image]
-        name = _get(photo, "file_name", str, where)
+        name = field(photo, "file_name", str, where)
         source = files.require(folder / name, where)
         samples.append(Sample(f"{name}:{names[label]}", source, label, boxes_tensor(boxes[image, label])))
     return finish(Dataset("coco", split, samples, names), path, check, allow_empty=allow_empty)
@@ -83,46 +84,17 @@ def _find(root: Path, split: str) -> Path:
     return found[0]
 
 
-def _image_folder(root: Path, path: Path) -> Path:
-    name = path.stem.removeprefix("instances_")
+def image_folder(root: Path, path: Path, prefix: str = "instances_") -> Path:
+    """Where COCO keeps the images of an annotation file called PREFIX and their folder's name."""
+    name = path.stem.removeprefix(prefix)
     return next((folder for folder in (root / name, root / "images" / name) if folder.is_dir()), root / name)
 
 
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{at(path, error.lineno)}, column {error.colno}: not JSON ({error.msg})") from None
-    parts = ("images", "annotations", "categories")
-    missing = [
-        part for part in parts if not isinstance(content, dict) or not isinstance(content.get(part), list)
-    ]
-    if missing:
-        raise InputError(f"{path} has no list {missing[0]!r}; expected {', '.join(parts)}")
-    return {part: (part, content[part]) for part in parts}
-
-
-def _records(path: Path, part: tuple[str, list[Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Records with where they stand."""
-    name, records = part
-    for index, record in enumerate(records):
-        where = f"{path}, {name}[{index}]"
-        if not isinstance(record, dict):
-            raise InputError(f"{where}: expected an object, got {type(record).__name__}")
-        yield where, record
-
-
-def _get(record: dict[str, Any], key: str, kind: type, where: str) -> Any:
-    if not isinstance(record.get(key), kind):
-        raise InputError(f"{where}: expected {key!r} as {kind.__name__}, got {record.get(key)!r}")
-    return record[key]
-
-
 def _size(photo: dict[str, Any], where: str) -> tuple[int, int]:
-    return _get(photo, "height", int, where), _get(photo, "width", int, where)
+    return field(photo, "height", int, where), field(photo, "width", int, where)
 
 
 def _xyxy(record: dict[str, Any], where: str) -> Box:
-    values = _get(record, "bbox", list, where)
+    values = field(record, "bbox", list, where)
     x, y, width, height = four_numbers([str(value) for value in values], where, "x y width height")
     return x, y, x + width, y + height
