@@ -104,6 +104,22 @@ def test_the_map_of_the_evidence_beats_both_baselines(eye: LoadedModel, val: Dat
     assert abs(values(report, "random")["road_combined"]) < 0.02
 
 
+def test_each_method_is_set_beside_the_centre_map_image_by_image(eye: LoadedModel, val: Dataset) -> None:
+    report = evaluate_faithfulness(eye, val, ["cam", "gradcam"], metrics=["drop", "pointing"], **FAST)
+    centre = values(report, "centre")
+    for row in report.rows[:2]:
+        assert {name: d.value for name, d in row.differences.items()} == pytest.approx(
+            {name: score.value - centre[name] for name, score in row.scores.items()}, abs=1e-12
+        )
+    assert not report.rows[2].differences
+    assert not report.rows[3].differences
+    headings, cells = report.differences()
+    assert [row[0] for row in cells] == ["cam", "gradcam"]
+    assert len(headings) == len(cells[0])
+    assert "## Minus the centre map, paired" in report.markdown()
+    assert report.as_dict()["rows"][0]["minus_centre"]["energy"]["low"] > 0
+
+
 def test_batches_change_nothing_and_progress_counts(eye: LoadedModel, val: Dataset) -> None:
     steps: list[tuple[int, int]] = []
     one = evaluate_faithfulness(eye, val, ["cam"], batch_size=1, **FAST)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +78,37 @@ class Counted:
     ranks: list[Tensor] = field(default_factory=list)  # (N, 2) bool: true class first, among the first five
     guesses: list[ILSVRC] = field(default_factory=list)  # one a recipe
 
+    def __add__(self, other: Counted) -> Counted:
+        """The images of both, this one's first: parts of a split may be counted apart and their counts merged."""
+        return Counted(
+            [_added(mine, its) for mine, its in zip(self.tallies, other.tallies, strict=True)],
+            self.indices + other.indices,
+            self.sizes_hw + other.sizes_hw,
+            self.ranks + other.ranks,
+            [mine + its for mine, its in zip(self.guesses, other.guesses, strict=True)],
+        )
+
     def right(self, top: int) -> Array | None:
         """Whether the true class is among the ``top`` (1 or 5) most probable: (N,) bool; None without a model."""
         if not self.ranks:
             return None
         found: Array = torch.cat(self.ranks)[:, 0 if top == 1 else 1].numpy()
         return found
+
+
+def merged(parts: Sequence[Counted]) -> Counted:
+    """The counts of parts of a split, in their order, as one."""
+    return reduce(add, parts)
+
+
+def _added(
+    mine: BoxTally | PixelTally | None, its: BoxTally | PixelTally | None
+) -> BoxTally | PixelTally | None:
+    if isinstance(mine, BoxTally) and isinstance(its, BoxTally):
+        return mine + its
+    if isinstance(mine, PixelTally) and isinstance(its, PixelTally):
+        return mine + its
+    return None
 
 
 @dataclass

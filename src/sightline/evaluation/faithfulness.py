@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from sightline.explanation import VIEWS
 from sightline.heatmap import make_heatmaps
 from sightline.methods.combinators import Recipe
 from sightline.metrics import faithfulness as measure
-from sightline.metrics.bootstrap import bootstrap_interval
+from sightline.metrics.bootstrap import Interval, bootstrap_interval, paired_difference
 from sightline.metrics.pointing import box_mask, energy_in_mask, pointing_game, relevance_rank_accuracy
 from sightline.metrics.road import road
 from sightline.metrics.sanity import max_sensitivity
@@ -282,10 +282,11 @@ class _Work:
 
 
 def _summary(rows: Sequence[_Scored], model: str, resamples: int, seed: int) -> tuple[list[Row], list[str]]:
-    """Means with their intervals, and a note where some images have no number."""
+    """Means with their intervals, what each method has beyond the centre map, and images without a number."""
     made, notes = [], []
-    for row in rows:
-        found = {name: torch.cat(parts) for name, parts in row.scores.items()}
+    joined = [{name: torch.cat(parts) for name, parts in row.scores.items()} for row in rows]
+    centre = joined[-1]
+    for row, found in zip(rows, joined, strict=True):
         for name, scores in found.items():
             left_out = int((~scores.isfinite()).sum())
             if left_out:
@@ -297,5 +298,19 @@ def _summary(rows: Sequence[_Scored], model: str, resamples: int, seed: int) -> 
             for name, scores in finite.items()
             if len(scores)
         }
-        made.append(Row(model, row.method, "", scored))
+        beyond = {} if row.method in BASELINES else _beyond(found, centre, resamples, seed)
+        made.append(Row(model, row.method, "", scored, differences=beyond))
     return made, notes
+
+
+def _beyond(
+    found: Mapping[str, Tensor], centre: Mapping[str, Tensor], resamples: int, seed: int
+) -> dict[str, Interval]:
+    """Each score minus the centre map's, paired over the images for which both have a number."""
+    differences = {}
+    for name, scores in found.items():
+        both = scores.isfinite() & centre[name].isfinite() if name in centre else scores.new_zeros(0)
+        if both.any():
+            pair = scores[both].numpy(), centre[name][both].numpy()
+            differences[name] = paired_difference(*pair, resamples=resamples, seed=seed)
+    return differences

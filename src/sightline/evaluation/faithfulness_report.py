@@ -73,6 +73,16 @@ class FaithfulnessReport:
         ]
         return headings, cells
 
+    def differences(self) -> tuple[list[str], list[list[str]]]:
+        """The same of each method minus the centre map, image by image; an interval without 0 is a difference."""
+        headings = ["method", *(f"{COLUMNS[name].heading} {COLUMNS[name].good}" for name in self.columns)]
+        cells = [
+            [row.method, *(_cell(name, row.differences.get(name)) for name in self.columns)]
+            for row in self.rows
+            if row.differences
+        ]
+        return headings, cells
+
     def caption(self) -> list[str]:
         """What every number of the table depends on, in sentences."""
         return [*_caption(self), *self.notes]
@@ -84,7 +94,11 @@ class FaithfulnessReport:
         lines += [
             f"- {COLUMNS[name].heading} {COLUMNS[name].good}: {COLUMNS[name].says}." for name in self.columns
         ]
-        return "\n\n".join([title, "\n".join(lines), _markdown(*self.table())]) + "\n"
+        parts = [title, "\n".join(lines), _markdown(*self.table())]
+        headings, cells = self.differences()
+        if cells:
+            parts += ["## Minus the centre map, paired", _markdown(headings, cells)]
+        return "\n\n".join(parts) + "\n"
 
     def csv(self) -> str:
         """One line a row, every number in full, with the settings that the numbers depend on."""
@@ -100,7 +114,11 @@ class FaithfulnessReport:
             "caption": self.caption(),
             "columns": {name: COLUMNS[name]._asdict() for name in self.columns},
             "rows": [
-                {"method": row.method, "scores": {k: v._asdict() for k, v in row.scores.items()}}
+                {
+                    "method": row.method,
+                    "scores": {k: v._asdict() for k, v in row.scores.items()},
+                    "minus_centre": {k: v._asdict() for k, v in row.differences.items()},
+                }
                 for row in self.rows
             ],
             "randomisation": None if self.randomisation is None else self.randomisation.as_dict(),

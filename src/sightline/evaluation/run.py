@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from sightline.errors import InputError
-from sightline.evaluation.counting import Counted, Settings
+from sightline.evaluation.counting import Advance, Counted, Settings, Skipped
 from sightline.evaluation.models import ModelSource
 from sightline.evaluation.plan import Plan, check_choice, checked, make_plan, truth_of
 from sightline.evaluation.rows import baselines, compared
@@ -22,6 +22,7 @@ from sightline.report import Report
 from sightline.types import Dataset
 
 Progress = Callable[[int, int], None]
+Scorer = Callable[[ModelSource, Dataset, Sequence[int], Sequence[float], Skipped, Advance], Counted]
 Models = nn.Module | Sequence[nn.Module] | Mapping[str, nn.Module] | None
 Source = ModelSource | SavedSource
 SALIENCY_SMOOTH = 0.02
@@ -50,6 +51,7 @@ def evaluate(
     resamples: int = 2000,
     cases: int = 4,
     progress: Progress | None = None,
+    scorer: Scorer | None = None,
 ) -> Report:
     """Score every model with every method and standard on the images of one split; a `Report` of tables.
 
@@ -67,6 +69,7 @@ def evaluate(
     ``input_size``: instead of the model's own. ``limit``: so many images, evenly spread. ``on_bad``: "refuse" or
     "skip" what cannot be scored. ``cases``: how many best, median and worst cases a row keeps. A data set without
     boxes gives the classification errors alone. ``progress(done, total)`` is called as images are done.
+    ``scorer``: instead of `ModelSource.score`, what counts the images elsewhere (`sightline.distributed.Ray.score`).
     Raises `InputError` for choices that do not exist or do not fit together, and for bad images and maps.
 
     >>> import torch
@@ -106,7 +109,13 @@ def evaluate(
     splits = [dataset, *([choose_on] if choose_on else [])]
     sources = _sources(model, methods, heatmaps, heatmap_size, settings, splits)
     plans = [make_plan(split, settings, sources, limit if split is dataset else None) for split in splits]
-    run = _Run(sources, fixed, progress, sum(len(plan.indices) for plan in plans) * len(sources))
+    run = _Run(
+        sources,
+        fixed,
+        progress,
+        scorer or ModelSource.score,
+        sum(len(plan.indices) for plan in plans) * len(sources),
+    )
     thresholds, chosen_on = (
         run.choose(plans[1]) if choose_on else ([fixed_only(fixed, s) for s in sources], None)
     )
@@ -128,6 +137,7 @@ class _Run:
     sources: Sequence[Source]
     fixed: Mapping[str, float]
     progress: Progress | None
+    scorer: Scorer
     total: int
     done: int = 0
 
@@ -135,7 +145,8 @@ class _Run:
         """One pass; the IoUs of single images are kept at the chosen threshold, else at the fixed one."""
         shown = [taus.get("chosen", taus.get("fixed", 0.0)) for taus in thresholds]
         left = [index for index in plan.indices if index not in plan.skipped.reasons]
-        counted = source.score(plan.dataset, left, shown, plan.skipped, self._advance)
+        told = (plan.dataset, left, shown, plan.skipped, self._advance)
+        counted = self.scorer(source, *told) if isinstance(source, ModelSource) else source.score(*told)
         if not counted.indices:
             raise InputError(f"no image of {plan.dataset.name} {plan.dataset.split} can be scored")
         return counted

@@ -18,12 +18,16 @@ from sightline.errors import InputError, unknown
 
 @dataclass
 class DataOptions:
-    """Where the photos are. ``categories``: only these classes, in this order (None: all of the data's)."""
+    """Where the photos are. ``categories``: only these classes, in this order (None: all of the data's).
+
+    ``held_per_class``: the photos of each class that the splits ``train-fit`` and ``train-heldout`` set apart.
+    """
 
     root: str = ""
     dataset: str = "tiny-imagenet"
     train: str = "train"
     test: str | None = "val"
+    held_per_class: int = 30
     categories: list[str] | None = None
     cache: bool = True  # keep the decoded photos in memory
     workers: int = 0  # processes that load photos
@@ -228,6 +232,7 @@ def _check(recipe: Recipe) -> None:
     o, a = recipe.optimiser, recipe.augment
     rules = [
         (bool(recipe.data.root), "data.root", recipe.data.root, "the folder or archive of the data"),
+        (recipe.data.held_per_class >= 1, "data.held_per_class", recipe.data.held_per_class, "≥ 1"),
         (o.epochs >= 1, "optimiser.epochs", o.epochs, "≥ 1"),
         (o.batch_size >= 1, "optimiser.batch_size", o.batch_size, "≥ 1"),
         (o.lr > 0, "optimiser.lr", o.lr, "> 0"),

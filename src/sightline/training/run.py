@@ -82,7 +82,8 @@ def build_module(recipe: Recipe, data: PhotoData) -> Classifier:
 
 
 def _load(recipe: Recipe, split: str) -> Dataset:
-    return load_dataset(recipe.data.root, dataset=recipe.data.dataset, split=split)
+    data = recipe.data
+    return load_dataset(data.root, data.dataset, split, held_per_class=data.held_per_class)
 
 
 def _test_data(recipe: Recipe) -> Dataset | None:
