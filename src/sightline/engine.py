@@ -292,7 +292,9 @@ def observe(
     evidence._nodes = [nodes[i] for i in range(len(sites))]
     if guided:
         _guide_relus(evidence)
-    if evidence.logits is not None and not torch.isfinite(evidence.logits).all():
+    # An exporter cannot follow a branch on values; there the check has nothing to look at.
+    compiling, logits = torch.compiler.is_compiling(), evidence.logits
+    if not compiling and logits is not None and not torch.isfinite(logits).all():
         raise InputError(_first_not_finite(network, images))
     return evidence
 

@@ -1,0 +1,93 @@
+"""``sightline export``: a model and its maps as one ONNX file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sightline.cli._options import Categories, Weights
+
+MAPS = "Maps and boxes"
+
+
+def export(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="A name of `sightline models`, or a checkpoint made here. [default: bundled]"),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("model.onnx"),
+    weights: Weights = None,
+    categories: Categories = None,
+    input_: Annotated[
+        str,
+        typer.Option(
+            "--input",
+            help="What the graph takes: rgb (0 to 1), uint8 (0 to 255), or normalised (as it was trained).",
+        ),
+    ] = "rgb",
+    fixed_size: Annotated[
+        bool, typer.Option("--fixed-size", help="Height and width are the model's own, and not free.")
+    ] = False,
+    method: Annotated[str, typer.Option(help="cam, or gradcam.", rich_help_panel=MAPS)] = "cam",
+    top: Annotated[
+        int, typer.Option(min=1, help="Maps of so many classes, the most probable.", rich_help_panel=MAPS)
+    ] = 5,
+    normalise: Annotated[str, typer.Option(help="minmax or max.", rich_help_panel=MAPS)] = "minmax",
+    threshold: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="A box keeps what is at least this share of the maximum.", rich_help_panel=MAPS
+        ),
+    ] = 0.2,
+    boxes: Annotated[bool, typer.Option(help="Whether the graph gives boxes.", rich_help_panel=MAPS)] = True,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the description, and nothing else.")] = False,
+) -> None:
+    """Export a model to ONNX: image in; scores, class maps, heatmaps and boxes of the top classes out.
+
+    ```console
+    sightline export --out tiny40.onnx
+    sightline export squeezenet1_1 --out squeezenet.onnx --input uint8 --top 1
+    sightline export runs/mine/weights.safetensors --out mine.onnx --threshold 0.35 --force
+    ```
+
+    The photo is resized by you to the network's size; normalising it is a part of the graph. The file is
+    checked beside PyTorch before it is put in its place.
+    """
+    from sightline.cli._options import load
+    from sightline.cli._run import as_json, prepare_folder
+    from sightline.export import check_place, export_onnx
+
+    check_place(out, force)  # now, not after a large model was read
+    prepare_folder(out.parent)
+    described = export_onnx(
+        load(model, weights, categories, "cpu"),
+        out,
+        force=force,
+        method=method,
+        top=top,
+        input=input_,
+        normalise=normalise,
+        threshold=threshold,
+        boxes=boxes,
+        any_size=not fixed_size,
+    )
+    typer.echo(as_json(described) if json else _summary(described, out))
+
+
+def _summary(described: dict[str, Any], out: Path) -> str:
+    options, size = described["options"], described["preprocess"]["input_hw"]
+    classes = len(described["categories"] or [])
+    lines = {
+        "model": f"{described['model']}, weights {described['weights_sha256'][:12]}",
+        "categories": f"{classes} names in the file" if classes else "none known",
+        "input": f"image (batch, 3, height, width) {options['input']}; made for {size[0]} × {size[1]}",
+        "outputs": ", ".join(described["outputs"]),
+        "maps": f"{options['method']} of layer {described['layer']}, top {options['top']}",
+        "opset": str(described["opset"]),
+        "verified": ", ".join(f"{name} {value:.0e}" for name, value in described["verified"].items()),
+        "file": f"{out}, {described['bytes'] / 1e6:.1f} MB",
+    }
+    return "\n".join(f"{name + ':':12}{text}" for name, text in lines.items())
