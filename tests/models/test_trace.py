@@ -8,6 +8,7 @@ from torch import nn
 
 from sightline.engine import observe
 from sightline.errors import InputError
+from sightline.models.gapnet import build_gapnet
 from sightline.models.tail import tail
 from sightline.models.trace import Site, describe_layers, named_site, study
 
@@ -175,10 +176,12 @@ def test_layers_are_listed_with_their_shapes_and_unknown_ones_refused():
 
 
 @pytest.mark.parametrize(
-    ("name", "layer"), [("resnet18", "layer3"), ("vgg11", "features.10"), ("resnet18", "layer4")]
+    ("name", "layer"),
+    [("resnet18", "layer3"), ("vgg11", "features.10"), ("resnet18", "layer4"), ("small-tap", "features.4")],
 )
 def test_the_tail_gives_what_the_whole_network_gives(name, layer):
-    network, x = build(name), torch.randn(2, 3, 64, 64)
+    network = build_gapnet(name, 5).eval() if name.endswith("-tap") else build(name)
+    x = torch.randn(2, 3, 64, 64)
     evidence = observe(network, x, [Site(layer)])
     assert tail(network, Site(layer), x, evidence.activations, evidence.output) is not None
     changed, rows = evidence.activations.clone(), torch.tensor([0, 1])

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from sightline.models.pooling import ThresholdedAveragePool
 from sightline.models.record import eval_mode
 from sightline.models.trace import Site
 
@@ -19,14 +20,15 @@ _CACHE: weakref.WeakKeyDictionary[nn.Module, dict[Any, fx.GraphModule | None]] =
 
 
 class _Tracer(fx.Tracer):
-    """Keeps one module whole, so that its output is a node of the graph."""
+    """Keeps one module whole, so that its output is a node of the graph; and poolings that look at values."""
 
     def __init__(self, whole: nn.Module) -> None:
         super().__init__()
         self.whole = whole
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return m is self.whole or super().is_leaf_module(m, module_qualified_name)
+        leaf = m is self.whole or isinstance(m, ThresholdedAveragePool)
+        return leaf or super().is_leaf_module(m, module_qualified_name)
 
 
 def _cut(network: nn.Module, site: Site) -> fx.GraphModule | None:
