@@ -31,7 +31,16 @@ ORDER = (
     "export",
 )
 OK, MISTAKE, SOME_FAILED, INTERRUPTED = 0, 2, 3, 130
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EIO}
+_DISK = {
+    errno.ENOSPC,
+    errno.EFBIG,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+    errno.EIO,
+}
 
 
 def verbs() -> list[str]:

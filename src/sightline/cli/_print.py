@@ -46,6 +46,23 @@ def progress(what: str, total: int, quiet: bool = False) -> Iterator[Callable[[i
         yield lambda count: bar.advance(task, count)
 
 
+@contextmanager
+def bar(what: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """As `progress`, for work that tells itself how far it is and how much there is.
+
+    >>> with bar("scoring") as update:
+    ...     update(1, 2)
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console, silent = Console(stderr=True), quiet or not sys.stderr.isatty()
+    with Progress(*columns, console=console, transient=True, disable=silent) as shown:
+        task = shown.add_task(what, total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
+
+
 def show(manifest: dict[str, Any], out: Path, most: int = 40) -> None:
     """Print what was seen: a line for each photo, class and method, then where the panels are."""
     rows = [

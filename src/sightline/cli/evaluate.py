@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -162,6 +161,8 @@ def evaluate(
     device: Device = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Photos in one forward pass.")] = 32,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read photos and score maps.")] = 1,
+    engine: Annotated[str, typer.Option(help="local, or ray: models in actors, counts merged.")] = "local",
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster. [default: this machine]")] = None,
 ) -> None:
     """Score models and methods on a data set: classification, localisation, GT-known, with intervals.
 
@@ -171,11 +172,13 @@ def evaluate(
     sightline evaluate --data tiny-imagenet-40.zip --choose-threshold-on train-heldout
     sightline evaluate --data CUB_200_2011 -m vgg16-gap.safetensors --method cam --method cam:nwc=true
     sightline evaluate --data metadata/CUB --split test --heatmaps maps --heatmap-size 224 --protocol wsol-v2
+    sightline evaluate --data ILSVRC2012 -m resnet50 --engine ray --address auto
     sightline evaluate --faithfulness --data photos/ -m squeezenet1_1 --method cam --method layercam --limit 40
     ```
 
     Exit code 0: done; 2: a mistake in the command; 3: some images were skipped, the others are done.
     """
+    from sightline.cli._print import bar
     from sightline.cli._run import prepare_folder
     from sightline.data import load_dataset
     from sightline.evaluation import evaluate as run
@@ -195,6 +198,7 @@ def evaluate(
             "--gt-only": gt_only,
             "--normalise": normalise != "minmax",
             "--protocol": protocol != "exact",
+            "--engine": engine != "local",
         }
         _refuse("--faithfulness cuts no boxes and needs a model", unused)
         photos = dataset_or_photos(data, dataset, split, options)
@@ -208,7 +212,7 @@ def evaluate(
             "workers": workers,
         }
         numbers: dict[str, Any] = {"steps": steps, "seed": seed, "resamples": resamples}
-        with _bar(quiet=json) as progress:
+        with bar("scoring", quiet=json) as progress:
             faithful = measured(one, photos, recipes, metric, progress, **shared, **limits, **numbers)
         if randomise:
             faithful.randomisation = randomised(one, photos, recipes, seed, **shared)
@@ -218,9 +222,11 @@ def evaluate(
     splits = [
         load_dataset(data, dataset, one, **options) for one in (split, choose_threshold_on) if one is not None
     ]
+    scorer = _scorer(engine, address, device)
     prepare_folder(out)
-    models = {} if heatmaps and not model else _models(model or [], weights or [], categories, device)
-    with _bar(quiet=json) as progress:
+    where = "cpu" if engine == "ray" else device  # Ray's actors move it to the devices that they are given
+    models = {} if heatmaps and not model else _models(model or [], weights or [], categories, where)
+    with bar("scoring", quiet=json) as progress:
         report = run(
             models,
             splits[0],
@@ -242,6 +248,7 @@ def evaluate(
             workers=workers,
             resamples=resamples,
             progress=progress,
+            scorer=scorer,
         )
     _finish(report, out, json)
 
@@ -257,6 +264,16 @@ def _finish(report: Report | FaithfulnessReport, out: Path, json: bool) -> None:
         _show(report, files, out)
     if report.skipped:
         raise typer.Exit(SOME_FAILED)
+
+
+def _scorer(engine: str, address: str | None, device: str) -> Any:
+    """Where images are counted: None is this process."""
+    from sightline.cli._batch import make_engine
+    from sightline.errors import unknown
+
+    if engine not in ("local", "ray"):
+        raise unknown("engine", engine, ("local", "ray"))
+    return getattr(make_engine(engine, None, address, device), "score", None)
 
 
 def _refuse(why: str, given: dict[str, Any]) -> None:
@@ -328,19 +345,6 @@ def _size(text: str) -> tuple[int, int] | None:
     if len(parts) > 2 or not all(part.isdecimal() and int(part) for part in parts):
         raise InputError(f"--heatmap-size {text!r}; expected photo, or HEIGHTxWIDTH such as 224x224")
     return int(parts[0]), int(parts[-1])
-
-
-@contextmanager
-def _bar(quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr where a person looks at it, told how far the work is and how much there is."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console, silent = Console(stderr=True), quiet or not sys.stderr.isatty()
-    with Progress(*columns, console=console, transient=True, disable=silent) as bar:
-        task = bar.add_task("scoring", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _show(report: Report | FaithfulnessReport, files: Sequence[Path], out: Path, worst: int = 5) -> None:

@@ -1,20 +1,25 @@
-"""``sightline explain``: heatmaps and boxes for photos."""
+"""``sightline explain``: heatmaps and boxes for photos, one or millions."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from sightline.cli._options import Categories, Device, ModelName, Weights
 
-BOXES, HEAT, OUTPUT = "Boxes", "Heatmaps", "Output"
+BOXES, HEAT, OUTPUT, ROAD = "Boxes", "Heatmaps", "Output", "Batch road"
 
 
 def explain(
-    paths: Annotated[list[str], typer.Argument(help="Photos, folders, or patterns such as 'photos/*.jpg'.")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            help="Photos, folders, patterns such as 'photos/*.jpg'; LIST.csv, LIST.parquet, SHARDS.tar."
+        ),
+    ],
     model: ModelName = None,
     weights: Weights = None,
     categories: Categories = None,
@@ -51,13 +56,48 @@ def explain(
         str, typer.Option(help="largest or all of the regions.", rich_help_panel=BOXES)
     ] = "largest",
     out: Annotated[
-        Path, typer.Option(help="Folder for panels and manifest.json.", rich_help_panel=OUTPUT)
+        Path, typer.Option(help="Folder for panels, or shards, and manifest.json.", rich_help_panel=OUTPUT)
     ] = Path("out/explain"),
     json: Annotated[
         bool, typer.Option("--json", help="Print the manifest, and nothing else.", rich_help_panel=OUTPUT)
     ] = False,
     device: Device = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Photos in one forward pass.")] = 8,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Photos in one forward pass. [default: 8; on the batch road 32]"),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="local or ray: shards of Parquet instead of panels.", rich_help_panel=ROAD),
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster. [default: this machine]", rich_help_panel=ROAD)
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes that decode. [default: by the cores]", rich_help_panel=ROAD),
+    ] = None,
+    shard_size: Annotated[
+        int | None, typer.Option(min=1, help="Images in a shard. [default: 512]", rich_help_panel=ROAD)
+    ] = None,
+    heatmap_bits: Annotated[
+        int | None, typer.Option(help="8, 16, or 0 for no heatmaps. [default: 8]", rich_help_panel=ROAD)
+    ] = None,
+    heatmap_size: Annotated[
+        str | None,
+        typer.Option(help="input, or map: as small as the map is. [default: input]", rich_help_panel=ROAD),
+    ] = None,
+    overlays: Annotated[
+        bool, typer.Option("--overlays", help="Also an overlay PNG each.", rich_help_panel=ROAD)
+    ] = False,
+    channels_last: Annotated[
+        bool | None,
+        typer.Option(
+            "--channels-last/--contiguous",
+            help="The network's memory format. [default: channels last]",
+            rich_help_panel=ROAD,
+        ),
+    ] = None,
 ) -> None:
     """Explain photos: a panel picture each, and manifest.json with classes, scores and boxes.
 
@@ -69,18 +109,36 @@ def explain(
     sightline explain dog.jpg -m resnet18 --weights mine.pth --categories names.txt
     ```
 
+    With --engine, or given a list or tar files, it takes the batch road: a Parquet dataset of classes, scores and
+    boxes, heatmaps in shards, failures in errors.parquet. Killed, the same command goes on where it stopped.
+
+    ```console
+    sightline explain photos/ --engine local --model resnet50 --out out/photos
+    sightline explain 'shards/*.tar' --heatmap-size map --heatmap-bits 16 --out out/shards
+    sightline explain s3://bucket/list.parquet --engine ray --address head:6379 --out /nfs/out
+    ```
+
     Exit code 0: done; 2: a mistake in the command; 3: some images could not be read, the others are done.
     """
-    from sightline.cli import MISTAKE, SOME_FAILED
+    from sightline.cli import MISTAKE, SOME_FAILED, _batch
     from sightline.cli import _run as road
     from sightline.cli._options import load, read_classes
     from sightline.cli._print import report_errors, show
     from sightline.cli._settings import checked_settings
     from sightline.data.images import expand_paths
 
-    photos = road.photos_of(expand_paths(paths))
+    kept: dict[str, Any] = {
+        "heatmap_bits": heatmap_bits,
+        "heatmap_size": heatmap_size,
+        "shard_size": shard_size,
+    }
+    only_here = {"--address": address, "--workers": workers is not None, "--overlays": overlays}
+    only_here |= {f"--{name.replace('_', '-')}": value is not None for name, value in kept.items()}
+    only_here["--channels-last"] = channels_last is not None
+    batch_road = _batch.asked_for(engine, paths, only_here)
+    photos = [] if batch_road else road.photos_of(expand_paths(paths))
     settings = checked_settings(
-        methods=method or ["gradcam"],
+        methods=_batch.one_method(method or ["gradcam"]) if batch_road else method or ["gradcam"],
         options=option or [],
         layers=layer or [],
         view=view,
@@ -90,11 +148,22 @@ def explain(
         percentile=percentile,
         select=select,
         colormap=colormap,
-        batch_size=batch_size,
+        batch_size=batch_size or 8,
     )
+    runner = _batch.make_engine(engine, workers, address, device) if batch_road else None
     road.prepare_folder(out)
-    loaded = load(model, weights, categories, device)
+    loaded = load(model, weights, categories, "cpu" if engine == "ray" else device)
     settings = replace(settings, classes=read_classes(classes, loaded.categories))
+    if runner is not None:
+        kept |= {
+            "overlays": overlays,
+            "channels_last": channels_last,
+            "batch_size": batch_size,
+            "quiet": json,
+        }
+        manifest = _batch.run(loaded, paths, settings, out, runner, kept)
+        _batch.tell(manifest, out, json)
+        return
     manifest = road.run(loaded, photos, settings, out, quiet=json)
     if json:
         typer.echo(road.as_json(manifest))

@@ -109,13 +109,8 @@ def evaluate(
     splits = [dataset, *([choose_on] if choose_on else [])]
     sources = _sources(model, methods, heatmaps, heatmap_size, settings, splits)
     plans = [make_plan(split, settings, sources, limit if split is dataset else None) for split in splits]
-    run = _Run(
-        sources,
-        fixed,
-        progress,
-        scorer or ModelSource.score,
-        sum(len(plan.indices) for plan in plans) * len(sources),
-    )
+    total = sum(len(plan.indices) for plan in plans) * len(sources)
+    run = _Run(sources, fixed, progress, scorer or ModelSource.score, total)
     thresholds, chosen_on = (
         run.choose(plans[1]) if choose_on else ([fixed_only(fixed, s) for s in sources], None)
     )

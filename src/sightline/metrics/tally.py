@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sightline.errors import InputError
 from sightline.metrics.bootstrap import Interval, bootstrap_interval, paired_difference
 from sightline.metrics.localisation import BoxAccuracy, best_threshold, grid_index
 from sightline.metrics.pixels import PxAP
@@ -46,6 +47,15 @@ class BoxTally:
         ious = found[score.protocol]
         score.add_ious(ious)
         self._ious.append(ious[:, grid_index(self.shown)].astype(np.float32))
+
+    def __add__(self, other: BoxTally) -> BoxTally:
+        """The images of both, this one's first."""
+        if self.shown != other.shown:
+            raise InputError(f"cannot add IoUs kept at τ = {other.shown} to those at {self.shown}")
+        total = BoxTally(self.accuracy.protocol, self.accuracy.rescaling, self.shown, self.workers)
+        total.accuracy = self.accuracy + other.accuracy
+        total._ious = self._ious + other._ious
+        return total
 
     @property
     def ious(self) -> Array:
@@ -98,6 +108,13 @@ class PixelTally:
             self.score += single
             times = np.random.default_rng(index).poisson(1, len(self.resampled))
             self.resampled += times[:, None, None] * single.counts
+
+    def __add__(self, other: PixelTally) -> PixelTally:
+        """The images of both; the resampled counts are whole numbers, so that no order changes them."""
+        total = PixelTally(self.score.rescaling, len(self.resampled))
+        total.score = self.score + other.score
+        total.resampled = self.resampled + other.resampled
+        return total
 
     def interval(self, minus: PixelTally | None = None) -> Interval:
         """PxAP, or its difference to another row's, with the 95 % interval."""
