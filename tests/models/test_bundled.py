@@ -15,15 +15,17 @@ from safetensors import safe_open
 
 import sightline
 from sightline.boxes import iou
+from sightline.cli.demo import BUNDLED_BOXES
 from sightline.data import load_dataset
 from sightline.models.loading import BUNDLED
 
 CATS = {"tabby", "Egyptian cat", "Persian cat"}
-# Where the thing is, measured on the photos by eye: x0, y0, x1, y1.
+# Where the thing is, measured on the photos by eye: x0, y0, x1, y1; and the IoU that the box must reach. The rocket
+# is 36 pixels wide, a third of what one place of the map covers: its box holds the rocket, with much of the tower.
 PHOTOS = {
-    "chelsea": (CATS, (0, 0, 395, 300)),
-    "coffee": ({"espresso"}, (79, 15, 478, 390)),
-    "rocket": ({"projectile"}, (304, 127, 340, 407)),
+    "chelsea": (CATS, (0, 0, 395, 300), 0.5),
+    "coffee": ({"espresso"}, (79, 15, 478, 390), 0.5),
+    "rocket": ({"projectile"}, (304, 127, 340, 407), 0.05),
 }
 
 
@@ -46,12 +48,17 @@ def test_it_is_small_complete_and_the_one_of_its_manifest(model):
 
 @pytest.mark.parametrize("name", PHOTOS)
 def test_photos_it_never_saw(model, name):
-    right, true_box = PHOTOS[name]
+    """The name is right; the box, as the demo draws it, is not the whole photo and holds the middle of the thing."""
+    right, true_box, wanted = PHOTOS[name]
     photo = Image.fromarray(getattr(skimage.data, name)())
-    explanation = sightline.explain(model, photo, method="cam")
+    explanation = sightline.explain(model, photo, method="cam", nwc=True)
     assert model.categories[int(explanation.classes[0, 0])] in right
-    box = explanation.boxes()[0][0]
-    assert float(iou(box, torch.tensor([true_box], dtype=torch.float32))) > 0
+    box = explanation.boxes(threshold=BUNDLED_BOXES["threshold"])[0][0]
+    x0, y0, x1, y1 = box[0].tolist()
+    assert (x1 - x0) * (y1 - y0) < 0.9 * photo.width * photo.height
+    assert x0 < (true_box[0] + true_box[2]) / 2 < x1
+    assert y0 < (true_box[1] + true_box[3]) / 2 < y1
+    assert float(iou(box, torch.tensor([true_box], dtype=torch.float32))) >= wanted
 
 
 @pytest.mark.slow
