@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
+from sightline.discovery.cutting import trunk_of
 from sightline.discovery.features import Features, probe_photo, target_layer
 from sightline.engine import observe
 from sightline.errors import InputError, UnsupportedError
@@ -210,35 +211,10 @@ def _trunk(network: nn.Module, site: Site, images: Tensor, activations: Tensor) 
     """The part of the network that ends with ``site``; None where torch.fx cannot cut it there."""
     if isinstance(network, GapNet) and str(site) == "features":
         return network.features
-    if site.op is not None or site.call:
-        return None
     try:
-        graph = _Whole(network.get_submodule(site.name)).trace(network)
-    except Exception:  # torch.fx raises many kinds for control flow; the caller then takes another road
+        return trunk_of(network, site, images, activations)
+    except UnsupportedError:
         return None
-    nodes = [node for node in graph.nodes if node.op == "call_module" and node.target == site.name]
-    if len(nodes) != 1:
-        return None
-    for node in [node for node in graph.nodes if node.op == "output"]:
-        graph.erase_node(node)
-    with graph.inserting_after(nodes[0]):
-        graph.output(nodes[0])
-    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
-    trunk = fx.GraphModule(network, graph).eval()
-    with torch.no_grad():
-        same = torch.allclose(trunk(images).float(), activations, rtol=1e-4, atol=1e-5)
-    return trunk if same else None
-
-
-class _Whole(fx.Tracer):
-    """Keeps one module whole, so that its output is a node of the graph."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return m is self.module or super().is_leaf_module(m, module_qualified_name)
 
 
 def _replaced(network: nn.Module, head: LinearHead, images: Tensor, name: str) -> nn.Module:

@@ -67,7 +67,7 @@ def features(
     ] = None,
     weights: Annotated[
         Optional[list[str]],
-        typer.Option(help="One for each --model, in their order.", rich_help_panel=MODEL),
+        typer.Option(help="One for each --model, in their order; - for its own.", rich_help_panel=MODEL),
     ] = None,
     categories: Categories = None,
     view: View = "whole",
@@ -104,7 +104,9 @@ def features(
     if form not in ("npz", "parquet"):
         raise unknown("format", form, ["npz", "parquet"])
     prepare_folder(out)
-    models = _models(model or [], weights or [], categories, device)
+    models = _models(
+        model or [], [None if file == "-" else file for file in weights or []], categories, device
+    )
     options: dict[str, Any] = {"view": view, "batch_size": batch_size, "cache": cache, "progress": not json}
     if data is None:
         from sightline.data.images import expand_paths

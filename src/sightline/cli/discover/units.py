@@ -1,0 +1,118 @@
+"""``sightline discover units``: the units that speak for a class, and what they look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from sightline.cli._options import Categories, Device, ModelName, Weights
+from sightline.cli.discover._common import DATA, OUTPUT, BatchSize, DatasetName, Json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sightline.discovery.features import Source
+
+UNITS = "Units"
+
+
+def units(
+    paths: Annotated[
+        Optional[list[str]], typer.Argument(help="Photos, folders or patterns to look for top images in.")
+    ] = None,
+    data: Annotated[
+        Optional[Path],
+        typer.Option(help="A data set's folder (or Tiny ImageNet's zip), instead.", rich_help_panel=DATA),
+    ] = None,
+    dataset: DatasetName = None,
+    split: Annotated[str, typer.Option(help="Its split.", rich_help_panel=DATA)] = "val",
+    model: ModelName = None,
+    weights: Weights = None,
+    categories: Categories = None,
+    only_class: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--class", help="A class of the model, by name or index; repeatable.", rich_help_panel=UNITS
+        ),
+    ] = None,
+    unit: Annotated[
+        Optional[list[int]],
+        typer.Option(help="A unit by its number, whatever its weight; repeatable.", rich_help_panel=UNITS),
+    ] = None,
+    per_class: Annotated[int, typer.Option(min=1, help="Units a class.", rich_help_panel=UNITS)] = 3,
+    top: Annotated[int, typer.Option(min=1, help="Top images a unit.", rich_help_panel=UNITS)] = 7,
+    estimate_on: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Of these so many are occluded to estimate the field.", rich_help_panel=UNITS
+        ),
+    ] = 3,
+    window: Annotated[
+        Optional[int],
+        typer.Option(
+            min=1, help="Side of the occluder in input pixels. [default: 1/7]", rich_help_panel=UNITS
+        ),
+    ] = None,
+    stride: Annotated[
+        Optional[int], typer.Option(min=1, help="Its step. [default: half of it]", rich_help_panel=UNITS)
+    ] = None,
+    batch_size: BatchSize = 32,
+    device: Device = "auto",
+    out: Annotated[
+        Path, typer.Option(help="Folder for the poster, the table and manifest.json.", rich_help_panel=OUTPUT)
+    ] = Path("out/units"),
+    json: Json = False,
+) -> None:
+    """For a class the units with the largest weights; for a unit its top images, cut to what it looks at.
+
+    ```console
+    sightline discover units photos/ --class tabby --class 207 --model resnet50
+    sightline discover units --data tiny-imagenet-40.zip --class monarch --class "king penguin"
+    sightline discover units photos/ --unit 17 --model vgg16
+    ```
+
+    Exit code 0: done; 2: a mistake in the command; 3: some images could not be read, the others are done.
+    """
+    from sightline.cli._options import load
+    from sightline.cli._run import prepare_folder
+    from sightline.cli.discover._common import finish
+    from sightline.discovery.units import class_units
+    from sightline.errors import InputError
+
+    if (data is None) == (not paths):
+        raise InputError("give photos, or --data with a data set; one of the two")
+    prepare_folder(out)
+    loaded = load(model, weights, categories, device)
+    sources, names = _images(paths or [], data, dataset, split)
+    result, _ = class_units(
+        loaded,
+        sources,
+        [int(name) if name.isdecimal() else name for name in only_class or []],
+        unit or [],
+        names=names,
+        per_class=per_class,
+        top=top,
+        estimate_on=estimate_on,
+        window=window,
+        stride=stride,
+        batch_size=batch_size,
+        progress=not json,
+    )
+    finish(result, out, json)
+
+
+def _images(
+    paths: Sequence[str], data: Path | None, dataset: str | None, split: str
+) -> tuple[Sequence[Source], list[str] | None]:
+    """The images, and of a data set what each of them shows."""
+    from sightline.data import load_dataset
+    from sightline.data.images import expand_paths
+
+    if data is None:
+        return expand_paths(paths), None
+    found = load_dataset(data, dataset, split)
+    if any(sample.label is None for sample in found.samples):
+        return found.samples, None
+    return found.samples, [found.categories[sample.label or 0] for sample in found.samples]
