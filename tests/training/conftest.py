@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from sightline.training.checkpoint import read_checkpoint
 from sightline.training.recipe import Recipe, make_recipe
 from sightline.types import Dataset
 
@@ -67,3 +71,36 @@ def tiny(tmp_path) -> Any:
         return make_recipe(base)
 
     return make
+
+
+@pytest.fixture
+def same_weights() -> Callable[[Path, Path], bool]:
+    """Whether two checkpoints hold the same, to the last bit."""
+
+    def same(left: Path, right: Path) -> bool:
+        a, b = read_checkpoint(left)[0], read_checkpoint(right)[0]
+        return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+    return same
+
+
+@pytest.fixture
+def write_photos() -> Callable[[Path], None]:
+    """Writes Tiny ImageNet's layout, 3 classes of 40 photos."""
+
+    def write(root: Path) -> None:
+        root.mkdir()
+        (root / "wnids.txt").write_text("n01\nn02\nn03\n")
+        (root / "words.txt").write_text("n01\tred\nn02\tgreen\nn03\tblue\n")
+        for label in range(3):
+            wnid = f"n0{label + 1}"
+            images = root / "train" / wnid / "images"
+            images.mkdir(parents=True)
+            for i in range(40):
+                pixels = np.random.default_rng((label, i)).integers(0, 120, (64, 64, 3), dtype=np.uint8)
+                pixels[..., label] += 130
+                Image.fromarray(pixels).save(images / f"{wnid}_{i}.JPEG")
+            lines = [f"{wnid}_{i}.JPEG\t0\t0\t63\t63\n" for i in range(40)]
+            (root / "train" / wnid / f"{wnid}_boxes.txt").write_text("".join(lines))
+
+    return write

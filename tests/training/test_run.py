@@ -11,21 +11,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from sightline.errors import InputError
 from sightline.training.checkpoint import read_checkpoint, sha256
 from sightline.training.module import Classifier, Diverged
 from sightline.training.recipe import read_recipe
 from sightline.training.run import train_recipe
-
-
-def same_weights(left: Path, right: Path) -> bool:
-    a, b = read_checkpoint(left)[0], read_checkpoint(right)[0]
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def rows(folder: str) -> list[dict[str, str]]:
@@ -54,7 +47,7 @@ def test_a_training_learns_and_leaves_everything_beside_it(tiny, colours):
     assert float(log[-1]["loss"]) < float(log[0]["loss"])
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny, colours):
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny, colours, same_weights):
     first, second, other = (
         train_recipe(with_seed(tiny(out=name), seed), train=colours())
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
@@ -67,7 +60,7 @@ def with_seed(recipe, seed):
     return replace(recipe, run=replace(recipe.run, seed=seed))
 
 
-def test_a_run_cut_short_goes_on_to_the_same_weights(tiny, colours, monkeypatch):
+def test_a_run_cut_short_goes_on_to_the_same_weights(tiny, colours, monkeypatch, same_weights):
     unbroken = train_recipe(tiny(out="unbroken"), train=colours(), test=colours(6, start=50))
     step = Classifier.training_step
 
@@ -177,25 +170,10 @@ def test_classes_and_labels_that_are_wrong(tiny, colours):
         train_recipe(tiny(), train=replace(data, samples=gone))
 
 
-def write_photos(root: Path) -> None:
-    """Tiny ImageNet's layout, 3 classes of 40 photos."""
-    root.mkdir()
-    (root / "wnids.txt").write_text("n01\nn02\nn03\n")
-    (root / "words.txt").write_text("n01\tred\nn02\tgreen\nn03\tblue\n")
-    for label in range(3):
-        wnid = f"n0{label + 1}"
-        images = root / "train" / wnid / "images"
-        images.mkdir(parents=True)
-        for i in range(40):
-            pixels = np.random.default_rng((label, i)).integers(0, 120, (64, 64, 3), dtype=np.uint8)
-            pixels[..., label] += 130
-            Image.fromarray(pixels).save(images / f"{wnid}_{i}.JPEG")
-        lines = [f"{wnid}_{i}.JPEG\t0\t0\t63\t63\n" for i in range(40)]
-        (root / "train" / wnid / f"{wnid}_boxes.txt").write_text("".join(lines))
-
-
 @pytest.mark.slow
-def test_kill_minus_nine_then_resume_gives_the_weights_of_an_unbroken_run(tmp_path):
+def test_kill_minus_nine_then_resume_gives_the_weights_of_an_unbroken_run(
+    tmp_path, same_weights, write_photos
+):
     write_photos(tmp_path / "data")
     recipe = tmp_path / "r.yaml"
     recipe.write_text(

@@ -27,15 +27,17 @@ def train(
     ```console
     sightline train recipes/bundled.yaml --dry-run
     sightline train recipes/bundled.yaml --set optimiser.lr=0.05 --resume
+    sightline train recipes/ilsvrc/vgg16-gap.yaml --set run.devices=8 --set run.num_nodes=2 --dry-run
+    torchrun --nproc-per-node 8 -m sightline train recipes/ilsvrc/vgg16-gap.yaml
     ```
+
+    The batch size is that of all devices together; see docs/many-devices.md.
     """
+    from sightline.training.devices import is_first_process
     from sightline.training.recipe import read_recipe
     from sightline.training.run import plan, train_recipe
 
     resolved = read_recipe(recipe, set_)
-    if dry_run:
-        for line in plan(resolved):
-            typer.echo(line)
-        return
-    weights = train_recipe(resolved, resume=resume)
-    typer.echo(f"weights: {weights}")
+    lines = plan(resolved) if dry_run else [f"weights: {train_recipe(resolved, resume=resume)}"]
+    if is_first_process():
+        typer.echo("\n".join(lines))

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from sightline.errors import unknown
 
-def convolution(n_in: int, n_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    """Convolution without bias, then batch normalisation."""
-    return nn.Sequential(
-        nn.Conv2d(n_in, n_out, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(n_out)
-    )
+NORMS = ("batch", "group")
+
+
+def convolution(
+    n_in: int, n_out: int, kernel: int = 3, stride: int = 1, norm: str = "batch"
+) -> nn.Sequential:
+    """Convolution without bias, then batch normalisation, or group normalisation of up to 8 groups.
+
+    The latter looks at one photo at a time, so that a batch may be shared by any number of devices.
+
+    >>> convolution(3, 12, norm="group")[1].num_groups
+    4
+    """
+    if norm not in NORMS:
+        raise unknown("norm", norm, NORMS)
+    layer = nn.BatchNorm2d(n_out) if norm == "batch" else nn.GroupNorm(math.gcd(8, n_out), n_out)
+    return nn.Sequential(nn.Conv2d(n_in, n_out, kernel, stride, kernel // 2, bias=False), layer)
 
 
 class ResidualBlock(nn.Module):
@@ -24,15 +38,15 @@ class ResidualBlock(nn.Module):
     torch.Size([1, 8, 4, 3])
     """
 
-    def __init__(self, n_in: int, n_out: int, stride: int = 1) -> None:
+    def __init__(self, n_in: int, n_out: int, stride: int = 1, norm: str = "batch") -> None:
         super().__init__()
-        self.first = convolution(n_in, n_out, stride=stride)
-        self.second = convolution(n_out, n_out)
+        self.first = convolution(n_in, n_out, stride=stride, norm=norm)
+        self.second = convolution(n_out, n_out, norm=norm)
         self.shortcut = nn.Sequential()
         if stride > 1:
             self.shortcut.append(nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False))
         if stride > 1 or n_in != n_out:
-            self.shortcut.append(convolution(n_in, n_out, kernel=1))
+            self.shortcut.append(convolution(n_in, n_out, kernel=1, norm=norm))
         self.relu = nn.ReLU()
         # The block starts as its shortcut, so that a deep trunk trains from the first step.
         nn.init.zeros_(self.second.get_parameter("1.weight"))
@@ -48,21 +62,23 @@ def small_trunk(
     widths: Sequence[int] = (64, 128, 256),
     blocks: Sequence[int] = (1, 2, 2),
     strides: Sequence[int] = (2, 2, 2),
+    norm: str = "batch",
 ) -> nn.Sequential:
     """A residual trunk for 64×64 photos: 8×8 maps of 256 channels, 2.7 M parameters, 0.32 G multiply-adds.
 
-    (N, 3, H, W) -> (N, widths[-1], H / s, W / s), ≥ 0, with s the product of ``strides``.
+    (N, 3, H, W) -> (N, widths[-1], H / s, W / s), ≥ 0, with s the product of ``strides``. ``norm``: "batch" or
+    "group".
 
     >>> import torch
     >>> small_trunk()(torch.zeros(1, 3, 64, 64)).shape
     torch.Size([1, 256, 8, 8])
     """
-    trunk = nn.Sequential(convolution(3, stem), nn.ReLU())
+    trunk = nn.Sequential(convolution(3, stem, norm=norm), nn.ReLU())
     n_in = stem
     for width, count, stride in zip(widths, blocks, strides, strict=True):
         stage = nn.Sequential()
         for block in range(count):
-            stage.append(ResidualBlock(n_in, width, stride if block == 0 else 1))
+            stage.append(ResidualBlock(n_in, width, stride if block == 0 else 1, norm))
             n_in = width
         trunk.append(stage)
     return trunk

@@ -26,16 +26,19 @@ class EpochLog(lightning.Callback):
         self.started = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        epoch, metrics = (
+            trainer.current_epoch,
+            trainer.callback_metrics,
+        )  # all processes take part in the means
         if not trainer.is_global_zero:
             return
-        epoch, metrics = trainer.current_epoch, trainer.callback_metrics
         rows = [row for row in read_log(self.path) if int(row["epoch"]) < epoch]
         rows.append(
             {
                 "epoch": str(epoch),
                 "side": str(module.recipe.side(epoch)),
                 "lr": f"{trainer.optimizers[0].param_groups[0]['lr']:.6f}",
-                "loss": f"{float(metrics['loss']):.4f}",
+                "loss": f"{float(metrics['loss']):.6f}",
                 "accuracy": f"{float(metrics['accuracy']):.4f}" if "accuracy" in metrics else "",
                 "seconds": f"{time.perf_counter() - self.started:.1f}",
             }

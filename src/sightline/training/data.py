@@ -16,6 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 from sightline.data.images import read_image
 from sightline.errors import InputError, unknown
 from sightline.training.augment import augment
+from sightline.training.devices import share_of_batch
 from sightline.training.recipe import Recipe
 from sightline.types import Dataset, ImageSource, Sample
 
@@ -86,7 +87,14 @@ class LabelledPhotos(TorchDataset[tuple[Tensor, int, int]]):
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """(epoch, index) in an order that seed and epoch decide; each process takes every ``world``-th one."""
+    """(epoch, index) in an order that seed and epoch decide; each process takes every ``world``-th one.
+
+    The t-th batches of all processes together are the t-th batch of one process alone, whatever ``world`` is.
+
+    >>> shares = [list(EpochSampler(10, 0, rank, 2)) for rank in (0, 1)]
+    >>> sorted(shares[0][:2] + shares[1][:2]) == sorted(list(EpochSampler(10, 0))[:4])
+    True
+    """
 
     def __init__(self, length: int, seed: int, rank: int = 0, world: int = 1) -> None:
         self.length, self.seed, self.rank, self.world = length, seed, rank, world
@@ -117,14 +125,21 @@ class PhotoData(lightning.LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader[Any]:
-        rank = self.trainer.global_rank if self.trainer else 0
-        world = self.trainer.world_size if self.trainer else 1
-        batch = min(self.recipe.optimiser.batch_size, len(self.train) // world)
+        rank, world = self._place()
+        batch = share_of_batch(self.recipe.optimiser.batch_size, world)
         sampler = EpochSampler(len(self.train), self.recipe.run.seed, rank, world)
-        return self._loader(self.train, batch, sampler=sampler, drop_last=True)
+        return self._loader(self.train, min(batch, len(sampler)), sampler=sampler, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        return [] if self.test is None else self._loader(self.test, self.recipe.test.batch_size)
+        if self.test is None:
+            return []
+        rank, world = self._place()
+        # Each process tests its part; of fewer photos than processes each tests all, so that none has nothing.
+        mine = range(rank, len(self.test), world) if world <= len(self.test) else range(len(self.test))
+        return self._loader(self.test, self.recipe.test.batch_size, sampler=mine)
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(self, photos: LabelledPhotos, batch: int, **options: Any) -> DataLoader[Any]:
         workers = self.recipe.data.workers

@@ -89,7 +89,8 @@ class Classifier(lightning.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], number: int) -> Tensor:
         images, labels, indices = batch
         images = self.normalised(images)
-        rng = np.random.default_rng((self.recipe.run.seed, self.current_epoch, number, self.global_rank))
+        # Of no device: one rectangle for the whole batch, however many share it.
+        rng = np.random.default_rng((self.recipe.run.seed, self.current_epoch, number, 0))
         smoothing = self.recipe.optimiser.label_smoothing
         if self._mixes() and rng.random() < self.recipe.augment.cutmix:
             images, own = cutmix(images, rng)
@@ -104,7 +105,7 @@ class Classifier(lightning.LightningModule):
                 f"loss is {loss.item()} in epoch {self.current_epoch}, batch {number} (photos {names}, ...); "
                 f"the last good checkpoint is kept in {self.recipe.run.out}: try a lower optimiser.lr"
             )
-        self.log("loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True)
+        self.log("loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True, sync_dist=True)
         return loss
 
     def _mixes(self) -> bool:

@@ -46,7 +46,11 @@ class ModelOptions:
 
 @dataclass
 class OptimiserOptions:
-    """SGD with Nesterov momentum; the rate rises over ``warmup_epochs``, then falls to 0 along a cosine."""
+    """SGD with Nesterov momentum; the rate rises over ``warmup_epochs``, then falls to 0 along a cosine.
+
+    ``batch_size`` counts the photos of one step on all devices together: how many devices there are changes
+    neither the steps nor the rate.
+    """
 
     epochs: int = 30
     batch_size: int = 128
@@ -86,7 +90,11 @@ class TestOptions:
 
 @dataclass
 class RunOptions:
-    """Where it runs and where the result goes. ``devices``, ``strategy``, ``precision`` are Lightning's."""
+    """Where it runs and where the result goes. ``devices``, ``strategy``, ``precision`` are Lightning's.
+
+    ``devices`` are those of one node; under torchrun its own numbers hold. ``sync_batchnorm``: the statistics of
+    batch normalisation are of the whole batch, not of each device's share (GPUs only).
+    """
 
     out: str = "runs/train"
     seed: int = 0
@@ -94,6 +102,7 @@ class RunOptions:
     devices: int | str = "auto"
     num_nodes: int = 1
     strategy: str = "auto"
+    sync_batchnorm: bool = False
     precision: str = "32-true"
     channels_last: bool = False
     progress: bool = True

@@ -34,6 +34,7 @@ from sightline.training.box_data import BoxData, BoxedPhotos
 from sightline.training.box_module import BoxRegression
 from sightline.training.checkpoint import read_checkpoint, save_checkpoint, sha256
 from sightline.training.data import Photos
+from sightline.training.devices import one_process_only
 from sightline.training.folds import fold_model, split_folds
 from sightline.training.pseudo_boxes import (
     PseudoBoxes,
@@ -80,6 +81,7 @@ def refine(
     a run that was cut short goes on after its last finished epoch. Of ``train`` only ids, photos and labels
     are read. Raises `InputError` where the folder already holds a run and ``resume`` is off.
     """
+    one_process_only("refine")
     out = Path(recipe.run.out)
     _begin(recipe, out, resume)
     teacher = load_teacher(recipe.teacher.model, _device(recipe), recipe.run.channels_last)

@@ -21,10 +21,12 @@ from torch.utils.data import DataLoader
 
 from sightline.data import load_dataset
 from sightline.errors import InputError
+from sightline.manifest import write_atomically
 from sightline.models.gapnet import build_classifier
 from sightline.training.callbacks import EpochLog, ResumeFile
 from sightline.training.checkpoint import save_checkpoint, sha256, start_from
 from sightline.training.data import LabelledPhotos, PhotoData
+from sightline.training.devices import layout, share_of_batch
 from sightline.training.module import Classifier
 from sightline.training.recipe import Recipe, read_recipe
 from sightline.types import Dataset
@@ -47,13 +49,12 @@ def train_recipe(
         _check_same(recipe, out / "recipe.yaml")
     data = PhotoData(recipe, train or _load(recipe, recipe.data.train), test or _test_data(recipe))
     module = build_module(recipe, data)
-    out.mkdir(parents=True, exist_ok=True)
     with quiet():
         trainer = make_trainer(recipe, out)
+        out.mkdir(parents=True, exist_ok=True)
         if trainer.is_global_zero:
-            (out / "recipe.yaml").write_text(
-                yaml.safe_dump(recipe.as_dict(), sort_keys=False), encoding="utf-8"
-            )
+            text = yaml.safe_dump(recipe.as_dict(), sort_keys=False)  # whole at once: other processes read it
+            write_atomically(out / "recipe.yaml", lambda file: file.write(text.encode()))
         fit(trainer, module, data, resume_file if resume and resume_file.exists() else None)
     weights = out / "weights.safetensors"
     if trainer.is_global_zero:
@@ -65,14 +66,25 @@ def plan(recipe: Recipe) -> list[str]:
     """Read the data and build the network, train nothing: what would be done, in lines."""
     data = PhotoData(recipe, _load(recipe, recipe.data.train), _test_data(recipe))
     network = build_module(recipe, data).network
-    steps = recipe.optimiser.epochs * (len(data.train) // recipe.optimiser.batch_size)
+    batch = min(recipe.optimiser.batch_size, len(data.train))
+    steps = recipe.optimiser.epochs * (len(data.train) // batch)
     return [
         f"{recipe.name}: {recipe.model.name}, {sum(p.numel() for p in network.parameters()):,} parameters",
         f"train: {len(data.train)} photos of {len(data.train.categories)} classes ({recipe.data.train})",
         f"test: {len(data.test) if data.test else 0} photos ({recipe.data.test})",
-        f"{recipe.optimiser.epochs} epochs, {steps} steps of {recipe.optimiser.batch_size} photos",
+        f"{recipe.optimiser.epochs} epochs, {steps} steps of {batch} photos{_shares(recipe)}",
         f"result: {recipe.run.out}",
     ]
+
+
+def _shares(recipe: Recipe) -> str:
+    """How a batch is shared out; nothing where one device takes it, or where Lightning will count the devices."""
+    found = layout(recipe.run)
+    devices, nodes = found["devices"], found["num_nodes"]
+    if not str(devices).isdecimal() or int(devices) * nodes == 1:
+        return ""
+    share = share_of_batch(recipe.optimiser.batch_size, int(devices) * nodes)
+    return f", {share} on each of {nodes} × {devices} devices"
 
 
 def build_module(recipe: Recipe, data: PhotoData) -> Classifier:
@@ -127,14 +139,18 @@ def make_trainer(recipe: Recipe, out: Path) -> lightning.Trainer:
         from lightning.pytorch.loggers import TensorBoardLogger
 
         logger = TensorBoardLogger(out, name="tensorboard", version="")
-    return lightning.Trainer(
-        accelerator=run.accelerator, devices=run.devices, num_nodes=run.num_nodes, strategy=run.strategy,
-        precision=run.precision, max_epochs=recipe.optimiser.epochs, logger=logger,
+    trainer = lightning.Trainer(
+        accelerator=run.accelerator, **layout(run), sync_batchnorm=run.sync_batchnorm, precision=run.precision,
+        max_epochs=recipe.optimiser.epochs, logger=logger,
         gradient_clip_val=recipe.optimiser.clip_norm,
         callbacks=[EpochLog(out / "log.csv"), ResumeFile(out / "resume.ckpt")],
         enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=run.progress,
         use_distributed_sampler=False, num_sanity_val_steps=0, log_every_n_steps=20,
     )  # fmt: skip
+    if run.sync_batchnorm and trainer.strategy.root_device.type == "cpu":
+        raise InputError("run.sync_batchnorm is on, and PyTorch has it for GPUs only; expected false")
+    share_of_batch(recipe.optimiser.batch_size, trainer.world_size)
+    return trainer
 
 
 def fit(trainer: lightning.Trainer, module: Classifier, data: PhotoData, resume_file: Path | None) -> None:

@@ -1,0 +1,61 @@
+"""Many processes, one training: who takes part, and how large each one's share of a batch is."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from sightline.errors import InputError
+from sightline.training.recipe import RunOptions
+
+
+def torchrun_layout() -> tuple[int, int] | None:
+    """Processes on a node, and nodes, where torchrun started this process; else None."""
+    world, local = os.environ.get("WORLD_SIZE"), os.environ.get("LOCAL_WORLD_SIZE")
+    if "TORCHELASTIC_RUN_ID" not in os.environ or world is None or local is None:
+        return None
+    return int(local), int(world) // int(local)
+
+
+def layout(run: RunOptions) -> dict[str, Any]:
+    """What Lightning is told of devices, nodes and strategy: torchrun's numbers where it started this process.
+
+    Without them each process would take itself for the only one, and all would write into one folder.
+
+    >>> layout(RunOptions(devices=8, num_nodes=2))
+    {'devices': 8, 'num_nodes': 2, 'strategy': 'auto'}
+    """
+    found = torchrun_layout()
+    if found is None:
+        return {"devices": run.devices, "num_nodes": run.num_nodes, "strategy": run.strategy}
+    devices, nodes = found
+    many = devices * nodes > 1 and run.strategy == "auto"
+    return {"devices": devices, "num_nodes": nodes, "strategy": "ddp" if many else run.strategy}
+
+
+def share_of_batch(batch_size: int, world: int) -> int:
+    """The photos of a batch that each of ``world`` processes takes; `InputError` where that is no whole number.
+
+    >>> share_of_batch(256, 8)
+    32
+    """
+    if batch_size % world:
+        raise InputError(
+            f"optimiser.batch_size is {batch_size}, for all devices together, and there are {world}; "
+            f"expected a multiple of {world}, such as {-(-batch_size // world) * world}"
+        )
+    return batch_size // world
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks for all of them; so does one that is alone."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    return bool(getattr(rank_zero_only, "rank", 0) == 0)
+
+
+def one_process_only(what: str) -> None:
+    """Raise `InputError` where torchrun started several processes of something that is done by one."""
+    found = torchrun_layout()
+    if found is not None and found[0] * found[1] > 1:
+        raise InputError(f"{what} runs on one device; start it without torchrun")
