@@ -46,7 +46,6 @@ class Ray:
 
     def __init__(self, address: str | None = None, device: str = "auto") -> None:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when Ray is imported
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what is the user's is raised, not logged
         try:
             import ray
         except ImportError:
@@ -104,7 +103,12 @@ class Ray:
         data = self._rows(len(batches)).map(decode, num_cpus=TASK_CPUS)
         data = data.map(
             _Explainer,
-            fn_constructor_args=(ray.put(model), plan.work, target.overlays if plan.work.overlays else None),
+            fn_constructor_args=(
+                self.threads,
+                ray.put(model),
+                plan.work,
+                target.overlays if plan.work.overlays else None,
+            ),
             **self._actors(),
         )
         data = data.map_batches(write, batch_size=per_shard, batch_format="numpy", num_cpus=TASK_CPUS)
@@ -126,8 +130,9 @@ class Ray:
         from sightline.evaluation.counting import chunks, merged
 
         pieces = list(chunks(indices, source.settings.batch_size))
+        shared = ray.put((source, dataset, pieces, list(shown)))
         data = self._rows(len(pieces)).map(
-            _Scorer, fn_constructor_args=(ray.put((source, dataset, pieces, list(shown))),), **self._actors()
+            _Scorer, fn_constructor_args=(self.threads, shared), **self._actors()
         )
         found = []
         for row in _rows_of(data):
@@ -144,10 +149,11 @@ class Ray:
         """
         import logging
 
-        import ray
+        import ray.data
 
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-
+        logging.getLogger("ray.data").setLevel(
+            logging.ERROR
+        )  # errors are raised, and progress is the caller's
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
@@ -158,18 +164,16 @@ class Ray:
         import ray
 
         booked = {"num_gpus": 1, "num_cpus": 1} if self.gpu else {"num_cpus": self.threads * ACTOR_SHARE}
-        threads = {"runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(self.threads)}}}
-        return {"compute": ray.data.ActorPoolStrategy(size=self.actors), **booked, **threads}
+        return {"compute": ray.data.ActorPoolStrategy(size=self.actors), **booked}
 
 
 class _Explainer:
     """An actor: one model, `run_batch` on each batch."""
 
-    def __init__(self, model: Any, work: Work, overlays: Path | None) -> None:
+    def __init__(self, threads: int, model: Any, work: Work, overlays: Path | None) -> None:
         import ray
 
-        threads = os.environ.get("OMP_NUM_THREADS")
-        torch.set_num_threads(int(threads) if threads else 1)
+        torch.set_num_threads(threads)
         loaded = _on_gpu(ray.get(model))
         self.model, self.work, self.overlays = ready(loaded, work), work, overlays
 
@@ -181,10 +185,10 @@ class _Explainer:
 class _Scorer:
     """An actor: one model and its methods, which count one batch a call."""
 
-    def __init__(self, shared: Any) -> None:
+    def __init__(self, threads: int, shared: Any) -> None:
         import ray
 
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        torch.set_num_threads(threads)
         self.source, self.dataset, self.pieces, self.shown = ray.get(shared)
         _on_gpu(self.source.model)
 

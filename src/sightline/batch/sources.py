@@ -104,18 +104,12 @@ def read_items(arguments: Sequence[str]) -> pa.Table:
         raise InputError("no images given; expected files, folders, patterns, a CSV, a Parquet or tar files")
     tables = [_checked(argument, _table(_items(argument))) for argument in arguments]
     items = pa.concat_tables(tables).combine_chunks()
-    twice = _twice(items["id"])
-    if twice is not None:
-        whole = pc.if_else(
-            pc.is_null(items["member"]),
-            items["file"],
-            pc.binary_join_element_wise(items["file"], pc.fill_null(items["member"], ""), "!"),
-        )
-        items = items.set_column(0, "id", whole)
-        twice = _twice(items["id"])
-    if twice is not None:
+    member = pc.fill_null(items["member"], "")
+    joined = pc.binary_join_element_wise(items["file"], member, "!")
+    whole = pc.if_else(pc.is_null(items["member"]), items["file"], joined)
+    if (twice := _twice(whole)) is not None:
         raise InputError(f"{twice!r} is listed twice; expected each image once")
-    return items.combine_chunks()
+    return items if _twice(items["id"]) is None else items.set_column(0, "id", whole).combine_chunks()
 
 
 def items_of(table: pa.Table) -> Iterator[Item]:
@@ -291,14 +285,14 @@ def tar_items(file: str) -> Iterator[Item]:
         stream.seek(0)
         try:
             with tarfile.open(fileobj=stream, mode="r:") as archive:
-                for member in archive:
+                while (member := archive.next()) is not None:
                     vars(archive)["members"] = []  # tarfile would keep every header
                     last = member.name
                     if member.isreg() and is_image(PurePosixPath(member.name)):
                         yield _member(file, name, member, length)
                 stream.seek(archive.offset)
-                whole = bool(stream.read(1))  # blocks of zeros end a tar
-            cut = None if whole else "it has no end mark"
+                end = stream.read(tarfile.BLOCKSIZE)
+            cut = None if end == bytes(tarfile.BLOCKSIZE) else "it has no end mark"
         except tarfile.TarError as error:
             if last == "its beginning":
                 raise InputError(f"{file} is not an uncompressed tar: {error}") from None

@@ -1,0 +1,30 @@
+"""A small model and eleven photos for the batch road."""
+
+from __future__ import annotations
+
+import multiprocessing
+from multiprocessing.context import BaseContext
+from pathlib import Path
+
+import pytest
+
+import toyroad
+from sightline.models.loading import LoadedModel
+
+
+@pytest.fixture
+def model() -> LoadedModel:
+    return toyroad.small_model()
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toyroad.photos(tmp_path_factory.mktemp("road") / "photos", 11)
+
+
+@pytest.fixture(scope="session")
+def processes() -> BaseContext:
+    """Processes that share the import of torch."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["sightline.batch.road", "sightline.cli.explain"])
+    return context
