@@ -134,7 +134,7 @@ def _checked(values: NDArray[Any], labels: NDArray[Any], classes: Sequence[str])
     if len(labels) and (labels.min() < 0 or labels.max() >= len(classes)):
         raise InputError(f"labels from {labels.min()} to {labels.max()}; expected 0 to {len(classes) - 1}")
     counts = np.bincount(labels.astype(np.int64), minlength=len(classes))
-    for name, count in zip(classes, counts, strict=True):
+    for name, count in zip(classes, counts.tolist(), strict=True):
         if count < FEWEST:
             images = f"{count} image{'s' * (count != 1)}"
             raise InputError(

@@ -104,9 +104,8 @@ def features(
     if form not in ("npz", "parquet"):
         raise unknown("format", form, ["npz", "parquet"])
     prepare_folder(out)
-    models = _models(
-        model or [], [None if file == "-" else file for file in weights or []], categories, device
-    )
+    given = [None if file == "-" else file for file in weights or []]
+    models = _models(model or [], given, categories, device)  # type: ignore[arg-type]
     options: dict[str, Any] = {"view": view, "batch_size": batch_size, "cache": cache, "progress": not json}
     if data is None:
         from sightline.data.images import expand_paths
@@ -138,15 +137,15 @@ def features(
     from sightline.discovery.generic import generic_features
 
     result, learnt = generic_features(models, splits[0], splits[1], choose_on=splits[2], seed=seed, **options)
-    files = []
+    saved = []
     for one in learnt:
         for split in splits[:2]:
             assert split is not None
-            files.append(
+            saved.append(
                 _save(one.features[split.split], split, out / f"{_plain(one.name)}-{split.split}.{form}")
             )
-        files.append(one.head.save(out / f"{_plain(one.name)}-svm.npz"))
-    finish(result, out, json, files)
+        saved.append(one.head.save(out / f"{_plain(one.name)}-svm.npz"))
+    finish(result, out, json, saved)
 
 
 def _alone(
