@@ -16,6 +16,7 @@ from sightline.data.images import images_below, read_image
 from sightline.data.labelme import Polygons, polygon_mask, read_polygons
 from sightline.data.reading import Files, finish, keyed, rows, whole
 from sightline.data.records import field, read_lists, records
+from sightline.data.splits import hold_out
 from sightline.errors import InputError, unknown
 from sightline.types import Dataset, Sample
 
@@ -23,6 +24,7 @@ Mask = NDArray[np.bool_]
 Regions = Callable[[tuple[int, int]], dict[str, Mask]]
 Found = list[tuple[str, Path, str, Regions]]
 LAYOUTS = ("ade20k", "sun", "coco")
+PARTS = ("-fit", "-heldout")
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,18 @@ class Scenes:
     objects: Mapping[str, Regions]
 
 
-def read_scenes(root: str | Path, split: str = "val", layout: str | None = None) -> Scenes:
+def read_scenes(
+    root: str | Path, split: str = "val", layout: str | None = None, held_per_class: int = 30
+) -> Scenes:
     """Read a split of scene images with their objects; where ``layout`` is not given it is recognised.
 
     ``ade20k``: ``images/training/*.jpg`` (also ``validation``; splits ``train`` and ``val`` mean these),
     ``annotations/training/*.png`` whose values index ``objectInfo150.txt`` (0: none), ``sceneCategories.txt``.
     ``sun``: ``Images/a/abbey/*.jpg`` and LabelMe polygons in ``Annotations/a/abbey/*.xml``; one split, ``all``.
     ``coco``: ``annotations/instances_{split}*.json``; a scene is the ``scene`` of the image's record, else the
-    folder in its ``file_name``; objects are boxes. Raises `InputError` that names the file and line.
+    folder in its ``file_name``; objects are boxes. ``SPLIT-fit`` and ``SPLIT-heldout`` are the parts of a split
+    that `hold_out` makes, with ``held_per_class`` images of each scene held out. Raises `InputError` that names the
+    file and line.
 
     >>> read_scenes("nowhere")
     Traceback (most recent call last):
@@ -57,12 +63,15 @@ def read_scenes(root: str | Path, split: str = "val", layout: str | None = None)
     if name not in LAYOUTS:
         raise unknown("layout", name, LAYOUTS)
     read = {"ade20k": _ade20k, "sun": _sun, "coco": _coco}[name]
-    found = read(root, split)
+    part = next((part for part in PARTS if split.endswith(part)), "")
+    found = read(root, split.removesuffix(part))
     if not found:
         raise InputError(f"{root}: split {split!r} holds no image")
     categories = tuple(sorted({scene for _, _, scene, _ in found}))
     samples = [Sample(key, source, categories.index(scene)) for key, source, scene, _ in found]
-    dataset = finish(Dataset(name, split, samples, categories), root)
+    dataset = finish(Dataset(name, split.removesuffix(part), samples, categories), root)
+    if part:
+        dataset = hold_out(dataset, per_class=held_per_class)[PARTS.index(part)]
     return Scenes(dataset, {key: regions for key, _, _, regions in found})
 
 

@@ -131,7 +131,8 @@ def average_precision(
 ) -> Interval:
     """Σ_n (R_n - R_{n-1}) P_n over the ranking, with a 95 % bootstrap interval over images.
 
-    Resamples without a positive are drawn again. Raises `InputError` where nothing is positive.
+    Equal scores are one step of the ranking in the value; in the resamples they stand in a row. Resamples without
+    a positive are left out. Raises `InputError` where nothing is positive.
 
     >>> average_precision([3.0, 2.0, 1.0], [1, 0, 1], resamples=20).value
     0.833
@@ -142,10 +143,13 @@ def average_precision(
     if not true.any():
         raise InputError("no image is positive; average precision needs one")
     rng, drawn = np.random.default_rng(seed), list[float]()
-    while len(drawn) < resamples:
-        rows = rng.integers(0, len(true), len(true))
-        if true[rows].any():
-            drawn.append(float(average_precision_score(true[rows], ranked[rows])))
+    ordered = true[np.argsort(-ranked, kind="stable")]
+    for _ in range(resamples):
+        times = np.bincount(rng.integers(0, len(true), len(true)), minlength=len(true))
+        found = np.cumsum(times * ordered)
+        if found[-1]:
+            precision = found / np.maximum(np.cumsum(times), 1)
+            drawn.append(float((times * ordered) @ precision / found[-1]))
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Interval(float(average_precision_score(true, ranked)), float(low), float(high))
 

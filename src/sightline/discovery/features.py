@@ -15,6 +15,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 from sightline.data.images import read_bytes, read_image
 from sightline.discovery.cache import VectorCache
@@ -113,6 +114,7 @@ def extract_features(
     view: str = "whole",
     cache: str | Path | None = None,
     boxes: Sequence[Tensor | None] | Tensor | None = None,
+    grid: int = 1,
     progress: bool = True,
 ) -> Features:
     """f_k = mean_xy A_k(x, y) of each image: the target layer's activations, averaged (Zhou et al. 2016, eq. 1).
@@ -120,7 +122,8 @@ def extract_features(
     The target layer is the one before the last pooling (the class convolution's input in SqueezeNet and NIN);
     where the head is linear after average pooling, f is what it is given. ``model``: of `load_model`, or any
     module with a ``preprocess``. ``sources``: files, zip members, PIL images or samples. ``boxes``: for each image
-    None or the box (4,) xyxy in photo pixels to which it is cut first; what sticks out is cut off.
+    None or the box (4,) xyxy in photo pixels to which it is cut first; what sticks out is cut off. ``grid``: the
+    averages of grid × grid equal parts of the map instead of one, (N, C · grid · grid), for what asks for places.
 
     ``cache``: a folder that keeps what was computed by checksum of weights, transform, image and box; a run that
     was stopped goes on there. An image that cannot be read is named in ``errors``, and the others are done.
@@ -138,7 +141,7 @@ def extract_features(
         raise InputError(f"{len(boxes)} boxes for {len(sources)} images; expected one each (None: the whole)")
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size}; expected 1 or more")
-    maker = Maker(model, view)
+    maker = Maker(model, view, grid)
     store = VectorCache(None if cache is None else Path(cache), maker.key)
     found: dict[int, NDArray[np.float32]] = {}
     errors: dict[str, str] = {}
@@ -240,8 +243,8 @@ def _batch(
 class Maker:
     """A network with its target layer, and the description of all that its features depend on."""
 
-    def __init__(self, model: nn.Module, view: str) -> None:
-        self.model, self.view = model, view
+    def __init__(self, model: nn.Module, view: str, grid: int = 1) -> None:
+        self.model, self.view, self.grid = model, view, grid
         self.network: nn.Module = getattr(model, "network", model)
         images, _, _ = prepare(model, [probe_photo()], view)
         self.site = target_layer(self.network, images)
@@ -256,13 +259,14 @@ class Maker:
             "transform_sha256": pixels,  # of what it makes of a fixed photo: code has no other checksum
             "view": view,
             "layer": str(self.site),
-            "pooling": "average",
+            "pooling": "average" if grid == 1 else f"average of {grid}×{grid} parts",
         }
 
     def features(self, photos: list[PIL.Image.Image]) -> NDArray[np.float32]:
         images, _, _ = prepare(self.model, photos, self.view)
         activations = observe(self.network, images, [self.site], gradient=False).activations
-        values: NDArray[np.float32] = activations.mean((2, 3)).float().cpu().numpy()
+        pooled = activations.mean((2, 3)) if self.grid == 1 else adaptive_avg_pool2d(activations, self.grid)
+        values: NDArray[np.float32] = pooled.flatten(1).float().cpu().numpy()
         if not np.isfinite(values).all():
             raise InputError(f"layer '{self.site}' gives NaN or Inf")
         return values

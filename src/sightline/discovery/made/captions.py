@@ -30,8 +30,8 @@ ALSO: Mapping[str, Sequence[str]] = {
     "round ball": ("basketball", "volleyball"),
     "large bus": ("trolleybus", "school bus"),
 }
-NAMED = ("a {name}", "a photo of a {name}", "one {name} in the middle", "here is a {name}")
-KIND = ("there is a {kind} in the picture", "a {kind}, seen from near", "someone took a photo of a {kind}")
+NAMED = ("{a} {name}", "a photo of {a} {name}", "one {name}, seen from near", "here is {a} {name}")
+KIND = ("there is a {kind} in the picture", "a {kind}, and little else", "someone took a photo of a {kind}")
 
 
 def make_captions(
@@ -54,7 +54,7 @@ def make_captions(
             save(read_image(sample.source), out / split / file)
             images.append({"id": number, "file_name": file})
             name = dataset.categories[sample.label]
-            said = [rng.choice(NAMED).format(name=name)]
+            said = [rng.choice(NAMED).format(name=name, a="an" if name[0].lower() in "aeiou" else "a")]
             if name in kind_of:
                 said.append(rng.choice(KIND).format(kind=kind_of[name]))
             annotations += [

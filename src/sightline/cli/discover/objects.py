@@ -1,0 +1,89 @@
+"""``sightline discover objects``: what lies under the high part of a scene's map."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from sightline.cli._options import Categories, Device, ModelName, Weights
+from sightline.cli.discover._common import (
+    CACHE,
+    DATA,
+    OUTPUT,
+    BatchSize,
+    Cache,
+    HeldPerClass,
+    Json,
+    OnlyClass,
+)
+
+
+def objects(
+    data: Annotated[
+        Path, typer.Option(help="Folder of scenes with object masks or boxes.", rich_help_panel=DATA)
+    ],
+    layout: Annotated[
+        Optional[str],
+        typer.Option(
+            "--dataset", help="Its layout: ade20k, sun or coco. [default: recognised]", rich_help_panel=DATA
+        ),
+    ] = None,
+    train: Annotated[
+        str,
+        typer.Option(
+            help="The split whose scenes are learnt; its objects stay unseen.", rich_help_panel=DATA
+        ),
+    ] = "train",
+    test: Annotated[
+        str, typer.Option(help="The split whose objects are counted.", rich_help_panel=DATA)
+    ] = "val",
+    held_per_class: HeldPerClass = 30,
+    only_class: OnlyClass = None,
+    model: ModelName = None,
+    weights: Weights = None,
+    categories: Categories = None,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="From this share of its maximum on, a map is high.")
+    ] = 0.5,
+    top: Annotated[int, typer.Option(min=1, help="Objects a scene in the table.")] = 6,
+    batch_size: BatchSize = 64,
+    device: Device = "auto",
+    seed: Annotated[int, typer.Option(help="Of the folds of the cross-validation.")] = 0,
+    cache: Cache = CACHE,
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder for the table, the picture and manifest.json.", rich_help_panel=OUTPUT),
+    ] = Path("out/objects"),
+    json: Json = False,
+) -> None:
+    """For each scene class, the objects most often under the high part of its map, and how often.
+
+    ```console
+    sightline discover make objects --data tiny-imagenet-40.zip --out made/objects
+    sightline discover objects --data made/objects
+    sightline discover objects --data ADEChallengeData2016/ --model resnet50 --class bathroom --class kitchen
+    sightline discover objects --data SUN/ --train all-fit --test all-heldout
+    ```
+    """
+    from sightline.cli._options import load
+    from sightline.cli._run import prepare_folder
+    from sightline.cli.discover._common import finish
+    from sightline.data.scenes import read_scenes
+    from sightline.discovery.objects import informative_objects
+
+    prepare_folder(out)
+    scenes = [read_scenes(data, split, layout, held_per_class) for split in (train, test)]
+    result, _ = informative_objects(
+        load(model, weights, categories, device),
+        *scenes,
+        classes=only_class,
+        threshold=threshold,
+        top=top,
+        batch_size=batch_size,
+        cache=cache,
+        seed=seed,
+        progress=not json,
+    )
+    finish(result, out, json)
