@@ -32,6 +32,7 @@ benchmark: setup
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/methods.py --memory --write benchmarks/methods.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/peers.py --memory --write benchmarks/peers.md
 	$(BIN)/python benchmarks/sweep.py --write benchmarks/sweep.md
+	$(BIN)/python benchmarks/export.py --write benchmarks/export.md
 
 clean:
 	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache
