@@ -1,0 +1,75 @@
+"""``sightline discover caption``: where each word of a caption is seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sightline.cli._options import Categories, Device, ModelName, Weights
+from sightline.cli.discover._common import CACHE, DATA, OUTPUT, BatchSize, Cache, Json
+
+
+def caption(
+    data: Annotated[
+        Path,
+        typer.Option(help="Folder of COCO's captions (and instances, for scoring).", rich_help_panel=DATA),
+    ],
+    train: Annotated[
+        str, typer.Option(help="annotations/captions_TRAIN.json: learnt from.", rich_help_panel=DATA)
+    ] = "train",
+    test: Annotated[
+        str, typer.Option(help="annotations/captions_TEST.json: captioned.", rich_help_panel=DATA)
+    ] = "val",
+    model: ModelName = None,
+    weights: Weights = None,
+    categories: Categories = None,
+    method: Annotated[str, typer.Option(help="A name of `sightline methods`.")] = "gradcam",
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training captions.")] = 40,
+    batch_size: BatchSize = 64,
+    device: Device = "auto",
+    seed: Annotated[int, typer.Option(help="Of the first weights and of the order.")] = 0,
+    cache: Cache = CACHE,
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder for the table, the picture and manifest.json.", rich_help_panel=OUTPUT),
+    ] = Path("out/caption"),
+    json: Json = False,
+) -> None:
+    """Train a small captioner on a frozen trunk, and map every word that it writes.
+
+    ```console
+    sightline discover make caption --data tiny-imagenet-40.zip --out made/caption
+    sightline discover caption --data made/caption
+    sightline discover caption --data coco/ --train train2017 --test val2017 --model resnet50 --method hirescam
+    ```
+    """
+    from sightline.cli._options import load
+    from sightline.cli._run import prepare_folder
+    from sightline.cli.discover._common import finish
+    from sightline.data.captions import read_captions
+    from sightline.data.coco import read_coco
+    from sightline.discovery.spoken import boxes_of_words, caption_images
+    from sightline.methods import get_method
+
+    prepare_folder(out)
+    get_method(method)
+    annotations = data / "annotations"
+    said = [read_captions(annotations / f"captions_{split}.json") for split in (train, test)]
+    instances = annotations / f"instances_{test}.json"
+    boxes = None
+    if instances.is_file():
+        boxes = boxes_of_words(read_coco(data, annotations=instances.relative_to(data), allow_empty=True))
+    result, _ = caption_images(
+        load(model, weights, categories, device),
+        *said,
+        boxes=boxes,
+        method=method,
+        epochs=epochs,
+        batch_size=batch_size,
+        cache=cache,
+        seed=seed,
+        progress=not json,
+    )
+    finish(result, out, json)
