@@ -30,13 +30,13 @@ def only_classes(dataset: Dataset, names: Sequence[str] | None) -> Dataset:
     number = {label: place for place, label in enumerate(chosen)}
     samples = [replace(s, label=number[s.label]) for s in dataset.samples if s.label in number]
     where = f"{dataset.name} {dataset.split}"
-    if not samples:
-        raise InputError(f"{where} has no labelled image; expected classes, e.g. a folder for each")
     categories = tuple(dataset.categories[label] for label in chosen)
     present = {sample.label for sample in samples}
     for label, category in enumerate(categories):
         if label not in present and names is not None:
             raise InputError(f"{where} has no image of class {category!r}")
+    if not samples:
+        raise InputError(f"{where} has no labelled image; expected classes, e.g. a folder for each")
     return Dataset(dataset.name, dataset.split, samples, categories)
 
 
