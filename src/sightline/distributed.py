@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import pickle
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -91,14 +91,15 @@ class Ray:
             torch.set_num_threads(1)
             assert preprocess is not None  # `explain_many` has seen to it
             prepared = prepare(ray.get(listing).batch((start, stop)), preprocess, view)
-            return {"shard": shard, "count": stop - start, "data": pickle.dumps(prepared, 5)}
+            return {"shard": shard, "count": stop - start, "data": pickle.dumps(prepared, 5), "error": b""}
 
         def write(rows: Row) -> Row:
-            shard = {int(number) for number in rows["shard"]}
-            if len(shard) != 1 or len(rows["data"]) != len(plan.spans(number := shard.pop())):
-                raise RuntimeError(f"Ray brought the batches of a shard apart: {sorted(rows['shard'])}")
-            target.write(number, [pickle.loads(data) for data in rows["data"]])
-            return {"count": [int(sum(rows["count"]))]}
+            if not (error := max(rows["error"])):
+                shard = {int(number) for number in rows["shard"]}
+                if len(shard) != 1 or len(rows["data"]) != len(plan.spans(number := shard.pop())):
+                    raise RuntimeError(f"Ray brought the batches of a shard apart: {sorted(rows['shard'])}")
+                _, error = _told(lambda: target.write(number, [pickle.loads(data) for data in rows["data"]]))
+            return {"count": [int(sum(rows["count"]))], "error": [error]}
 
         data = self._rows(len(batches)).map(decode, num_cpus=TASK_CPUS)
         data = data.map(
@@ -178,8 +179,9 @@ class _Explainer:
         self.model, self.work, self.overlays = ready(loaded, work), work, overlays
 
     def __call__(self, row: Row) -> Row:
-        done = run_batch(self.model, pickle.loads(row["data"]), self.work, self.overlays)
-        return {"shard": row["shard"], "count": row["count"], "data": pickle.dumps(done, 5)}
+        batch = pickle.loads(row["data"])
+        data, error = _told(lambda: run_batch(self.model, batch, self.work, self.overlays))
+        return {"shard": row["shard"], "count": row["count"], "data": data, "error": error}
 
 
 class _Scorer:
@@ -196,8 +198,13 @@ class _Scorer:
         from sightline.evaluation.counting import Skipped
 
         piece, skipped = self.pieces[int(row["id"])], Skipped(self.source.settings.on_bad)
-        counted = self.source.score(self.dataset, piece, self.shown, skipped, lambda count: None)
-        return {"count": len(piece), "data": pickle.dumps((counted, skipped.reasons), 5)}
+
+        def count() -> Any:
+            counted = self.source.score(self.dataset, piece, self.shown, skipped, lambda count: None)
+            return counted, skipped.reasons
+
+        data, error = _told(count)
+        return {"count": len(piece), "data": data, "error": error}
 
 
 def _on_gpu(model: LoadedModel) -> LoadedModel:
@@ -205,28 +212,20 @@ def _on_gpu(model: LoadedModel) -> LoadedModel:
     return model.to("cuda") if torch.cuda.is_available() else model
 
 
-def _rows_of(data: Any) -> Iterator[Row]:
-    """The rows of a data set as they come; an error of ours that Ray wrapped comes out as it was."""
+def _told(work: Callable[[], Any]) -> tuple[bytes, bytes]:
+    """What ``work`` gives, and the user's or the system's error; a raised one would come back as mere text."""
     try:
-        yield from data.iter_rows()
-    except Exception as error:
-        inner = _ours(error)
-        if inner is None:
-            raise
-        raise inner from None
+        return pickle.dumps(work(), 5), b""
+    except (InputError, OSError) as error:
+        return b"", pickle.dumps(error)
 
 
-def _ours(error: BaseException | None) -> Exception | None:
-    """The `InputError`, or the system's error, inside Ray's wrappings; None where there is none."""
-    seen = 0
-    while error is not None and seen < 20:
-        if isinstance(error, (InputError, OSError)) and type(error).__module__ in (
-            "builtins",
-            "sightline.errors",
-        ):
-            return error
-        error, seen = getattr(error, "cause", None) or error.__cause__, seen + 1
-    return None
+def _rows_of(data: Any) -> Iterator[Row]:
+    """The rows of a data set as they come; an error that one brings is raised."""
+    for row in data.iter_rows():
+        if row["error"]:
+            raise pickle.loads(row["error"])
+        yield row
 
 
 def _reach(address: str) -> None:
