@@ -18,8 +18,8 @@ from sightline import load_model
 from sightline.errors import InputError
 from sightline.models.refined import RefinedNet
 from sightline.training import refine as refining
+from sightline.training.base import Diverged
 from sightline.training.checkpoint import read_checkpoint
-from sightline.training.module import Diverged
 from sightline.training.pseudo_boxes import read_pseudo_boxes
 from sightline.training.recipe import make_recipe
 from sightline.training.refine import plan, refine

@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from sightline.errors import InputError
+from sightline.training.base import Diverged
 from sightline.training.checkpoint import read_checkpoint, sha256
-from sightline.training.module import Classifier, Diverged
+from sightline.training.module import Classifier
 from sightline.training.recipe import read_recipe
 from sightline.training.run import train_recipe
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning
 
-from sightline.training.module import Diverged
+from sightline.training.base import Diverged
 
 COLUMNS = ("epoch", "side", "lr", "loss", "accuracy", "seconds")
 

@@ -1,90 +1,22 @@
-"""The training step, the rates, the running average of the weights: what Lightning drives."""
+"""The training step of a classifier: what Lightning drives."""
 
 from __future__ import annotations
 
-import copy
-import math
-from typing import Any
-
-import lightning
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sightline.errors import InputError
 from sightline.models.gapnet import head_parameters
 from sightline.training.augment import cutmix
+from sightline.training.base import Training
 from sightline.training.recipe import Recipe
 
 
-class Diverged(InputError):
-    """The loss became NaN or infinite."""
-
-
-def rate(step: int, steps: int, warmup: int) -> float:
-    """The learning rate's share of its peak: up a line over ``warmup`` steps, then down half a cosine.
-
-    >>> [round(rate(step, 10, 2), 3) for step in (0, 1, 2, 6, 9)]
-    [0.5, 1.0, 1.0, 0.5, 0.038]
-    """
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
-    """average ← d·average + (1 - d)·network with d = min(decay, (1 + step) / (10 + step)).
-
-    Counters are copied. Early steps count for more, so that the average forgets the random start.
-
-    >>> a, b = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
-    >>> _ = nn.init.zeros_(a.weight), nn.init.ones_(b.weight)
-    >>> update_average(a, b, 0.9, step=10_000); round(a.weight.item(), 6)
-    0.1
-    """
-    decay = min(decay, (1 + step) / (10 + step))
-    for mine, other in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-        if mine.is_floating_point():
-            mine.lerp_(other, 1 - decay)
-        else:
-            mine.copy_(other)
-
-
-class Classifier(lightning.LightningModule):
-    """Cross-entropy training of ``network`` (N, 3, H, W) -> (N, C) after a recipe; labels only.
-
-    ``average`` is the running average of the weights, or the network itself where the recipe asks for none.
-    """
-
-    mean: Tensor
-    std: Tensor
+class Classifier(Training):
+    """Cross-entropy training of ``network`` (N, 3, H, W) -> (N, C) after a recipe; labels only."""
 
     def __init__(self, network: nn.Module, recipe: Recipe, ids: list[str]) -> None:
-        super().__init__()
-        self.network, self.recipe, self.ids = network, recipe, ids
-        if recipe.run.channels_last:
-            network.to(memory_format=torch.channels_last)
-        if recipe.optimiser.ema is not None:
-            self.ema = copy.deepcopy(network).requires_grad_(False)
-        self.register_buffer("mean", torch.tensor(recipe.test.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(recipe.test.std).view(3, 1, 1), persistent=False)
-
-    @property
-    def average(self) -> nn.Module:
-        return self.ema if self.recipe.optimiser.ema is not None else self.network
-
-    def normalised(self, images: Tensor) -> Tensor:
-        images = (images - self.mean) / self.std
-        channels_last = self.recipe.run.channels_last
-        return images.contiguous(memory_format=torch.channels_last) if channels_last else images
-
-    def on_train_epoch_start(self) -> None:
-        # Whatever else is random (dropout, stochastic depth) then depends on the epoch alone: a resumed run
-        # goes on as the unbroken one would.
-        seed = (self.recipe.run.seed, self.current_epoch, self.global_rank)
-        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        super().__init__(network, recipe, ids, recipe.test.mean, recipe.test.std)
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], number: int) -> Tensor:
         images, labels, indices = batch
@@ -99,52 +31,21 @@ class Classifier(lightning.LightningModule):
             loss = loss + (1 - own) * F.cross_entropy(logits, labels.roll(1, 0), label_smoothing=smoothing)
         else:
             loss = F.cross_entropy(self.network(images), labels, label_smoothing=smoothing)
-        if not torch.isfinite(loss):
-            names = ", ".join(self.ids[int(i)] for i in indices[:3])
-            raise Diverged(
-                f"loss is {loss.item()} in epoch {self.current_epoch}, batch {number} (photos {names}, ...); "
-                f"the last good checkpoint is kept in {self.recipe.run.out}: try a lower optimiser.lr"
-            )
-        self.log("loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True, sync_dist=True)
-        return loss
+        return self.checked(loss, indices, number)
 
     def _mixes(self) -> bool:
-        plain = self.recipe.augment.plain_epochs
-        return self.current_epoch < self.recipe.optimiser.epochs - plain
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        if self.recipe.optimiser.ema is not None:
-            update_average(self.ema, self.network, self.recipe.optimiser.ema, self.global_step)
+        plain: int = self.recipe.augment.plain_epochs
+        epochs: int = self.recipe.optimiser.epochs
+        return self.current_epoch < epochs - plain
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], number: int) -> None:
         images, labels, _ = batch
         logits = self.average(self.normalised(images))
         self.log("accuracy", (logits.argmax(1) == labels).float().mean(), prog_bar=True, sync_dist=True)
 
-    def configure_optimizers(self) -> Any:
-        options = self.recipe.optimiser
-        optimiser = torch.optim.SGD(
-            self._groups(), lr=options.lr, momentum=options.momentum, nesterov=options.momentum > 0
-        )
-        steps = int(self.trainer.estimated_stepping_batches)
-        warmup = int(options.warmup_epochs * steps / options.epochs)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(step, steps, warmup))
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _groups(self) -> list[dict[str, Any]]:
-        """Trunk and head, each with and without weight decay (norms and biases have none)."""
-        options = self.recipe.optimiser
+    def parts(self) -> list[tuple[list[nn.Parameter], float]]:
+        """Trunk and head."""
         head = set(map(id, head_parameters(self.network)))
-        groups = []
-        for in_head in (False, True):
-            for is_weight in (False, True):
-                members = [
-                    p
-                    for p in self.network.parameters()
-                    if p.requires_grad and (id(p) in head) == in_head and (p.ndim > 1) == is_weight
-                ]
-                if members:
-                    factor = options.head_lr_factor if in_head else 1.0
-                    decay = options.weight_decay if is_weight else 0.0
-                    groups.append({"params": members, "lr": options.lr * factor, "weight_decay": decay})
-        return groups
+        every = list(self.network.parameters())
+        factor = self.recipe.optimiser.head_lr_factor
+        return [([p for p in every if id(p) not in head], 1.0), ([p for p in every if id(p) in head], factor)]
