@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from colournet import PLAIN, patch
+from sightline.discovery.looking import ObservedNetwork
 from sightline.discovery.occluding import estimate_field, occluded_drops
 from sightline.discovery.peaks import Peak, TopPeaks
+from sightline.discovery.poster import field_of, whole_pixels
 from sightline.discovery.units import class_units
 from sightline.errors import InputError
 from sightline.models.loading import LoadedModel
@@ -137,8 +139,6 @@ def test_the_planted_units_are_found(head: str) -> None:
 
 def test_the_cut_out_is_the_patch() -> None:
     """The crop of the strongest image holds the coloured square and nothing else."""
-    from sightline.discovery import units
-
     model = _planted()
     photos, names = _photos()
     _, found = class_units(
@@ -153,10 +153,10 @@ def test_the_cut_out_is_the_patch() -> None:
         stride=1,
         progress=False,
     )
-    network = units._Observed.of(model)
+    network = ObservedNetwork.of(model)
     peak = found[0].peaks[0]
     assert peak == Peak(pytest.approx(240 / 255), 9, 0, 5)
-    box = units._whole_pixels(units._field(found[0], network, peak))
+    box = whole_pixels(field_of(found[0], network, peak))
     assert box == (10, 0, 14, 4)
     assert np.asarray(photos[9].crop(box)).reshape(-1, 3).tolist() == [[240, 0, 0]] * 16
 
