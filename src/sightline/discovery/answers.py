@@ -33,6 +33,7 @@ from sightline.discovery.vqa import (
 from sightline.errors import InputError
 from sightline.metrics.bootstrap import Interval, bootstrap_interval
 from sightline.metrics.pointing import box_mask, pointing_game
+from sightline.models.gapnet import GapNet
 from sightline.pipeline import explain
 from sightline.report import percent, spelled
 
@@ -129,11 +130,13 @@ def answer_maps(
 ) -> tuple[Tensor, list[tuple[int, int]]]:
     """Grad-CAM of each question's answer: raw maps (N, h, w), and the photos' (H, W)."""
     pooled = pooled_model(model, len(answerer.mean))
+    layer = "features" if isinstance(pooled.network, GapNet) else None
     maps, sizes = [], []
     for start in bar(range(0, len(questions), batch_size), "maps", progress):
         part = slice(start, start + batch_size)
         target = answer_target(answerer, vocabulary, [q.text for q in questions[part]], answers[part])
-        shown = explain(pooled, [q.source for q in questions[part]], method="gradcam", target=target)
+        photos = [q.source for q in questions[part]]
+        shown = explain(pooled, photos, method="gradcam", layer=layer, target=target)
         maps.append(shown.maps[:, 0].cpu())
         sizes += [geometry.photo_hw for geometry in shown.geometries]
     return torch.cat(maps), sizes
@@ -219,5 +222,5 @@ def _picture(
             tiles.append(
                 Tile(mapped(photo, heat(maps[i], sizes[i]), boxes), lines, RIGHT if right else WRONG)
             )
-        rows.append((Path(source).name, tiles))
-    return gallery(rows, "The map of each predicted answer; the box asked about dashed", label=10, tile=150)
+        rows.append(("", tiles))
+    return gallery(rows, "The map of each predicted answer; the box asked about dashed", label=0, tile=150)

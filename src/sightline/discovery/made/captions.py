@@ -54,7 +54,7 @@ def make_captions(
             save(read_image(sample.source), out / split / file)
             images.append({"id": number, "file_name": file})
             name = dataset.categories[sample.label]
-            said = [rng.choice(NAMED).format(name=name, a="an" if name[0].lower() in "aeiou" else "a")]
+            said = [rng.choice(NAMED).format(name=name, a=article(name))]
             if name in kind_of:
                 said.append(rng.choice(KIND).format(kind=kind_of[name]))
             annotations += [
@@ -80,3 +80,12 @@ def save_json(path: Path, content: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content, ensure_ascii=False).encode()
     write_atomically(path, lambda file: file.write(text))
+
+
+def article(name: str) -> str:
+    """a, or an.
+
+    >>> article("orange"), article("lemon")
+    ('an', 'a')
+    """
+    return "an" if name[0].lower() in "aeiou" else "a"

@@ -22,7 +22,7 @@ from sightline.discovery.made.canvas import (
     save,
     slots,
 )
-from sightline.discovery.made.captions import save_json
+from sightline.discovery.made.captions import article, save_json
 from sightline.discovery.progress import bar
 from sightline.types import Dataset
 
@@ -103,4 +103,9 @@ def _is_there(there: Mapping[str, str], boxes: Mapping[str, Corners], rng: rando
     yes = rng.random() < 0.5
     absent = [name for names in KINDS.values() for name in names if name not in boxes]
     name = rng.choice(list(there.values()) if yes else absent)
-    return Asked("is there a", f"Is there a {name} in the picture?", "yes" if yes else "no", boxes.get(name))
+    return Asked(
+        "is there a",
+        f"Is there {article(name)} {name} in the picture?",
+        "yes" if yes else "no",
+        boxes.get(name),
+    )
