@@ -1,0 +1,315 @@
+"""The batch road beside the bare model: throughput, memory, and time against the number of images.
+
+    .venv/bin/python benchmarks/batch.py --photos ../shared/data/imagenet-sample --write benchmarks/batch.md
+    .venv/bin/python benchmarks/batch.py --growth --write benchmarks/batch.md      (appends)
+
+Throughput: ResNet-50 (random weights), Grad-CAM and box, ImageNet photos from the disk. Each engine does N and then 3 N
+images; the difference is the cost of 2 N images, what is left of the first is the start-up. Before and after it the
+bare model does N decoded images in the same memory format, threads and batches. Wall time is what a user waits; CPU
+time, of the whole tree of processes, is what a busy machine cannot distort.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+TICKS = os.sysconf("SC_CLK_TCK")
+SIZES = (1_000, 5_000, 20_000, 50_000)
+
+
+class Cost(NamedTuple):
+    wall: float
+    cpu: float
+
+    def __sub__(self, other: Cost) -> Cost:  # type: ignore[override]
+        return Cost(self.wall - other.wall, self.cpu - other.cpu)
+
+
+def tree(root: int) -> list[int]:
+    """A process and all that descend from it."""
+    parents: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+        except (OSError, IndexError):
+            continue
+        parents.setdefault(parent, []).append(int(stat.parent.name))
+    found = [root]
+    for one in found:
+        found += parents.get(one, [])
+    return found
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and its descendants so far, those that ended and were waited for included."""
+    total = 0
+    for one in tree(os.getpid()):
+        try:
+            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        total += sum(int(fields[place]) for place in (11, 12, 13, 14))
+    return total / TICKS
+
+
+def resident_mb(root: int) -> float:
+    """Resident memory of a process and its descendants; shared pages count for each."""
+    total = 0
+    for one in tree(root):
+        try:
+            total += int(Path(f"/proc/{one}/statm").read_text().split()[1])
+        except OSError:
+            continue
+    return total * os.sysconf("SC_PAGESIZE") / 2**20
+
+
+def timed(work: Callable[[], object]) -> Cost:
+    wall, cpu = time.perf_counter(), cpu_seconds()
+    work()
+    return Cost(time.perf_counter() - wall, cpu_seconds() - cpu)
+
+
+def machine() -> str:
+    import torch
+
+    return (
+        f"Python {platform.python_version()}, torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, "
+        f"{torch.get_num_threads()} thread(s) for the model, load average {os.getloadavg()[0]:.1f} at the start."
+    )
+
+
+def repeated(photos: Path, count: int, folder: Path) -> Path:
+    """``count`` links to the photos in turn, each with a name of its own."""
+    files = sorted(photos.glob("*.JPEG"))
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"{number:06d}.JPEG").symlink_to(files[number % len(files)].resolve())
+    return folder
+
+
+def throughput(arguments: argparse.Namespace) -> list[str]:
+    import torch
+
+    from sightline import load_model
+    from sightline.batch.decode import prepare
+    from sightline.batch.local import Local
+    from sightline.batch.road import explain_many
+    from sightline.batch.sources import items_of, read_items
+    from sightline.batch.work import Work, ready
+
+    torch.manual_seed(0)
+    lines, scratch = [machine(), ""], Path(tempfile.mkdtemp())
+    model, n = load_model("resnet50", weights="none"), arguments.images
+    work = Work(batch_size=arguments.batch_size, shard_size=n)
+    small, large = (repeated(arguments.photos, k * n, scratch / str(k)) for k in (1, 3))
+    items = list(items_of(read_items([str(small)])))
+    chunks = [items[start : start + work.batch_size] for start in range(0, n, work.batch_size)]
+    images = [
+        prepare(chunk, model.preprocess, "whole").images.contiguous(memory_format=torch.channels_last)
+        for chunk in chunks
+    ]
+    ready(model, work)
+
+    def bare() -> Cost:
+        def forward() -> None:
+            with torch.inference_mode():
+                for batch in images:
+                    model(batch)
+
+        return timed(forward)
+
+    def road(engine: object, source: Path) -> Cost:
+        out = Path(tempfile.mkdtemp(dir=scratch))
+        return timed(lambda: explain_many(model, [source], out, work, engine))  # type: ignore[arg-type]
+
+    def decoding() -> Cost:
+        return timed(lambda: [prepare(chunk, model.preprocess, "whole") for chunk in chunks])
+
+    bare(), decoding()
+    alone = decoding()
+    lines += [f"Decoding and transforming alone: {1e3 * alone.cpu / n:.2f} ms of CPU time an image.", ""]
+    lines += [
+        "| road | ms/image, bare | ms/image, road | throughput of the bare model's | by CPU time | start-up |"
+    ]
+    lines += ["|---|---|---|---|---|---|"]
+    engines = [("local", Local(workers=1))]
+    if arguments.ray:
+        from sightline.distributed import Ray
+
+        start = timed(lambda: engines.append(("ray", Ray())))  # type: ignore[arg-type]
+        lines.insert(
+            2, f"Starting Ray: {start.wall:.1f} s. Its actors: {engines[1][1].describe()['actors']}.\n"
+        )
+    for name, engine in engines:
+        found = []
+        for _ in range(arguments.pairs):
+            before, first, third, after = bare(), road(engine, small), road(engine, large), bare()
+            plain = Cost(*((a + b) / 2 / n for a, b in zip(before, after, strict=True)))
+            each = Cost(*(value / (2 * n) for value in third - first))
+            share = getattr(engine, "actors", 1)  # so many models at once, where the bare one is alone
+            found.append(
+                (
+                    plain,
+                    each,
+                    plain.wall / share / each.wall,
+                    plain.cpu / each.cpu,
+                    first.wall - n * each.wall,
+                )
+            )
+            print(name, found[-1], flush=True)
+        plain_ms = statistics.median(1e3 * row[0].wall for row in found)
+        road_ms = statistics.median(1e3 * row[1].wall for row in found)
+        shares = [statistics.median(row[place] for row in found) for place in (2, 3)]
+        spans = [
+            f"{min(row[place] for row in found):.0%}–{max(row[place] for row in found):.0%}"
+            for place in (2, 3)
+        ]
+        lines.append(
+            f"| {name} | {plain_ms:.1f} | {road_ms:.1f} | {shares[0]:.0%} ({spans[0]}) | {shares[1]:.0%} ({spans[1]}) "
+            f"| {statistics.median(row[4] for row in found):.1f} s |"
+        )
+        print(lines[-1], flush=True)
+    shutil.rmtree(scratch)
+    return lines
+
+
+def small_tar(path: Path, count: int) -> Path:
+    """``count`` JPEGs of 64×64 noise (a hundred different ones), each a member of its own."""
+    import numpy as np
+    from PIL import Image
+
+    files = []
+    for number in range(100):
+        sink, pixels = BytesIO(), np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((64, 64)).save(sink, "JPEG")
+        files.append(sink.getvalue())
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+        for number in range(count):
+            member, data = tarfile.TarInfo(f"{number:06d}.jpg"), files[number % 100]
+            member.size = len(data)
+            archive.addfile(member, BytesIO(data))
+    return path
+
+
+def one_growth(source: Path, out: Path) -> None:
+    """A run with a small model at 32×32, in a process of its own."""
+    import torch
+    from torch import nn
+
+    from sightline import load_model
+    from sightline.batch.local import Local
+    from sightline.batch.road import explain_many
+    from sightline.batch.work import Work
+    from sightline.models.preprocess import Preprocess
+
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
+    )
+    model = load_model(net, transform=Preprocess((32, 32), 32))
+    start = time.perf_counter(), cpu_seconds()
+    explain_many(model, [source], out, Work(), Local(workers=1))
+    print(time.perf_counter() - start[0], cpu_seconds() - start[1])
+
+
+def growth(arguments: argparse.Namespace) -> list[str]:
+    lines = [
+        "",
+        "| images | seconds | CPU seconds | CPU ms/image beyond the row above | peak resident memory |",
+    ]
+    lines += ["|---|---|---|---|---|"]
+    scratch, last = Path(tempfile.mkdtemp()), (0, 0.0)
+    for count in SIZES[: arguments.sizes]:
+        tar = small_tar(scratch / f"{count}.tar", count)
+        command = [sys.executable, __file__, "--one", str(tar), str(scratch / f"out{count}")]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        peak, ended = 0.0, threading.Event()
+
+        def watch(pid: int = process.pid, ended: threading.Event = ended) -> None:
+            nonlocal peak
+            while not ended.wait(0.25):
+                peak = max(peak, resident_mb(pid))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        out, _ = process.communicate()
+        ended.set()
+        watcher.join()
+        wall, cpu = (float(word) for word in out.split())
+        each = f"{1e3 * (cpu - last[1]) / (count - last[0]):.2f}" if last[0] else "(start-up)"
+        lines.append(f"| {count:,} | {wall:.1f} | {cpu:.1f} | {each} | {peak:.0f} MiB |")
+        print(lines[-1], flush=True)
+        last = (count, cpu)
+        tar.unlink()
+    shutil.rmtree(scratch)
+    return lines
+
+
+def plan(ms: float, row_bytes: float) -> list[str]:
+    """What a large job asks for: one core does an image in ``ms`` milliseconds, a row takes ``row_bytes``."""
+    lines = [
+        f"One image: {ms:g} ms of one core; one row: {row_bytes:g} bytes; heatmaps: 224 · 224 = 50,176 bytes, or the "
+        "7 · 7 map itself in 16 bits, 98 bytes.",
+        "",
+        "| images | core hours | on 64 cores | on 640 cores | rows | heatmaps, input size | heatmaps, map size |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for count in (1_281_167, 1_000_000_000):
+        hours = count * ms / 3.6e6
+        sizes = (_bytes(count * each) for each in (row_bytes, 50_176, 98))
+        lines.append(
+            f"| {count:,} | {hours:,.0f} | {hours / 64:,.1f} h | {hours / 640:,.1f} h | {' | '.join(sizes)} |"
+        )
+    return lines
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e12:,.1f} TB" if count >= 1e12 else f"{count / 1e9:,.1f} GB"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--photos", type=Path, default=Path("../shared/data/imagenet-sample"))
+    parser.add_argument("--images", type=int, default=120, help="N")
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--ray", action="store_true")
+    parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--sizes", type=int, default=len(SIZES))
+    parser.add_argument(
+        "--plan", nargs=2, type=float, metavar=("MS", "BYTES"), help="of one image, of one row"
+    )
+    parser.add_argument("--one", nargs=2, type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--write", type=Path)
+    arguments = parser.parse_args()
+    if arguments.one:
+        one_growth(*arguments.one)
+        return
+    if arguments.plan:
+        print("\n".join(plan(*arguments.plan)))
+        return
+    lines = growth(arguments) if arguments.growth else throughput(arguments)
+    print("\n".join(lines))
+    if arguments.write:
+        with arguments.write.open("a") as file:
+            file.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
