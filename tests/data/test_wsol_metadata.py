@@ -172,6 +172,12 @@ def test_missing_images_masks_splits_and_names(tmp_path: Path) -> None:
         read_wsol_metadata(tmp_path / META, "val")
 
 
+def test_the_folder_above_is_named_the_folder_below(tmp_path: Path) -> None:
+    write_wsol_fixture(tmp_path)
+    with pytest.raises(InputError, match=r"no split with image_ids.txt; .*, such as .*metadata/CUB$"):
+        read_wsol_metadata(tmp_path, "test")
+
+
 def test_skipped_boxes_are_counted(tmp_path: Path, edit: Callable[..., None]) -> None:
     write_wsol_fixture(tmp_path)
     edit(tmp_path / META / "test" / "localization.txt", 1, "test/0/0000.jpg,9,2,3,5")

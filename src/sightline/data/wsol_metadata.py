@@ -96,13 +96,14 @@ def _split_folder(root: Path, split: str) -> Path:
     folder = root / split
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
-    if not folder.is_dir():
-        raise unknown(
-            "split",
-            split,
-            sorted(path.parent.name for path in root.glob("*/image_ids.txt")),
-            hint=f"(in {root})",
+    splits = sorted(path.parent.name for path in root.glob("*/image_ids.txt"))
+    if not splits:
+        below = sorted({path.parent.parent for path in root.glob("*/*/*/image_ids.txt")}) or ["metadata/CUB"]
+        raise InputError(
+            f"{root} holds no split with image_ids.txt; expected one data set's metadata folder, such as {below[0]}"
         )
+    if not folder.is_dir():
+        raise unknown("split", split, splits, hint=f"(in {root})")
     return folder
 
 
