@@ -26,12 +26,12 @@ _FEATHER = 2.0
 class Material:
     """Real objects by name, cut out of the photos of ``dataset`` by their largest true box.
 
-    ``per_class`` photos of each class are used, the first by a seeded order, of those whose box is at least
-    ``smallest`` pixels. Raises `InputError` for a class that is not there or has no such photo.
+    ``per_class`` photos of each class are used, the first by a seeded order, of those whose box has a side of
+    ``smallest`` pixels or more. Raises `InputError` for a class that is not there or has no such photo.
     """
 
     def __init__(
-        self, dataset: Dataset, names: Sequence[str], per_class: int = 60, smallest: int = 28, seed: int = 0
+        self, dataset: Dataset, names: Sequence[str], per_class: int = 60, smallest: int = 32, seed: int = 0
     ) -> None:
         self.dataset = dataset
         self.cuts: dict[str, list[Image]] = {}
@@ -54,7 +54,7 @@ class Material:
 
 def _largest(sample: Sample, smallest: int) -> tuple[Sample, Corners] | None:
     corners = [(round(x0), round(y0), round(x1), round(y1)) for x0, y0, x1, y1 in sample.boxes_xyxy.tolist()]
-    large = [box for box in corners if min(box[2] - box[0], box[3] - box[1]) >= smallest]
+    large = [box for box in corners if max(box[2] - box[0], box[3] - box[1]) >= smallest]
     return (sample, max(large, key=lambda b: (b[2] - b[0]) * (b[3] - b[1]))) if large else None
 
 

@@ -29,7 +29,7 @@ from sightline.types import Dataset
 KINDS: Mapping[str, Sequence[str]] = {
     "animal": ("lion", "king penguin", "golden retriever", "ladybug", "goldfish"),
     "fruit": ("banana", "orange", "lemon"),
-    "thing": ("basketball", "sunglasses", "espresso", "bow tie"),
+    "thing": ("school bus", "sunglasses", "espresso", "bow tie"),
 }
 PEOPLE = 10  # answers a question, as in VQA v2; here they all agree
 

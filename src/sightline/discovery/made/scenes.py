@@ -16,7 +16,7 @@ from sightline.manifest import write_atomically
 from sightline.types import Dataset
 
 TELLING = ("espresso", "school bus", "golden retriever", "ladybug")
-ANYWHERE = ("banana", "basketball", "sunglasses", "king penguin")
+ANYWHERE = ("banana", "mushroom", "sunglasses", "king penguin")
 OWN, STRAY, OFTEN = 0.9, 0.05, 0.5
 BACKGROUND = "background"
 
