@@ -9,6 +9,8 @@ import PIL.Image
 import pytest
 
 import sightline
+from sightline.data import load_dataset
+from sightline.data.fixtures import write_wsol_fixture
 from sightline.errors import InputError
 from sightline.evaluation import evaluate
 from sightline.models.loading import LoadedModel
@@ -137,6 +139,20 @@ def test_two_maps_of_one_image(val: Dataset, maps: Path) -> None:
     PIL.Image.new("L", (16, 16)).save(maps / "a.png")
     with pytest.raises(InputError, match="maps of one image"):
         run(val, maps)
+
+
+@pytest.mark.parametrize("folder", [".", "test"])
+def test_ids_that_begin_with_the_split_are_found_from_the_folder_above(tmp_path: Path, folder: str) -> None:
+    """wsolevaluation's ids are ``test/0/0000.jpg``: saved by id, or once more below the split's name."""
+    write_wsol_fixture(tmp_path)
+    dataset = load_dataset(tmp_path / "metadata/CUB", "wsol", "test")
+    for sample in dataset.samples:
+        path = tmp_path / "maps" / folder / f"{sample.id}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, np.random.default_rng(0).random((224, 224), np.float32))
+    report = evaluate(None, dataset, heatmaps=[tmp_path / "maps"], heatmap_size=(224, 224), resamples=10)
+    assert report.settings["images"] == len(dataset)
+    assert not report.skipped
 
 
 def test_pxap_of_perfect_and_of_opposite_maps(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def _saved_maps(
     folder: Path, splits: Sequence[Dataset], size_hw: tuple[int, int] | None
 ) -> dict[str, SavedMaps]:
     """The maps of each split: in ``folder/SPLIT`` where there is such a folder, else in ``folder`` itself."""
-    places = {_key(d): folder / d.split if (folder / d.split).is_dir() else folder for d in splits}
+    places = {_key(d): _place(folder, d) for d in splits}
     here = [d for d in splits if places[_key(d)] == folder]
     ids = [sample.id for d in here for sample in d.samples]
     if len(here) > 1 and len(set(ids)) < len(ids):
@@ -115,6 +115,13 @@ def _saved_maps(
     return {
         _key(d): SavedMaps(places[_key(d)], together if d in here else d.samples, size_hw) for d in splits
     }
+
+
+def _place(folder: Path, dataset: Dataset) -> Path:
+    """``folder/SPLIT`` if it is there, unless the ids themselves begin with ``SPLIT/``, as wsolevaluation's do."""
+    own = folder / dataset.split
+    in_ids = all(sample.id.startswith(f"{dataset.split}/") for sample in dataset.samples)
+    return own if (own / dataset.split if in_ids else own).is_dir() else folder
 
 
 def _key(dataset: Dataset) -> str:
