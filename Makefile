@@ -27,11 +27,13 @@ test-slow: setup
 
 # Minutes long, and its figures mean something on an idle machine only; each file says its machine, versions, command.
 benchmark: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench,ray]'
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/methods.py --slow --write benchmarks/methods.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/methods.py --memory --write benchmarks/methods.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/peers.py --memory --write benchmarks/peers.md
 	$(BIN)/python benchmarks/sweep.py --write benchmarks/sweep.md
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/batch.py --ray --write benchmarks/batch.md
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/batch.py --growth --write benchmarks/batch.md
 	$(BIN)/python benchmarks/export.py --write benchmarks/export.md
 
 clean:
