@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,6 +21,8 @@ from sightline.batch.work import Work
 from sightline.errors import InputError
 from sightline.evaluation import evaluate
 from sightline.evaluation.counting import Skipped, chunks, merged
+from sightline.metrics.protocols import Rescaling
+from sightline.metrics.tally import BoxTally, PixelTally
 from sightline.types import Dataset, Sample
 from toyroad import SMALL, contents
 
@@ -61,6 +64,25 @@ def test_counts_of_parts_add_up_to_the_same_report(dataset: Dataset, protocol: s
     assert any(
         0 < row.scores["gt_known_swept"].value < 1 for row in whole.rows
     )  # there is something to add up
+
+
+def test_pixel_counts_of_parts_add_up_to_the_same_score_and_interval() -> None:
+    random = np.random.default_rng(0)
+    maps, masks = (
+        random.random((4, 224, 224), np.float32),
+        (random.random((4, 224, 224)) < 0.3).astype(np.uint8),
+    )
+    whole, first, second = (PixelTally(Rescaling(), resamples=20) for _ in range(3))
+    whole.update(list(maps), list(masks), range(4))
+    first.update(list(maps[:3]), list(masks[:3]), range(3))
+    second.update(list(maps[3:]), list(masks[3:]), [3])
+    assert (first + second).interval() == whole.interval()
+    assert first.interval() != whole.interval()
+
+
+def test_hits_kept_at_different_thresholds_do_not_add_up() -> None:
+    with pytest.raises(InputError, match=r"cannot add IoUs kept at τ = 0\.5 to those at 0\.2"):
+        BoxTally("exact", Rescaling(), shown=0.2) + BoxTally("exact", Rescaling(), shown=0.5)
 
 
 def test_a_cluster_that_cannot_be_reached_is_told_within_seconds() -> None:

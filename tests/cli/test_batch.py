@@ -120,6 +120,14 @@ def test_another_run_s_folder_is_refused_in_one_line(explain: Any, photos: Path,
     )
 
 
+def test_panels_are_not_laid_over_a_batch_run(explain: Any, photos: Path, tmp_path: Path) -> None:
+    assert explain(photos, *LOCAL).code == 0
+    result = explain(photos)
+    assert result.code == 2
+    assert "holds a batch run; give another --out, or --engine to go on with it" in result.err
+    assert explain(photos, *LOCAL).code == 0
+
+
 def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_later(
     explain: Any, model: list[object], photos: Path, tmp_path: Path
 ) -> None:

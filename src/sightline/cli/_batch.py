@@ -40,6 +40,18 @@ def asked_for(engine: str | None, paths: Sequence[str], only_here: dict[str, Any
     return False
 
 
+def spare(out: Path) -> None:
+    """Refuse to lay panels, and their manifest, over the folder of a batch run: it could not go on then."""
+    import json
+
+    try:
+        kind = json.loads((out / "manifest.json").read_text(encoding="utf-8")).get("kind")
+    except (OSError, ValueError, AttributeError):
+        return
+    if kind == "batch":
+        raise InputError(f"--out {out} holds a batch run; give another --out, or --engine to go on with it")
+
+
 def make_engine(name: str | None, workers: int | None, address: str | None, device: str) -> Engine:
     """The engine that the options name; a cluster that cannot be reached is an `InputError` now."""
     if name == "ray":

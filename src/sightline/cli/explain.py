@@ -151,6 +151,8 @@ def explain(
         batch_size=batch_size or 8,
     )
     runner = _batch.make_engine(engine, workers, address, device) if batch_road else None
+    if runner is None:
+        _batch.spare(out)
     road.prepare_folder(out)
     loaded = load(model, weights, categories, "cpu" if engine == "ray" else device)
     settings = replace(settings, classes=read_classes(classes, loaded.categories))
