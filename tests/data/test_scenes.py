@@ -117,3 +117,16 @@ def test_coco_boxes_and_an_image_without_objects(tmp_path: Path) -> None:
 def test_no_layout(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is neither ADE20K"):
         read_scenes(tmp_path)
+
+
+def test_a_part_held_out(ade: Path) -> None:
+    for n in (3, 4, 5, 6):
+        for kind, folder in (("jpg", "images"), ("png", "annotations")):
+            source = ade / folder / "training" / f"ADE_train_{2 - n % 2}.{kind}"
+            (source.with_name(f"ADE_train_{n}.{kind}")).write_bytes(source.read_bytes())
+    names = "".join(f"ADE_train_{n} {('attic', 'kitchen')[n % 2]}\n" for n in range(1, 7))
+    (ade / "sceneCategories.txt").write_text(names)
+    fit, held = (read_scenes(ade, f"train-{part}", held_per_class=1) for part in ("fit", "heldout"))
+    assert [s.label for s in held.dataset.samples] == [1, 0]
+    assert len(fit.dataset) == 4
+    assert {s.id for s in fit.dataset.samples}.isdisjoint({s.id for s in held.dataset.samples})

@@ -27,7 +27,8 @@ class Material:
     """Real objects by name, cut out of the photos of ``dataset`` by their largest true box.
 
     ``per_class`` photos of each class are used, the first by a seeded order, of those whose box has a side of
-    ``smallest`` pixels or more. Raises `InputError` for a class that is not there or has no such photo.
+    ``smallest`` pixels or more, the other at least half of that. Raises `InputError` for a class that is not there
+    or has no such photo.
     """
 
     def __init__(
@@ -54,7 +55,8 @@ class Material:
 
 def _largest(sample: Sample, smallest: int) -> tuple[Sample, Corners] | None:
     corners = [(round(x0), round(y0), round(x1), round(y1)) for x0, y0, x1, y1 in sample.boxes_xyxy.tolist()]
-    large = [box for box in corners if max(box[2] - box[0], box[3] - box[1]) >= smallest]
+    sides = [sorted((x1 - x0, y1 - y0)) for x0, y0, x1, y1 in corners]
+    large = [box for box, (short, long) in zip(corners, sides, strict=True) if long >= smallest <= 2 * short]
     return (sample, max(large, key=lambda b: (b[2] - b[0]) * (b[3] - b[1]))) if large else None
 
 
