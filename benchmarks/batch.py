@@ -1,6 +1,7 @@
 """The batch road beside the bare model: throughput, memory, and time against the number of images.
 
     .venv/bin/python benchmarks/batch.py --photos ../shared/data/imagenet-sample --write benchmarks/batch.md
+    .venv/bin/python benchmarks/batch.py --parts --write benchmarks/batch.md       (appends)
     .venv/bin/python benchmarks/batch.py --growth --write benchmarks/batch.md      (appends)
 
 Throughput: ResNet-50 (random weights), Grad-CAM and box, ImageNet photos from the disk. Each engine does N and then 3 N
@@ -24,6 +25,7 @@ import threading
 import time
 from collections.abc import Callable
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -187,6 +189,61 @@ def throughput(arguments: argparse.Namespace) -> list[str]:
     return lines
 
 
+def parts(arguments: argparse.Namespace) -> list[str]:
+    """CPU time of the bare forward pass and of each of the road's parts, batch by batch in turn, in one process."""
+    import torch
+
+    from sightline import load_model
+    from sightline.batch.decode import prepare
+    from sightline.batch.shards import Folder
+    from sightline.batch.sources import items_of, read_items
+    from sightline.batch.work import Work, ready, run_batch
+
+    torch.manual_seed(0)
+    lines, work = [machine(), ""], Work(batch_size=arguments.batch_size)
+    model = ready(load_model("resnet50", weights="none"), work)
+    items = list(items_of(read_items([str(arguments.photos)])))[: arguments.images]
+    scratch = Path(tempfile.mkdtemp())
+    folder = Folder(scratch)
+    with folder.claimed():
+        folder.begin({"kind": "batch"})
+    found = []
+    for number, start in enumerate(range(0, len(items), work.batch_size)):
+        clock = [time.process_time()]
+        batch = prepare(items[start : start + work.batch_size], model.preprocess, "whole")
+        clock.append(time.process_time())
+        images = batch.images.contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            if not number:
+                model(images)  # warm-up
+            clock.append(time.process_time())
+            model(images)
+        clock.append(time.process_time())
+        done = run_batch(model, batch, work)
+        clock.append(time.process_time())
+        folder.write(number, [done])
+        clock.append(time.process_time())
+        decode, _, bare, explain, write = (1e3 * (b - a) / len(batch.items) for a, b in pairwise(clock))
+        found.append((bare, decode, explain, write, bare / (decode + explain + write)))
+        print(found[-1], flush=True)
+    shutil.rmtree(scratch)
+    bare, decode, explain, write, share = (
+        statistics.median(column) for column in zip(*found[1:], strict=True)
+    )
+    low, high = min(row[-1] for row in found[1:]), max(row[-1] for row in found[1:])
+    lines += [
+        "| CPU ms an image, median of the batches | |",
+        "|---|---|",
+        f"| bare forward pass | {bare:.2f} |",
+    ]
+    lines += [
+        f"| read, checksum, decode, transform | {decode:.2f} |",
+        f"| explain, boxes, quantise | {explain:.2f} |",
+    ]
+    lines += [f"| write | {write:.2f} |", f"| bare ÷ the three | {share:.1%} ({low:.1%}–{high:.1%}) |"]
+    return lines
+
+
 def small_tar(path: Path, count: int) -> Path:
     """``count`` JPEGs of 64×64 noise (a hundred different ones), each a member of its own."""
     import numpy as np
@@ -290,6 +347,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--ray", action="store_true")
+    parser.add_argument("--parts", action="store_true", help="CPU time of the road's parts, in one process")
     parser.add_argument("--growth", action="store_true")
     parser.add_argument("--sizes", type=int, default=len(SIZES))
     parser.add_argument(
@@ -304,7 +362,7 @@ def main() -> None:
     if arguments.plan:
         print("\n".join(plan(*arguments.plan)))
         return
-    lines = growth(arguments) if arguments.growth else throughput(arguments)
+    lines = (growth if arguments.growth else parts if arguments.parts else throughput)(arguments)
     print("\n".join(lines))
     if arguments.write:
         with arguments.write.open("a") as file:
