@@ -164,7 +164,7 @@ def environment() -> dict[str, str]:
 
 def run(arguments: Sequence[str], folder: Path) -> str:
     done = subprocess.run(
-        arguments, cwd=folder, env=environment(), capture_output=True, text=True, timeout=280
+        arguments, cwd=folder, env=environment(), capture_output=True, text=True, timeout=1500
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
