@@ -54,6 +54,10 @@ def test_new_classes_are_learnt_and_found(colours: LoadedModel, tmp_path: Path) 
     assert centre["gt_known"] == pytest.approx(expected)
     assert result.pictures["maps.png"].width > 300
     assert result.settings["choose_on"] == "held"
+    options: dict[str, Any] = {"choose_on": held, "progress": False, "method": "cam:nwc=true"}
+    other, _ = generic_features({"colours": colours}, train, test, **options)
+    assert other.numbers[0]["gt_known"] == 1.0
+    assert "cam:nwc=true with the SVM's weights" in other.notes[2]
 
 
 def _iou_with_centre(box: list[float]) -> float:

@@ -21,6 +21,7 @@ from sightline.discovery.subsets import apart, labels_of
 from sightline.errors import InputError
 from sightline.evaluation.plan import FIXED
 from sightline.evaluation.run import evaluate
+from sightline.methods.combinators import parse_recipe
 from sightline.metrics.bootstrap import Interval, bootstrap_interval, paired_difference
 from sightline.models.loading import LoadedModel
 from sightline.pipeline import explain
@@ -83,6 +84,7 @@ def generic_features(
     batch_size: int = 64,
     cache: str | Path | None = None,
     view: str = "whole",
+    method: str = "cam",
     costs: Sequence[float] = COSTS,
     seed: int = 0,
     progress: bool = True,
@@ -91,7 +93,8 @@ def generic_features(
 
     The map of class c is Σ_k w_k^c A_k with the SVM's weights (Zhou et al. 2016, section 4.4). Where ``test`` has
     boxes the maps are scored as `sightline evaluate` scores them: IoU ≥ 0.5, at a threshold chosen on
-    ``choose_on`` (or fixed at 0.2), beside a centre box. Intervals are 95 % bootstraps over test images; the
+    ``choose_on`` (or fixed at 0.2), beside a centre box. ``method`` is "cam", or NAME:OPTION=VALUE as there:
+    "cam:nwc=true" leaves negative weights out of the maps. Intervals are 95 % bootstraps over test images; the
     difference to the first network is paired. Chance is what the most frequent test class would give.
     """
     if not models:
@@ -110,16 +113,16 @@ def generic_features(
         report = evaluate(
             maps,
             test,
-            ["cam"],
+            [method],
             choose_on=choose_on,
             gt_only=True,
             view=view,
             batch_size=batch_size,
             on_bad="skip",
         )
-    result = _result(learnt, models, report, train, test, choose_on, view, seed)
+    result = _result(learnt, models, report, train, test, choose_on, view, method, seed)
     taus = [row.thresholds[row.shown] for row in report.rows] if report else [FIXED["max"]] * len(learnt)
-    result.pictures = {"maps.png": head_gallery(learnt, test, taus, result.title)}
+    result.pictures = {"maps.png": head_gallery(learnt, test, taus, result.title, method)}
     return result, learnt
 
 
@@ -131,6 +134,7 @@ def _result(
     test: Dataset,
     choose_on: Dataset | None,
     view: str,
+    method: str,
     seed: int,
 ) -> Result:
     which = "chosen" if choose_on is not None else "fixed"
@@ -168,7 +172,7 @@ def _result(
     settings = {
         "dataset": test.name, "train": train.split, "test": test.split, "images": len(test),
         "train_images": learnt[0].train_images, "choose_on": None if choose_on is None else choose_on.split,
-        "classes": list(test.categories), "view": view, "seed": seed,
+        "classes": list(test.categories), "view": view, "method": method, "seed": seed,
         "models": [{"row": name, **describe_model(model)} for name, model in models.items()],
     }  # fmt: skip
     return Result(
@@ -176,7 +180,7 @@ def _result(
         [*headings, "GT-known of the maps"] if report is not None else headings,
         rows,
         settings,
-        _notes(learnt, train, test, choose_on, report is not None),
+        _notes(learnt, train, test, choose_on, method if report is not None else None),
         numbers,
         skipped={image: why for one in learnt for image, why in one.errors.items()},
     )
@@ -190,27 +194,28 @@ def _difference(one: Learnt, first: Learnt) -> Interval:
 
 
 def _notes(
-    learnt: Sequence[Learnt], train: Dataset, test: Dataset, choose_on: Dataset | None, boxes: bool
+    learnt: Sequence[Learnt], train: Dataset, test: Dataset, choose_on: Dataset | None, method: str | None
 ) -> list[str]:
     notes = [
         f"{test.name}: one-vs-all linear SVM, C by 5-fold cross-validation, on GAP features of "
         f"{learnt[0].train_images} images of {train.split}; tested on {len(learnt[0].right)} of {test.split}.",
         f"Classes: {', '.join(test.categories)}.",
     ]
-    if boxes:
+    if method is not None:
         chosen = f"chosen on {choose_on.split}, {len(choose_on)} images" if choose_on else "fixed at 0.2"
         notes.append(
-            "Maps: Σ_k w_k A_k with the SVM's weights, for the true class; GT-known: the box of the map has IoU ≥ 0.5 "
-            f"with a true one; threshold {chosen}. No box was used to train."
+            f"Maps: {method} with the SVM's weights, Σ_k w_k A_k, for the true class; GT-known: the box of the map "
+            f"has IoU ≥ 0.5 with a true one; threshold {chosen}. No box was used to train."
         )
     notes.append("In per cent; in brackets 95 % bootstrap intervals over test images; Δ is paired.")
     return notes
 
 
 def head_gallery(
-    learnt: Sequence[Learnt], test: Dataset, thresholds: Sequence[float], title: str
+    learnt: Sequence[Learnt], test: Dataset, thresholds: Sequence[float], title: str, method: str = "cam"
 ) -> PIL.Image.Image:
     """The first test photo of each class, and under it each network's map for that class with its box."""
+    recipe = parse_recipe(method)
     first = [next(s for s in test.samples if s.label == label) for label in range(len(test.categories))]
     photos = [read_image(sample.source) for sample in first]
     tiles = [
@@ -219,7 +224,7 @@ def head_gallery(
     ]
     rows: list[tuple[str, list[Tile]]] = [("photo\ntrue box dashed", tiles)]
     for one, tau in zip(learnt, thresholds, strict=True):
-        seen = explain(one.model, photos, method="cam", classes=_each(range(len(photos))))
+        seen = explain(one.model, photos, recipe.name, _each(range(len(photos))), **recipe.options)
         heatmaps, boxes = seen.heatmaps().cpu(), seen.boxes(threshold=tau)
         assert seen.logits is not None
         predicted = seen.logits.argmax(1).tolist()

@@ -70,6 +70,10 @@ def features(
         typer.Option(help="One for each --model, in their order; - for its own.", rich_help_panel=MODEL),
     ] = None,
     categories: Categories = None,
+    method: Annotated[
+        str,
+        typer.Option(help="cam, or cam:nwc=true: no negative weights in the maps.", rich_help_panel=MODEL),
+    ] = "cam",
     view: View = "whole",
     batch_size: BatchSize = 64,
     device: Device = "auto",
@@ -136,7 +140,9 @@ def features(
     from sightline.cli.discover._common import finish
     from sightline.discovery.generic import generic_features
 
-    result, learnt = generic_features(models, splits[0], splits[1], choose_on=splits[2], seed=seed, **options)
+    result, learnt = generic_features(
+        models, splits[0], splits[1], choose_on=splits[2], method=method, seed=seed, **options
+    )
     saved = []
     for one in learnt:
         for split in splits[:2]:
