@@ -135,5 +135,7 @@ def test_a_words_map_points_at_its_thing_more_than_chance(colours: LoadedModel, 
     assert found["pointing"]["low"] > 0.5
     assert found["pointing"]["value"] > found["other"]["value"]
     assert "words.png" in result.pictures
+    assert all(p.requires_grad for p in colours.parameters())  # the caller's network stays as it was
+    assert not colours.training
     with pytest.raises(InputError, match="20 of the test images are also learnt from"):
         caption_images(colours, test, test)

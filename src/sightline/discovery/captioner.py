@@ -196,7 +196,7 @@ def train_captioner(
         learnt = [p for name, p in model.named_parameters() if not name.startswith("trunk.")]
         optimiser = torch.optim.AdamW(learnt, lr=RATE, weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
-        model.train()
+        model.read.train()  # dropout; the trunk is the caller's and stays as it is
         for _ in progress(range(epochs)):
             for rows in torch.split(torch.randperm(len(image)), BATCH):
                 optimiser.zero_grad()
@@ -204,7 +204,10 @@ def train_captioner(
                 torch.autograd.backward(cross_entropy(logits.flatten(0, 1), targets[rows].flatten()))
                 optimiser.step()
             schedule.step()
-    return model.eval().requires_grad_(False)
+    model.read.eval()
+    for parameter in learnt:
+        parameter.requires_grad_(False)
+    return model.to(next(trunk.parameters(), model.mean).device)
 
 
 def trunk_of(model: LoadedModel) -> nn.Module:

@@ -101,7 +101,7 @@ def caption_images(
     preprocess = getattr(model, "preprocess", None)
     loaded = LoadedModel(captioner, f"{getattr(model, 'name', 'model')}+gru", preprocess=preprocess)
     cells = torch.from_numpy(new.values).view(len(test), channels, grid, grid)
-    tokens = captioner.greedy(captioner.encode(cells))
+    tokens = captioner.greedy(captioner.encode(cells.to(captioner.mean.device))).cpu()
     said = [vocabulary.text(row) for row in tokens.tolist()]
     maps, sizes = word_maps(loaded, test, tokens, said, method, batch_size=batch_size, progress=progress)
     scores = _scores(test, said, maps, sizes, boxes or {})

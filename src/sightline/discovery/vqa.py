@@ -59,8 +59,8 @@ class Answerer(nn.Module):
         seen = (features - self.mean) / self.deviation
         if self.fusion == "product":
             seen = seen * self.gate(bags)
-        scores = scores + self.image(seen)
-        return scores
+        evidence: Tensor = self.image(seen)
+        return scores + evidence
 
     def image_weights(self, bags: Tensor, answers: Tensor) -> Tensor:
         """The class map's weights (N, C) for each question's answer (N,): ∂s_a / ∂f."""
@@ -165,8 +165,8 @@ def answer_target(
     bags, chosen = vocabulary.bags(texts), torch.as_tensor(answers)
 
     def score(features: Tensor) -> Tensor:
-        scores: Tensor = answerer(bags.to(features), features)
-        return scores.gather(1, chosen[:, None].to(scores.device))[:, 0]
+        scores: Tensor = answerer(bags, features.to(bags))  # wherever the network is, the layer is on the CPU
+        return scores.gather(1, chosen[:, None])[:, 0]
 
     return score
 
