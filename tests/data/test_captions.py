@@ -60,7 +60,10 @@ def test_another_folder_of_images(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("image,caption\na.png,a dog\n", r"captions.csv, line 2: .*a.png is missing"),
-        ("photo,caption\na.png,a dog\n", r"line 1: expected a header with 'image' and 'caption', got 'photo,caption'"),
+        (
+            "photo,caption\na.png,a dog\n",
+            r"line 1: expected a header with 'image' and 'caption', got 'photo,caption'",
+        ),
         ("image,caption\na.png\n", r"line 2: expected 2 columns \(image,caption\), got 'a.png'"),
         ("image,caption\n", "holds no caption"),
     ],

@@ -63,7 +63,7 @@ def lies_under(mask: Mask, region: Mask) -> bool:
 def high_part(raw: Tensor, size_hw: tuple[int, int], threshold: float = HIGH) -> Mask:
     """R = {H ≥ τ}, H the map upsampled to the photo and scaled from 0 to 1: (H, W) bool; empty for a flat map.
 
-    >>> high_part(torch.tensor([[0.0, 1.0]]), (1, 4)).astype(int)
+    >>> high_part(Tensor([[0.0, 1.0]]), (1, 4)).astype(int)
     array([[0, 0, 1, 1]])
     """
     heatmap = heat(raw, size_hw)
