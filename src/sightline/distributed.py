@@ -46,6 +46,7 @@ class Ray:
 
     def __init__(self, address: str | None = None, device: str = "auto") -> None:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when Ray is imported
+        os.environ.setdefault("RAY_worker_niceness", "0")  # else 15, and any other work goes before ours
         try:
             import ray
         except ImportError:

@@ -1,7 +1,7 @@
 """What is to be explained: a folder, a pattern, a list in CSV or Parquet, or tar shards become one table of items.
 
 An item is a file, or a stretch of bytes inside a tar, so that any process can read any item by itself. The table
-is Arrow: a million items take about 100 MB, and pickling it for a worker process copies buffers, not objects.
+is Arrow: a million items take about 120 MB, and pickling it for a worker process copies buffers, not objects.
 """
 
 from __future__ import annotations
