@@ -10,7 +10,15 @@ import pkgutil
 
 import typer
 
-ORDER = ("features", "finegrained", "objects", "concept", "text", "vqa", "units", "caption")
+ORDER = ("features", "finegrained", "objects", "concept", "text", "vqa", "units", "caption", "make")
+
+HELP = """Beyond localisation: generic features, fine detail, scenes, concepts, text, answers, units, captions.
+
+```console
+sightline discover features photos/ --model resnet50
+sightline discover make concept --data tiny-imagenet-40.zip --out made/concept
+```
+"""
 
 
 def verbs() -> list[str]:
@@ -29,7 +37,7 @@ def build_app() -> typer.Typer:
     group = typer.Typer(
         rich_markup_mode="markdown",
         no_args_is_help=True,
-        help="Beyond localisation: generic features, fine detail, concepts, text, answers, units.",
+        help=HELP,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     for verb in verbs():
