@@ -244,6 +244,58 @@ def parts(arguments: argparse.Namespace) -> list[str]:
     return lines
 
 
+def choices(arguments: argparse.Namespace) -> list[str]:
+    """CPU time of what might have been chosen: decoders, and the network's memory format."""
+    import cv2
+    import numpy as np
+    import torch
+    from PIL import Image
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    from sightline import load_model
+    from sightline.batch.work import Work, ready
+    from sightline.data.images import decode_image
+
+    def draft(data: bytes) -> None:
+        image = Image.open(BytesIO(data))
+        image.draft("RGB", (224, 224))
+        image.load()
+
+    def forward(images: torch.Tensor) -> None:
+        with torch.inference_mode():
+            model(images)
+
+    def cpu_ms(work: Callable[[object], object], given: list[object], images: int) -> str:
+        found = []
+        for _ in range(3):
+            start = time.process_time()
+            for one in given:
+                work(one)
+            found.append(1e3 * (time.process_time() - start) / images)
+        return f"{min(found):.2f}"
+
+    cv2.setNumThreads(1)
+    torch.manual_seed(0)
+    model, x = load_model("resnet50", weights="none"), torch.randn(16, 3, 224, 224)
+    files = [path.read_bytes() for path in sorted(arguments.photos.glob("*.JPEG"))]
+    photos = [decode_image(data, "photo") for data in files]
+    arrays = [np.frombuffer(data, np.uint8) for data in files]
+    tensors = [torch.from_numpy(array.copy()) for array in arrays]
+    rows = {
+        "decode: Pillow, as `explain` does": (lambda data: decode_image(data, "photo"), files, len(files)),
+        "decode: Pillow's draft mode (other pixels)": (draft, files, len(files)),
+        "decode: OpenCV": (lambda array: cv2.imdecode(array, cv2.IMREAD_COLOR), arrays, len(files)),
+        "decode: torchvision": (lambda data: decode_jpeg(data, ImageReadMode.RGB), tensors, len(files)),
+        "resize, normalise": (model.preprocess.prepare, photos, len(files)),
+        "forward pass, contiguous": (forward, [x], 16),
+    }
+    lines = [machine(), "", "| the least of three, CPU ms an image | |", "|---|---|"]
+    lines += [f"| {name} | {cpu_ms(*row)} |" for name, row in rows.items()]
+    ready(model, Work())
+    x = x.contiguous(memory_format=torch.channels_last)
+    return [*lines, f"| forward pass, channels last | {cpu_ms(forward, [x], 16)} |"]
+
+
 def small_tar(path: Path, count: int) -> Path:
     """``count`` JPEGs of 64×64 noise (a hundred different ones), each a member of its own."""
     import numpy as np
@@ -348,6 +400,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--ray", action="store_true")
     parser.add_argument("--parts", action="store_true", help="CPU time of the road's parts, in one process")
+    parser.add_argument("--choices", action="store_true", help="CPU time of decoders and memory formats")
     parser.add_argument("--growth", action="store_true")
     parser.add_argument("--sizes", type=int, default=len(SIZES))
     parser.add_argument(
@@ -362,7 +415,8 @@ def main() -> None:
     if arguments.plan:
         print("\n".join(plan(*arguments.plan)))
         return
-    lines = (growth if arguments.growth else parts if arguments.parts else throughput)(arguments)
+    measure = next((one for one in (growth, parts, choices) if getattr(arguments, one.__name__)), throughput)
+    lines = measure(arguments)
     print("\n".join(lines))
     if arguments.write:
         with arguments.write.open("a") as file:

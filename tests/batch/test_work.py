@@ -81,6 +81,20 @@ def test_channels_last_changes_no_more_than_rounding(model: LoadedModel, photos:
     assert fast.rows["boxes_xyxy"] == plain.rows["boxes_xyxy"]
 
 
+def test_another_thread_count_changes_no_more_than_rounding(model: LoadedModel, photos: Path) -> None:
+    found, before = [], torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        found.append(run_batch(model, _prepared(model, photos), Work(heatmap_bits=16)))
+    torch.set_num_threads(before)
+    one, two = found
+    assert one.heatmaps is not None
+    assert two.heatmaps is not None
+    assert np.abs(one.heatmaps.astype(int) - two.heatmaps.astype(int)).max() <= 1  # a step is 1.5e-5
+    assert one.rows["score"].to_pylist() == pytest.approx(two.rows["score"].to_pylist(), abs=1e-5)
+    assert one.rows["boxes_xyxy"] == two.rows["boxes_xyxy"]
+
+
 def test_heatmaps_may_be_left_out_or_kept_at_the_size_of_the_map(model: LoadedModel, photos: Path) -> None:
     batch = _prepared(model, photos)
     assert run_batch(model, batch, Work(heatmap_bits=0)).heatmaps is None
