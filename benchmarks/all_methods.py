@@ -5,7 +5,7 @@
         --weights ../shared/weights/squeezenet1_1.safetensors --write docs/all-methods.md
 
 Localisation: GT-known at the threshold chosen on ``train-heldout``. Faithfulness: the most probable class. Both on
-photos evenly spread over `val`. Slow methods are shortened (RISE to 200 masks, Score-CAM to the 64 channels that vary
+photos evenly spread over `val`. Slow methods are shortened (RISE to 100 masks, Score-CAM to the 64 channels that vary
 most); the table says so. ``--write`` puts the model's section into the file, in the place of an earlier one.
 """
 
@@ -33,7 +33,7 @@ from sightline.models.loading import LoadedModel
 from sightline.report import spelled
 from sightline.types import Dataset
 
-SHORTENED = {"rise": "rise:masks=200", "scorecam": "scorecam:channels=64", "saliency": "saliency:smooth=0.02"}
+SHORTENED = {"rise": "rise:masks=100", "scorecam": "scorecam:channels=64", "saliency": "saliency:smooth=0.02"}
 FAITHFUL = ("average_drop", "insertion", "deletion", "road_combined", "pointing", "energy")
 
 

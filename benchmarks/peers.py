@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torchvision
@@ -248,17 +249,60 @@ def peak_mb(name: str, batch: int) -> float:
     return found
 
 
-def time_rows(batches: list[int], pairs: int, memory: bool) -> Iterator[str]:
+class Timed(NamedTuple):
+    """One row: the ratios (median, lowest, highest) by batch size, and peak memory over the forward's, if measured."""
+
+    name: str
+    ratios: list[tuple[float, float, float]]
+    memory: float | None
+
+    def cells(self) -> str:
+        cells = [f"{median:.2f} ({low:.2f}–{high:.2f})" for median, low, high in self.ratios]
+        if self.memory is not None:
+            cells.append(f"{self.memory:.2f} ×")
+        return " | ".join([self.name, *cells])
+
+
+def timed(batches: list[int], pairs: int, memory: bool) -> Iterator[Timed]:
     net = resnet50()
     plain = peak_mb("forward", batches[-1]) if memory else 0.0
     for name, work in TIMED.items():
-        cells = []
-        for batch in batches:
-            median, low, high = ratio(work, net, torch.randn(batch, 3, 224, 224), pairs)
-            cells.append(f"{median:.2f} ({low:.2f}–{high:.2f})")
-        if memory:
-            cells.append(f"{peak_mb(name, batches[-1]) / plain:.2f} ×")
-        yield f"| {name} | {' | '.join(cells)} |"
+        ratios = [ratio(work, net, torch.randn(batch, 3, 224, 224), pairs) for batch in batches]
+        yield Timed(name, ratios, peak_mb(name, batches[-1]) / plain if memory else None)
+
+
+def plot(rows: list[Timed], batches: list[int], path: Path) -> None:
+    """Bars of time and, where measured, of memory; 1 is the plain forward pass."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels = [f"CPU time, batch {batch}" for batch in batches]
+    values = [[row.ratios[i][0] for row in rows] for i in range(len(batches))]
+    spans = [
+        [[r.ratios[i][0] - r.ratios[i][1], r.ratios[i][2] - r.ratios[i][0]] for r in rows]
+        for i in range(len(batches))
+    ]
+    if rows[0].memory is not None:
+        panels.append(f"peak memory, batch {batches[-1]}")
+        values.append([row.memory or 0.0 for row in rows])
+        spans.append([[0.0, 0.0] for _ in rows])
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4), sharey=True, squeeze=False)
+    colours = ["#4477aa" if " " not in row.name else "#bbbbbb" for row in rows]
+    for axis, title, heights, ends in zip(axes[0], panels, values, spans, strict=True):
+        axis.barh(
+            [row.name for row in rows],
+            heights,
+            color=colours,
+            xerr=list(zip(*ends, strict=True)),
+            ecolor="#444444",
+        )
+        axis.axvline(1, color="black", linewidth=0.8)
+        axis.set_title(f"{title}: forward pass = 1", fontsize=9)
+    axes[0][0].invert_yaxis()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
 
 
 def report(arguments: argparse.Namespace) -> Iterator[str]:
@@ -279,7 +323,14 @@ def report(arguments: argparse.Namespace) -> Iterator[str]:
         memory = [f"peak memory over the forward's, batch {arguments.batches[-1]}"] * arguments.memory
         heads = ["work", *(f"batch {batch}" for batch in arguments.batches), *memory]
         yield f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}"
-        yield from time_rows(arguments.batches, arguments.pairs, arguments.memory)
+        rows = []
+        for row in timed(arguments.batches, arguments.pairs, arguments.memory):
+            rows.append(row)
+            yield f"| {row.cells()} |"
+        if arguments.write:
+            picture = arguments.write.with_suffix(".png")
+            plot(rows, arguments.batches, picture)
+            yield f"\n![Time and memory beside the peers]({picture.name})"
     net = squeezenet(arguments.weights)
     x = image_of(arguments.photo, arguments.side)
     yield (
