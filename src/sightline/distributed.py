@@ -111,7 +111,7 @@ class Ray:
                 plan.work,
                 target.overlays if plan.work.overlays else None,
             ),
-            **self._actors(),
+            **self._actors(len(batches)),
         )
         data = data.map_batches(write, batch_size=per_shard, batch_format="numpy", num_cpus=TASK_CPUS)
         for row in _rows_of(data):
@@ -134,7 +134,7 @@ class Ray:
         pieces = list(chunks(indices, source.settings.batch_size))
         shared = ray.put((source, dataset, pieces, list(shown)))
         data = self._rows(len(pieces)).map(
-            _Scorer, fn_constructor_args=(self.threads, shared), **self._actors()
+            _Scorer, fn_constructor_args=(self.threads, shared), **self._actors(len(pieces))
         )
         found = []
         for row in _rows_of(data):
@@ -162,11 +162,11 @@ class Ray:
         context.print_on_execution_start = False
         return ray.data.from_items([{"id": number} for number in range(count)], override_num_blocks=count)
 
-    def _actors(self) -> dict[str, Any]:
+    def _actors(self, batches: int) -> dict[str, Any]:
         import ray
 
         booked = {"num_gpus": 1, "num_cpus": 1} if self.gpu else {"num_cpus": self.threads * ACTOR_SHARE}
-        return {"compute": ray.data.ActorPoolStrategy(size=self.actors), **booked}
+        return {"compute": ray.data.ActorPoolStrategy(size=min(self.actors, batches)), **booked}
 
 
 class _Explainer:

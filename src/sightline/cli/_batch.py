@@ -113,7 +113,10 @@ def tell(manifest: dict[str, Any], out: Path, json: bool) -> None:
 
         typer.echo(as_json(manifest))
     else:
-        typer.echo(f"{images} images, {rows} rows in {shards} shard{'s' * (shards != 1)}: {out / 'results'}")
+        found = [
+            f"{n} {what}{'s' * (n != 1)}" for n, what in ((images, "image"), (rows, "row"), (shards, "shard"))
+        ]
+        typer.echo(f"{found[0]}, {found[1]} in {found[2]}: {out / 'results'}")
     if not manifest["errors"]:
         return
     from pyarrow.parquet import read_table
