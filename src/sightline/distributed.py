@@ -132,6 +132,8 @@ class Ray:
         from sightline.evaluation.counting import chunks, merged
 
         pieces = list(chunks(indices, source.settings.batch_size))
+        if not pieces:
+            return source.score(dataset, indices, shown, skipped, advance)
         shared = ray.put((source, dataset, pieces, list(shown)))
         data = self._rows(len(pieces)).map(
             _Scorer, fn_constructor_args=(self.threads, shared), **self._actors(len(pieces))
