@@ -26,7 +26,7 @@ def caption(
     weights: Weights = None,
     categories: Categories = None,
     method: Annotated[str, typer.Option(help="A name of `sightline methods`.")] = "gradcam",
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training captions.")] = 40,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training captions.")] = 100,
     batch_size: BatchSize = 64,
     device: Device = "auto",
     seed: Annotated[int, typer.Option(help="Of the first weights and of the order.")] = 0,
