@@ -1,4 +1,4 @@
-"""Phrase detectors from captions (Zhou et al. 2016, section 4.4), with hard-negative mining."""
+"""Phrase detectors from captions (Zhou et al. 2016, section 4), with hard-negative mining."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Informative objects in scenes (Zhou et al. 2016, section 4.4): what lies under the high part of a scene's map."""
+"""Informative objects in scenes (Zhou et al. 2016, section 4): what lies under the high part of a scene's map."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def informative_objects(
     seed: int = 0,
     progress: bool = True,
 ) -> tuple[Result, list[Informative]]:
-    """For each scene class, the objects most often under the high part of its map (Zhou et al. 2016, section 4.4).
+    """For each scene class, the objects most often under the high part of its map (Zhou et al. 2016, section 4).
 
     A one-vs-all linear SVM on the GAP features of ``train`` tells the scenes apart; its weights make the map of an
     image's own class, M_c = Σ_k w_k^c A_k. Objects are those of ``test`` and are never learnt from. ``threshold``

@@ -1,4 +1,4 @@
-"""A text detector (Zhou et al. 2016, section 4.4): images with text and images without, and no box in training."""
+"""A text detector (Zhou et al. 2016, section 4): images with text and images without, and no box in training."""
 
 from __future__ import annotations
 

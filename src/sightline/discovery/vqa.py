@@ -1,4 +1,4 @@
-"""Visual question answering (Zhou et al. 2015; Zhou et al. 2016, section 4.4): words and GAP features, one layer."""
+"""Visual question answering (Zhou et al. 2015; Zhou et al. 2016, section 4): words and GAP features, one layer."""
 
 from __future__ import annotations
 
