@@ -131,8 +131,6 @@ def test_one_bad_image_is_named_and_the_others_done(
 
 @pytest.mark.parametrize("suffix", ["npz", "parquet"])
 def test_files(colours: LoadedModel, tmp_path: Path, suffix: str) -> None:
-    if suffix == "parquet":
-        pytest.importorskip("pyarrow", reason="Parquet needs pyarrow")
     samples = [Sample("één", patch((255, 0, 0))), Sample("b", patch((0, 51, 0)))]  # type: ignore[arg-type]
     found = extract_features(colours, samples, progress=False)
     path = found.save(tmp_path / f"f.{suffix}", category=["x", "y"])

@@ -72,7 +72,9 @@ class Features:
         np.savez(file, ids=np.asarray(self.ids), values=self.values, key=key, **more)
 
     def _parquet(self, columns: Mapping[str, Sequence[Any]], file: Any) -> None:
-        arrow, parquet = _pyarrow()
+        import pyarrow as arrow
+        from pyarrow import parquet
+
         flat = arrow.array(self.values.reshape(-1), arrow.float32())
         vectors = arrow.FixedSizeListArray.from_arrays(flat, self.values.shape[1])
         more = {name: arrow.array(list(column)) for name, column in columns.items()}
@@ -92,7 +94,8 @@ def load_features(path: str | Path) -> Features:
         raise InputError(f"{path}: no such file")
     try:
         if path.suffix == ".parquet":
-            _, parquet = _pyarrow()
+            from pyarrow import parquet
+
             table = parquet.read_table(path)
             ids = tuple(table["id"].to_pylist())
             flat = table["features"].combine_chunks().flatten().to_numpy()
@@ -292,14 +295,3 @@ def target_layer(network: nn.Module, images: Tensor) -> Site:
             f"no target layer was found: {structure.why_no_target}; use a convolutional one"
         )
     return structure.target
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise UnsupportedError(
-            "Parquet needs pyarrow: pip install 'sightline[parquet]'; or save features as .npz"
-        ) from None
-    return pyarrow, pyarrow.parquet
