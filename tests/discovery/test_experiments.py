@@ -123,6 +123,28 @@ def test_three_rows(colours: LoadedModel, tmp_path: Path, knows: bool) -> None:
     assert result.settings["threshold_chosen_on"] == "train"
 
 
+def test_each_row_is_cut_to_its_own_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing, the predicted boxes, the true ones: at τ = 0 all but the map's least value lies in the predicted."""
+    model = _own()
+    model.network.fc.weight.data = torch.tensor(
+        [[1.0, -2, -1], [-1, -2, 1]]
+    )  # the green speck speaks against both
+    train, test = _split("train", 16, folder=tmp_path), _split("test", 12, folder=tmp_path)
+    given: list[Any] = []
+
+    def spy(*arguments: Any, boxes: Any = None, **options: Any) -> Any:
+        given.append(boxes)
+        return extract_features(*arguments, boxes=boxes, **options)
+
+    monkeypatch.setattr("sightline.discovery.finegrained.extract_features", spy)
+    _, found = fine_grained(model, train, test, margin=0.25, threshold=0, progress=False)
+    truth = torch.cat([sample.boxes_xyxy for sample in test.samples])
+    assert given[:2] == [None, None]
+    assert torch.equal(given[3], widened(found.boxes, 0.25))
+    assert torch.equal(given[5], widened(truth, 0.25))
+    assert not torch.equal(found.boxes, truth)
+
+
 def test_the_crops_are_what_the_features_are_of(tmp_path: Path) -> None:
     """Crop to the true box: all of it is the square's colour. The margin lets black in."""
     test = _split("test", 2, folder=tmp_path)
