@@ -84,27 +84,30 @@ def _resident(field: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def _peak(name: str, batch: int, queue: multiprocessing.Queue[float]) -> None:
+def _named(name: str) -> Work:
+    if (
+        name == "scorecam, all 2048 channels"
+    ):  # chunks of 16 are alike: memory does not grow with their number
+        return ours("scorecam", channels=256)
+    return {**FAST, **SLOW, "forward": (forward, 1.0)}[name][0]
+
+
+def _peak(find: Callable[[str], Work], name: str, batch: int, queue: multiprocessing.Queue[float]) -> None:
     torch.set_num_threads(1)
-    net, x = resnet50(), torch.randn(batch, 3, 224, 224)
+    net, x, work = resnet50(), torch.randn(batch, 3, 224, 224), find(name)
     forward(net, x[:1])
-    sightline.explain(net, x[:1], method="gradcam")  # what is imported and remembered is not the method's
-    work = {**FAST, **SLOW, "forward": (forward, 1.0)}[name][0]
-    if name == "scorecam, all 2048 channels":
-        work = ours(
-            "scorecam", channels=256
-        )  # chunks of 16 are alike: memory does not grow with their number
+    work(net, x[:1])  # what is imported and remembered is not the method's
     Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the highest resident set so far
     before = _resident("VmRSS")
     work(net, x)
     queue.put(_resident("VmHWM") - before)
 
 
-def peak_mb(name: str, batch: int) -> float:
-    """Growth of the peak resident set by one call in a fresh process, in MiB."""
+def peak_mb(name: str, batch: int, find: Callable[[str], Work] = _named) -> float:
+    """Growth of the peak resident set by one call in a fresh process, in MiB; ``find`` gives the work of a name."""
     context = multiprocessing.get_context("spawn")
     queue: multiprocessing.Queue[float] = context.Queue()
-    process = context.Process(target=_peak, args=(name, batch, queue))
+    process = context.Process(target=_peak, args=(find, name, batch, queue))
     process.start()
     found = queue.get()
     process.join()

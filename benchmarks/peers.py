@@ -12,10 +12,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -30,7 +28,7 @@ import torchvision
 from torch import Tensor, nn
 
 import sightline
-from methods import Work, forward, ours, ratio, resnet50
+from methods import Work, forward, ours, peak_mb, ratio, resnet50
 from sightline.heatmap import make_heatmaps, normalise
 from sightline.metrics.faithfulness import class_probability
 from sightline.metrics.road import road
@@ -228,25 +226,8 @@ def road_lines(net: nn.Module, x: Tensor, repeats: int) -> Iterator[str]:
     )
 
 
-def _peak(name: str, batch: int, queue: multiprocessing.Queue[float]) -> None:
-    torch.set_num_threads(1)
-    net, x = resnet50(), torch.randn(batch, 3, 224, 224)
-    work = {**TIMED, "forward": forward}[name]
-    work(net, x[:1, :, :64, :64])  # what is imported and remembered is not the method's
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    work(net, x)
-    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
-
-
-def peak_mb(name: str, batch: int) -> float:
-    """Growth of the peak resident set by one call in a fresh process, in MiB."""
-    context = multiprocessing.get_context("spawn")
-    queue: multiprocessing.Queue[float] = context.Queue()
-    process = context.Process(target=_peak, args=(name, batch, queue))
-    process.start()
-    found = queue.get()
-    process.join()
-    return found
+def _named(name: str) -> Work:
+    return {**TIMED, "forward": forward}[name]
 
 
 class Timed(NamedTuple):
@@ -265,10 +246,10 @@ class Timed(NamedTuple):
 
 def timed(batches: list[int], pairs: int, memory: bool) -> Iterator[Timed]:
     net = resnet50()
-    plain = peak_mb("forward", batches[-1]) if memory else 0.0
+    plain = peak_mb("forward", batches[-1], _named) if memory else 0.0
     for name, work in TIMED.items():
         ratios = [ratio(work, net, torch.randn(batch, 3, 224, 224), pairs) for batch in batches]
-        yield Timed(name, ratios, peak_mb(name, batches[-1]) / plain if memory else None)
+        yield Timed(name, ratios, peak_mb(name, batches[-1], _named) / plain if memory else None)
 
 
 def plot(rows: list[Timed], batches: list[int], path: Path) -> None:
