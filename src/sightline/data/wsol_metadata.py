@@ -98,9 +98,10 @@ def _split_folder(root: Path, split: str) -> Path:
         raise InputError(f"{root}: no such folder")
     splits = sorted(path.parent.name for path in root.glob("*/image_ids.txt"))
     if not splits:
-        below = next(iter(sorted(path.parent.parent for path in root.glob("*/*/*/image_ids.txt"))), None)
+        below = sorted(path.parent.parent for path in root.glob("*/*/*/image_ids.txt"))
         raise InputError(
-            f"{root} holds no split with image_ids.txt; expected one data set's metadata folder, such as {below or 'metadata/CUB'}"
+            f"{root} holds no split with image_ids.txt; expected one data set's metadata folder, "
+            f"such as {below[0] if below else 'metadata/CUB'}"
         )
     if not folder.is_dir():
         raise unknown("split", split, splits, hint=f"(in {root})")
