@@ -1,4 +1,4 @@
-"""What every test shares: two threads, fixed seeds, the folder of real data, and `import toynets`."""
+"""What every test shares: one thread, fixed seeds, the folder of real data, and `import toynets`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ TESTS = Path(__file__).resolve().parent
 if str(TESTS) not in sys.path:  # importlib mode adds nothing to the path by itself
     sys.path.insert(0, str(TESTS))
 
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+# Threads that wait for each other on a busy machine make these small networks five times slower; processes that
+# tests start inherit this.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(autouse=True)
