@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import importlib
-import pkgutil
 import sys
 import warnings
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sightline.cli._verbs import verbs_in
 from sightline.errors import InputError
 
 ORDER = (
@@ -49,9 +49,7 @@ def verbs() -> list[str]:
     >>> verbs()[:3]
     ['explain', 'demo', 'methods']
     """
-    found = [m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")]
-    rank = {name: number for number, name in enumerate(ORDER)}
-    return sorted(found, key=lambda name: (rank.get(name, len(rank)), name))
+    return verbs_in(__path__, ORDER)
 
 
 def build_app() -> typer.Typer:

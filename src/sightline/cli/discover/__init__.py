@@ -6,9 +6,10 @@ A file ``verb.py`` in this folder whose function is called ``verb`` is a command
 from __future__ import annotations
 
 import importlib
-import pkgutil
 
 import typer
+
+from sightline.cli._verbs import verbs_in
 
 ORDER = ("features", "finegrained", "objects", "concept", "text", "vqa", "units", "caption", "make")
 
@@ -27,9 +28,7 @@ def verbs() -> list[str]:
     >>> all(name.isidentifier() for name in verbs())
     True
     """
-    found = [m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")]
-    rank = {name: number for number, name in enumerate(ORDER)}
-    return sorted(found, key=lambda name: (rank.get(name, len(rank)), name))
+    return verbs_in(__path__, ORDER)
 
 
 def build_app() -> typer.Typer:
