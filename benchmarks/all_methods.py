@@ -30,7 +30,7 @@ from sightline.evaluation import evaluate
 from sightline.evaluation.faithfulness import evaluate_faithfulness
 from sightline.evaluation.faithfulness_report import COLUMNS
 from sightline.models.loading import LoadedModel
-from sightline.report import spelled
+from sightline.reports.tables import spelled
 from sightline.types import Dataset
 
 SHORTENED = {"rise": "rise:masks=100", "scorecam": "scorecam:channels=64", "saliency": "saliency:smooth=0.02"}

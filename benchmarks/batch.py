@@ -108,15 +108,15 @@ def throughput(arguments: argparse.Namespace) -> list[str]:
 
     from sightline import load_model
     from sightline.batch.decode import prepare
-    from sightline.batch.local import Local
-    from sightline.batch.road import explain_many
-    from sightline.batch.sources import items_of, read_items
-    from sightline.batch.work import Work, ready
+    from sightline.batch.local_engine import Local
+    from sightline.batch.run import explain_batch
+    from sightline.batch.worker import BatchOptions, ready
+    from sightline.data.items import items_of, read_items
 
     torch.manual_seed(0)
     lines, scratch = [machine(), ""], Path(tempfile.mkdtemp())
     model, n = load_model("resnet50", weights="none"), arguments.images
-    work = Work(batch_size=arguments.batch_size, shard_size=n)
+    work = BatchOptions(batch_size=arguments.batch_size, shard_size=n)
     small, large = (repeated(arguments.photos, k * n, scratch / str(k)) for k in (1, 3))
     items = list(items_of(read_items([str(small)])))
     chunks = [items[start : start + work.batch_size] for start in range(0, n, work.batch_size)]
@@ -136,7 +136,7 @@ def throughput(arguments: argparse.Namespace) -> list[str]:
 
     def road(engine: object, source: Path) -> Cost:
         out = Path(tempfile.mkdtemp(dir=scratch))
-        return timed(lambda: explain_many(model, [source], out, work, engine))  # type: ignore[arg-type]
+        return timed(lambda: explain_batch(model, [source], out, work, engine))  # type: ignore[arg-type]
 
     def decoding() -> Cost:
         return timed(lambda: [prepare(chunk, model.preprocess, "whole") for chunk in chunks])
@@ -150,7 +150,7 @@ def throughput(arguments: argparse.Namespace) -> list[str]:
     lines += ["|---|---|---|---|---|---|"]
     engines = [("local", Local(workers=1))]
     if arguments.ray:
-        from sightline.distributed import Ray
+        from sightline.batch.ray_engine import Ray
 
         start = timed(lambda: engines.append(("ray", Ray())))  # type: ignore[arg-type]
         lines.insert(
@@ -196,11 +196,11 @@ def parts(arguments: argparse.Namespace) -> list[str]:
     from sightline import load_model
     from sightline.batch.decode import prepare
     from sightline.batch.shards import Folder
-    from sightline.batch.sources import items_of, read_items
-    from sightline.batch.work import Work, ready, run_batch
+    from sightline.batch.worker import BatchOptions, explain_prepared, ready
+    from sightline.data.items import items_of, read_items
 
     torch.manual_seed(0)
-    lines, work = [machine(), ""], Work(batch_size=arguments.batch_size)
+    lines, work = [machine(), ""], BatchOptions(batch_size=arguments.batch_size)
     model = ready(load_model("resnet50", weights="none"), work)
     items = list(items_of(read_items([str(arguments.photos)])))[: arguments.images]
     scratch = Path(tempfile.mkdtemp())
@@ -219,7 +219,7 @@ def parts(arguments: argparse.Namespace) -> list[str]:
             clock.append(time.process_time())
             model(images)
         clock.append(time.process_time())
-        done = run_batch(model, batch, work)
+        done = explain_prepared(model, batch, work)
         clock.append(time.process_time())
         folder.write(number, [done])
         clock.append(time.process_time())
@@ -253,8 +253,8 @@ def choices(arguments: argparse.Namespace) -> list[str]:
     from torchvision.io import ImageReadMode, decode_jpeg
 
     from sightline import load_model
-    from sightline.batch.work import Work, ready
-    from sightline.data.images import decode_image
+    from sightline.batch.worker import BatchOptions, ready
+    from sightline.data.photos import decode_image
 
     def draft(data: bytes) -> None:
         image = Image.open(BytesIO(data))
@@ -291,7 +291,7 @@ def choices(arguments: argparse.Namespace) -> list[str]:
     }
     lines = [machine(), "", "| the least of three, CPU ms an image | |", "|---|---|"]
     lines += [f"| {name} | {cpu_ms(*row)} |" for name, row in rows.items()]
-    ready(model, Work())
+    ready(model, BatchOptions())
     x = x.contiguous(memory_format=torch.channels_last)
     return [*lines, f"| forward pass, channels last | {cpu_ms(forward, [x], 16)} |"]
 
@@ -320,9 +320,9 @@ def one_growth(source: Path, out: Path) -> None:
     from torch import nn
 
     from sightline import load_model
-    from sightline.batch.local import Local
-    from sightline.batch.road import explain_many
-    from sightline.batch.work import Work
+    from sightline.batch.local_engine import Local
+    from sightline.batch.run import explain_batch
+    from sightline.batch.worker import BatchOptions
     from sightline.models.preprocess import Preprocess
 
     torch.manual_seed(0)
@@ -331,7 +331,7 @@ def one_growth(source: Path, out: Path) -> None:
     )
     model = load_model(net, transform=Preprocess((32, 32), 32))
     start = time.perf_counter(), cpu_seconds()
-    explain_many(model, [source], out, Work(), Local(workers=1))
+    explain_batch(model, [source], out, BatchOptions(), Local(workers=1))
     print(time.perf_counter() - start[0], cpu_seconds() - start[1])
 
 

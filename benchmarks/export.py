@@ -31,14 +31,14 @@ import onnxruntime
 import torch
 
 import sightline
-from sightline.export import boxes_array, example_images, export_onnx
+from sightline.export.graph import GraphOptions, MapGraph
+from sightline.export.onnx import boxes_array, example_images, export_onnx
+from sightline.inspection.structure import inspect_network
 from sightline.models.loading import LoadedModel
-from sightline.models.trace import study
-from sightline.onnx_graph import GraphOptions, MapGraph
 
 MODELS = ("bundled", "squeezenet1_1", "resnet50")
 TOP = 5
-Work = Callable[[], object]
+BatchOptions = Callable[[], object]
 
 
 def load(name: str) -> LoadedModel:
@@ -54,7 +54,7 @@ def session(path: Path, threads: int) -> onnxruntime.InferenceSession:
 
 def roads(
     model: LoadedModel, files: dict[str, Path], images: torch.Tensor, threads: int
-) -> dict[str, tuple[Work, Work]]:
+) -> dict[str, tuple[BatchOptions, BatchOptions]]:
     """Pairs (PyTorch, onnxruntime) that give the same."""
 
     def forward() -> object:
@@ -64,7 +64,7 @@ def roads(
     def maps() -> torch.Tensor:
         return sightline.explain(model, images, method="cam", classes=f"top{TOP}").heatmaps()
 
-    def run(name: str) -> Work:
+    def run(name: str) -> BatchOptions:
         graph, array = session(files[name], threads), images.numpy()
         return lambda: graph.run(None, {"image": array})
 
@@ -76,7 +76,9 @@ def roads(
     }
 
 
-def times(pair: tuple[Work, Work], clock: Callable[[], float], pairs: int) -> tuple[list[float], list[float]]:
+def times(
+    pair: tuple[BatchOptions, BatchOptions], clock: Callable[[], float], pairs: int
+) -> tuple[list[float], list[float]]:
     """Milliseconds of both works, done in turn."""
     found: tuple[list[float], list[float]] = ([], [])
     for work in pair:
@@ -89,7 +91,7 @@ def times(pair: tuple[Work, Work], clock: Callable[[], float], pairs: int) -> tu
     return found
 
 
-def figures(pair: tuple[Work, Work], threads: int, pairs: int) -> str:
+def figures(pair: tuple[BatchOptions, BatchOptions], threads: int, pairs: int) -> str:
     """Three columns: both times and their ratio."""
     if threads == 1:
         both = times(pair, time.process_time, pairs)
@@ -108,7 +110,7 @@ def rows(name: str, batches: list[int], every: list[int], pairs: int, folder: Pa
         export_onnx(model, path, input="normalised", top=TOP, boxes=kind == "boxes")
     example = MapGraph(
         model.network,
-        study(model.network, torch.zeros(1, 3, height, width)),
+        inspect_network(model.network, torch.zeros(1, 3, height, width)),
         GraphOptions(input="normalised"),
     )
     lines = []

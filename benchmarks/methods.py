@@ -23,14 +23,14 @@ import torchvision
 
 import sightline
 
-Work = Callable[[torch.nn.Module, torch.Tensor], object]
+BatchOptions = Callable[[torch.nn.Module, torch.Tensor], object]
 
 
-def ours(method: str, **arguments: object) -> Work:
+def ours(method: str, **arguments: object) -> BatchOptions:
     return lambda net, x: sightline.explain(net, x, method=method, **arguments).maps  # type: ignore[arg-type]
 
 
-FAST: dict[str, tuple[Work, float]] = {
+FAST: dict[str, tuple[BatchOptions, float]] = {
     "gradcam": (ours("gradcam"), 1.08),
     "gradcam_pp": (ours("gradcam_pp"), 1.08),
     "layercam": (ours("layercam"), 1.08),
@@ -44,7 +44,7 @@ FAST: dict[str, tuple[Work, float]] = {
     "fullycam (all convolutions)": (ours("fullycam"), float("nan")),
     "ablationcam": (ours("ablationcam"), 6.0),
 }
-SLOW: dict[str, tuple[Work, float]] = {
+SLOW: dict[str, tuple[BatchOptions, float]] = {
     "scorecam, 64 channels": (ours("scorecam", channels=64), 70.0),
     "scorecam, all 2048 channels": (ours("scorecam"), 2100.0),
 }
@@ -55,13 +55,15 @@ def forward(net: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
         return net(x)
 
 
-def cpu_seconds(work: Work, net: torch.nn.Module, x: torch.Tensor) -> float:
+def cpu_seconds(work: BatchOptions, net: torch.nn.Module, x: torch.Tensor) -> float:
     start = time.process_time()
     work(net, x)
     return time.process_time() - start
 
 
-def ratio(work: Work, net: torch.nn.Module, x: torch.Tensor, pairs: int) -> tuple[float, float, float]:
+def ratio(
+    work: BatchOptions, net: torch.nn.Module, x: torch.Tensor, pairs: int
+) -> tuple[float, float, float]:
     """Median, lowest and highest of method / forward over ``pairs`` interleaved pairs, after one warm-up."""
     if pairs > 3:
         work(net, x)
@@ -84,7 +86,7 @@ def _resident(field: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def _named(name: str) -> Work:
+def _named(name: str) -> BatchOptions:
     if (
         name == "scorecam, all 2048 channels"
     ):  # chunks of 16 are alike: memory does not grow with their number
@@ -92,7 +94,9 @@ def _named(name: str) -> Work:
     return {**FAST, **SLOW, "forward": (forward, 1.0)}[name][0]
 
 
-def _peak(find: Callable[[str], Work], name: str, batch: int, queue: multiprocessing.Queue[float]) -> None:
+def _peak(
+    find: Callable[[str], BatchOptions], name: str, batch: int, queue: multiprocessing.Queue[float]
+) -> None:
     torch.set_num_threads(1)
     net, x, work = resnet50(), torch.randn(batch, 3, 224, 224), find(name)
     forward(net, x[:1])
@@ -103,7 +107,7 @@ def _peak(find: Callable[[str], Work], name: str, batch: int, queue: multiproces
     queue.put(_resident("VmHWM") - before)
 
 
-def peak_mb(name: str, batch: int, find: Callable[[str], Work] = _named) -> float:
+def peak_mb(name: str, batch: int, find: Callable[[str], BatchOptions] = _named) -> float:
     """Growth of the peak resident set by one call in a fresh process, in MiB; ``find`` gives the work of a name."""
     context = multiprocessing.get_context("spawn")
     queue: multiprocessing.Queue[float] = context.Queue()
@@ -117,7 +121,7 @@ def peak_mb(name: str, batch: int, find: Callable[[str], Work] = _named) -> floa
 def rows_of(arguments: argparse.Namespace) -> list[str]:
     net = resnet50()
     rows = []
-    table: dict[str, tuple[Work, float]] = dict(FAST)
+    table: dict[str, tuple[BatchOptions, float]] = dict(FAST)
     if arguments.slow:
         table.update(SLOW)
     for name, (work, reach) in table.items():

@@ -28,7 +28,7 @@ import torchvision
 from torch import Tensor, nn
 
 import sightline
-from methods import Work, forward, ours, peak_mb, ratio, resnet50
+from methods import BatchOptions, forward, ours, peak_mb, ratio, resnet50
 from sightline.heatmap import make_heatmaps, normalise
 from sightline.metrics.faithfulness import class_probability
 from sightline.metrics.road import road
@@ -79,7 +79,7 @@ def captum_pixels(kind: str, **options: object) -> Maps:
     return maps
 
 
-TIMED: dict[str, Work] = {
+TIMED: dict[str, BatchOptions] = {
     "gradcam": ours("gradcam"),
     "gradcam_pp": ours("gradcam_pp"),
     "eigencam": ours("eigencam"),
@@ -139,7 +139,7 @@ def squeezenet(weights: Path | None) -> nn.Module:
 def image_of(photo: Path | None, side: int) -> Tensor:
     if photo is None:
         return torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-    from sightline.data.images import read_image
+    from sightline.data.photos import read_image
     from sightline.models.preprocess import Preprocess
 
     imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -226,7 +226,7 @@ def road_lines(net: nn.Module, x: Tensor, repeats: int) -> Iterator[str]:
     )
 
 
-def _named(name: str) -> Work:
+def _named(name: str) -> BatchOptions:
     return {**TIMED, "forward": forward}[name]
 
 

@@ -17,7 +17,7 @@ from references.plain import each, upsample
 from references.scorecam import ablationcam
 from sightline.engine import Evidence, observe
 from sightline.errors import InputError, UnsupportedError
-from sightline.models.trace import Site
+from sightline.inspection.structure import LayerRef
 from sightline.targets import CallableTarget, ClassTarget
 from toynets import (
     ALL_TOYS,
@@ -177,7 +177,7 @@ def test_a_call_that_does_not_happen_is_refused() -> None:
 @pytest.mark.parametrize("layers", [["stem.2", "mixed"], ["mixed", "stem.2"]])
 def test_layers_one_behind_the_other(layers: list[str]) -> None:
     net, x = build("branches"), make_images()
-    evidence = observe(net, x, [Site(name) for name in layers])
+    evidence = observe(net, x, [LayerRef(name) for name in layers])
     target = ClassTarget(PICKED[:, 0])
     before, _ = net.split("stem.2")
     stem = before[0].run(x)
@@ -196,7 +196,7 @@ def test_layers_one_behind_the_other(layers: list[str]) -> None:
 def test_parallel_branches(frozen: bool) -> None:
     # Neither branch leads to the other: each must become a leaf of its own.
     net, x = prepare(BranchToy()).requires_grad_(not frozen), make_images()
-    evidence = observe(net, x, [Site("mixed.left"), Site("mixed.right")])
+    evidence = observe(net, x, [LayerRef("mixed.left"), LayerRef("mixed.right")])
     stem = net.stem(x).detach()
     left = net.mixed.left(stem).detach().requires_grad_()
     right = net.mixed.right(stem).detach().requires_grad_()
@@ -410,7 +410,7 @@ def test_two_explanations_in_two_threads() -> None:
 
 
 def test_first_looks_in_two_threads() -> None:
-    # Nothing is remembered yet: both threads study their network at the same time.
+    # Nothing is remembered yet: both threads inspect_network their network at the same time.
     nets, x = [build("densenet end", seed=s) for s in (0, 1)], make_images(2)
     found: dict[int, Tensor] = {}
     start = threading.Barrier(2)
@@ -614,7 +614,7 @@ def test_methods_of_one_layer_refuse_several() -> None:
 
 def test_targets_are_called_with_the_networks_own_output() -> None:
     net, x = build("gap"), make_images()
-    evidence = observe(net, x, [Site("features.4")])
+    evidence = observe(net, x, [LayerRef("features.4")])
     given = evidence.gradient(CallableTarget(lambda out: out[:, 1] - out[:, 2]))
     difference = (net.fc.weight[1] - net.fc.weight[2]).detach() / 64
     torch.testing.assert_close(given, difference.view(1, -1, 1, 1).expand_as(given), rtol=0, atol=1e-12)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from sightline.errors import InputError, UnsupportedError
-from sightline.models.record import OpCounter, eval_mode, is_spatial, tensors_in
-from sightline.models.tail import tail
-from sightline.models.trace import Head, Site
+from sightline.inspection.recording import OpCounter, eval_mode, is_spatial, tensors_in
+from sightline.inspection.structure import Head, LayerRef
+from sightline.inspection.tail import tail
 from sightline.targets import Target, logits_of
 
 Visit = Callable[[int, Tensor], Tensor]  # (number of the site, its tensor) -> the tensor to pass on
@@ -40,7 +40,7 @@ _OPAQUE = ("CheckpointFunction", "CompiledFunction", "DifferentiableGraph")
 
 
 @contextmanager
-def _tapped(network: nn.Module, sites: Sequence[Site], visit: Visit) -> Iterator[None]:
+def _tapped(network: nn.Module, sites: Sequence[LayerRef], visit: Visit) -> Iterator[None]:
     """Call ``visit`` when the tensor of a site is made and pass on what it returns; leave no hook behind."""
     counts = dict.fromkeys(range(len(sites)), 0)
     by_op = {site.op: (i, site) for i, site in enumerate(sites) if site.op is not None}
@@ -56,7 +56,7 @@ def _tapped(network: nn.Module, sites: Sequence[Site], visit: Visit) -> Iterator
 
     counter = OpCounter(at_op) if by_op else None
 
-    def at_module(number: int, site: Site) -> Callable[..., Tensor | None]:
+    def at_module(number: int, site: LayerRef) -> Callable[..., Tensor | None]:
         def hook(module: nn.Module, args: Any, output: Any) -> Tensor | None:
             call = counts[number]
             counts[number] += 1
@@ -82,7 +82,7 @@ def _tapped(network: nn.Module, sites: Sequence[Site], visit: Visit) -> Iterator
         _check_calls(site, counts[number])
 
 
-def _one_tensor(site: Site, output: Any) -> Tensor:
+def _one_tensor(site: LayerRef, output: Any) -> Tensor:
     if isinstance(output, Tensor):
         return output
     inside = ", ".join(str(tuple(t.shape)) for t in tensors_in(output))
@@ -92,7 +92,7 @@ def _one_tensor(site: Site, output: Any) -> Tensor:
     )
 
 
-def _check_calls(site: Site, calls: int) -> None:
+def _check_calls(site: LayerRef, calls: int) -> None:
     if site.op is None and site.call is None and calls > 1:
         raise InputError(
             f"layer '{site.name}' is called {calls} times in one pass; name one call: "
@@ -103,7 +103,7 @@ def _check_calls(site: Site, calls: int) -> None:
         raise InputError(f"layer '{site}' {times} in the forward pass; name one that is")
 
 
-def _checked_map(site: Site, activation: Tensor) -> None:
+def _checked_map(site: LayerRef, activation: Tensor) -> None:
     if not is_spatial(activation):
         raise InputError(
             f"layer '{site}' has no spatial map: it returns {tuple(activation.shape)}; expected (N, C, h, w) "
@@ -129,7 +129,9 @@ class Evidence:
     ``layers`` the same for every layer asked for; ``logits`` (N, C) or None; ``output`` as the network gave it.
     """
 
-    def __init__(self, network: nn.Module, images: Tensor, sites: Sequence[Site], settings: dict[str, bool]):
+    def __init__(
+        self, network: nn.Module, images: Tensor, sites: Sequence[LayerRef], settings: dict[str, bool]
+    ):
         self.network, self.images, self.sites, self.settings = network, images, tuple(sites), settings
         self.head: Head | None = None
         self.output: Any = None
@@ -255,7 +257,7 @@ def refuse_inference_mode() -> None:
 def observe(
     network: nn.Module,
     images: Tensor,
-    sites: Sequence[Site] = (),
+    sites: Sequence[LayerRef] = (),
     *,
     gradient: bool = True,
     input_gradient: bool = False,
@@ -269,7 +271,7 @@ def observe(
     Inf in the output (naming the layer that made it).
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-    >>> observe(net, torch.zeros(2, 3, 8, 8), [Site("1")]).activations.shape
+    >>> observe(net, torch.zeros(2, 3, 8, 8), [LayerRef("1")]).activations.shape
     torch.Size([2, 4, 6, 6])
     """
     refuse_inference_mode()

@@ -199,7 +199,7 @@ class Explanation:
         >>> example().overlay(0, 0).mode
         'RGB'
         """
-        from sightline.render import overlay
+        from sightline.pictures.overlay import overlay
 
         normalising = {n: box_options[n] for n in ("normalise", "percentile") if n in box_options}
         heatmap = self.heatmaps(**normalising)[i, k]
@@ -220,7 +220,7 @@ class Explanation:
         >>> sorted(p.name for p in example().save(tempfile.mkdtemp()).iterdir())
         ['000000_1.png', 'manifest.json']
         """
-        from sightline.manifest import describe_run, write_atomically
+        from sightline.reports.manifest import describe_run, write_atomically
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

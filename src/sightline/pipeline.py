@@ -12,7 +12,7 @@ from sightline.engine import Evidence
 from sightline.errors import InputError, unknown
 from sightline.explanation import VIEWS, Explanation
 from sightline.methods import Method, get_method
-from sightline.methods.passes import Layer, observe_for
+from sightline.methods.observation import Layer, observe_for
 from sightline.models.loading import LoadedModel
 from sightline.targets import CallableTarget, Classes, ClassTarget, Target, resolve_classes
 from sightline.types import Geometry
@@ -94,7 +94,7 @@ def prepare(
             f"batch is a {type(items[0]).__name__}, and this model has no transform; give a float tensor "
             "(N, 3, H, W), or wrap it: sightline.load_model(model, transform=...)"
         )
-    from sightline.data.images import read_image
+    from sightline.data.photos import read_image
 
     photos = [read_image(item) for item in items]
     prepared = [preprocess.prepare(photo, view) for photo in photos]

@@ -8,23 +8,23 @@ from pathlib import Path
 
 import pytest
 
-import toyroad
+import toybatch
 from sightline.models.loading import LoadedModel
 
 
 @pytest.fixture
 def model() -> LoadedModel:
-    return toyroad.small_model()
+    return toybatch.small_model()
 
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toyroad.photos(tmp_path_factory.mktemp("road") / "photos", 11)
+    return toybatch.photos(tmp_path_factory.mktemp("road") / "photos", 11)
 
 
 @pytest.fixture(scope="session")
 def processes() -> BaseContext:
     """Processes that share the import of torch."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sightline.batch.road", "sightline.cli.explain"])
+    context.set_forkserver_preload(["sightline.batch.run", "sightline.cli.explain"])
     return context

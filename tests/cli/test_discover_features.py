@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sightline.data.fixtures import write_cub_fixture, write_folder_fixture
+from dataset_fixtures import write_cub_fixture, write_folder_fixture
 from sightline.discovery.features import load_features
 from sightline.discovery.linear import load_head
 

@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from sightline.discovery.made import scenes
+from sightline.discovery.examples import scenes
 
 Run = Callable[..., Any]
 VERBS = ("objects", "concept", "text", "vqa", "caption", "make")

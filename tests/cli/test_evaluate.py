@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dataset_fixtures import write_folder_fixture, write_tiny_imagenet_fixture, write_wsol_fixture
 from sightline.data import load_dataset
-from sightline.data.fixtures import write_folder_fixture, write_tiny_imagenet_fixture, write_wsol_fixture
 
 Run = Callable[..., Any]
 

@@ -25,7 +25,7 @@ def described(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             "verified": {"logits": 4.8e-7, "boxes": 0.0}, "bytes": 4,
         }  # fmt: skip
 
-    monkeypatch.setattr("sightline.export.export_onnx", fake)
+    monkeypatch.setattr("sightline.export.onnx.export_onnx", fake)
     return asked
 
 

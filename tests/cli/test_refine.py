@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from dataset_fixtures import write_tiny_imagenet_fixture
 from sightline import load_model
-from sightline.data.fixtures import write_tiny_imagenet_fixture
 from sightline.training.recipe import make_recipe
 from sightline.training.refine_recipe import read_refine_recipe
 from sightline.training.run import train_recipe

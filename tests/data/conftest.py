@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sightline.data.drawings import Drawing
+from drawings import Drawing
 from sightline.types import Dataset
 
 Edit = Callable[[Path, int, "str | None"], None]

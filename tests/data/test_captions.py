@@ -8,7 +8,7 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
-from sightline.data.captions import read_captions
+from sightline.data.adapters.captions import read_captions
 from sightline.errors import InputError
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from sightline.data.coco import read_coco
-from sightline.data.drawings import names
-from sightline.data.fixtures import write_coco_fixture
+from dataset_fixtures import write_coco_fixture
+from drawings import names
+from sightline.data.adapters.coco import read_coco
 from sightline.errors import InputError
 
 VAL = "annotations/instances_val2017.json"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sightline.data.cub import read_cub
-from sightline.data.fixtures import write_cub_fixture
+from dataset_fixtures import write_cub_fixture
+from sightline.data.adapters.cub import read_cub
 from sightline.errors import InputError
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sightline.data.fixtures import write_folder_fixture
-from sightline.data.folder import read_folder
+from dataset_fixtures import write_folder_fixture
+from sightline.data.adapters.folder import read_folder
 from sightline.errors import InputError
 
 

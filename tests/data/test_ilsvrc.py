@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from sightline.data.fixtures import wnids, write_ilsvrc_fixture
-from sightline.data.ilsvrc import read_ilsvrc
-from sightline.data.ilsvrc_devkit import DevkitFiles, read_categories
+from dataset_fixtures import wnids, write_ilsvrc_fixture
+from sightline.data.adapters.ilsvrc import read_ilsvrc
+from sightline.data.adapters.ilsvrc_devkit import DevkitFiles, read_categories
 from sightline.errors import InputError
 
 IDS = wnids(3)

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import dataset_fixtures as fixtures
+from drawings import Drawing
 from sightline.boxes import centre_box, iou
-from sightline.data import detect_dataset, fixtures, list_datasets, load_dataset
-from sightline.data.drawings import Drawing
+from sightline.data import detect_dataset, list_datasets, load_dataset
 from sightline.errors import InputError
 
 SHARED = Path(os.environ.get("SIGHTLINE_SHARED", "../shared"))

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from sightline.data.cub import read_cub
-from sightline.data.drawings import colour, drawings
-from sightline.data.fixtures import write_cub_fixture
+from dataset_fixtures import write_cub_fixture
+from drawings import colour, drawings
+from sightline.data.adapters.cub import read_cub
+from sightline.data.adapters.voc_xml import read_voc_xml
 from sightline.data.reading import BoxCheck, Files, check_images, keyed, read_text, rows
-from sightline.data.voc_xml import read_voc_xml
 from sightline.errors import InputError
 from sightline.types import Dataset, Sample
 

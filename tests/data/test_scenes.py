@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from sightline.data.scenes import read_scenes
+from sightline.data.adapters.scenes import read_scenes
 from sightline.errors import InputError
 
 LABELME = """<annotation><object><name> Lamp </name><deleted>0</deleted><polygon>

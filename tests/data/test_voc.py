@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sightline.data.drawings import Drawing
-from sightline.data.fixtures import write_voc_fixture
-from sightline.data.voc import CATEGORIES, read_voc
+from dataset_fixtures import write_voc_fixture
+from drawings import Drawing
+from sightline.data.adapters.voc import CATEGORIES, read_voc
 from sightline.errors import InputError
 from sightline.types import Dataset
 

@@ -9,7 +9,7 @@ from typing import Any
 import PIL.Image
 import pytest
 
-from sightline.data.vqa import read_vqa
+from sightline.data.adapters.vqa import read_vqa
 from sightline.errors import InputError
 
 QUESTIONS = "v2_OpenEnded_mscoco_val2014_questions.json"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sightline.data.fixtures import write_wsol_fixture
-from sightline.data.wsol_metadata import read_wsol_metadata
+from dataset_fixtures import write_wsol_fixture
+from sightline.data.adapters.wsol_metadata import read_wsol_metadata
 from sightline.errors import InputError
 
 META = Path("metadata/CUB")

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from colournet import PLAIN, Colours, patch
 from sightline import explain
-from sightline.data.captions import CaptionedImage
+from sightline.data.adapters.captions import CaptionedImage
+from sightline.discovery.caption import caption_images
 from sightline.discovery.captioner import Captioner, Words, caption_target
-from sightline.discovery.spoken import caption_images
 from sightline.errors import InputError
 from sightline.models.loading import LoadedModel
 

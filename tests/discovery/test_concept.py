@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 
 from colournet import patch
-from sightline.data.captions import CaptionedImage
+from sightline.data.adapters.captions import CaptionedImage
 from sightline.discovery.concept import average_precision, concepts, contains, hold_out_images, mine, part
 from sightline.errors import InputError
 from sightline.models.loading import LoadedModel

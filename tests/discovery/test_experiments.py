@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from colournet import PLAIN, SIDE, patch
+from dataset_fixtures import write_cub_fixture
 from sightline.data import load_dataset
-from sightline.data.fixtures import write_cub_fixture
 from sightline.discovery.features import extract_features
 from sightline.discovery.finegrained import ROWS, fine_grained, widened
-from sightline.discovery.generic import generic_features
+from sightline.discovery.generic_features import generic_features
 from sightline.discovery.maps import MapMaker, own_head
 from sightline.discovery.subsets import joined, only_classes
 from sightline.errors import InputError

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from sightline.data import load_dataset
-from sightline.data.captions import read_captions
-from sightline.data.coco import read_coco
-from sightline.data.scenes import read_scenes
-from sightline.data.vqa import read_vqa
-from sightline.discovery.made import KINDS, canvas, captions, maker, places, questions, scenes
-from sightline.discovery.spoken import boxes_of_words
+from sightline.data.adapters.captions import read_captions
+from sightline.data.adapters.coco import read_coco
+from sightline.data.adapters.scenes import read_scenes
+from sightline.data.adapters.vqa import read_vqa
+from sightline.discovery.caption import boxes_of_words
+from sightline.discovery.examples import KINDS, canvas, captions, maker, places, questions, scenes
 from sightline.errors import InputError
 from sightline.types import Dataset, Sample
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from colournet import patch
-from sightline.data.scenes import Scenes
+from sightline.data.adapters.scenes import Scenes
 from sightline.discovery.objects import high_part, informative_objects, lies_under, rank_objects
 from sightline.errors import InputError
 from sightline.models.loading import LoadedModel

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from colournet import PLAIN, patch
-from sightline.discovery.looking import ObservedNetwork
-from sightline.discovery.occluding import estimate_field, occluded_drops
+from sightline.discovery.observed_network import ObservedNetwork
+from sightline.discovery.occlusion import estimate_field, occluded_drops
 from sightline.discovery.peaks import Peak, TopPeaks
-from sightline.discovery.poster import field_of, whole_pixels
 from sightline.discovery.units import class_units
+from sightline.discovery.units_figure import field_of, whole_pixels
 from sightline.errors import InputError
 from sightline.models.loading import LoadedModel
 from sightline.models.preprocess import Preprocess

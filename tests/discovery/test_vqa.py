@@ -11,9 +11,8 @@ import torch
 
 from colournet import patch
 from sightline import explain
-from sightline.data.vqa import Question
-from sightline.discovery.answers import answer_questions, point
-from sightline.discovery.vqa import (
+from sightline.data.adapters.vqa import Question
+from sightline.discovery.answerer import (
     Answerer,
     Vocabulary,
     answer_target,
@@ -21,6 +20,7 @@ from sightline.discovery.vqa import (
     train_answerer,
     vqa_accuracy,
 )
+from sightline.discovery.vqa import answer_questions, point
 from sightline.errors import InputError
 from sightline.models.loading import LoadedModel
 from sightline.types import no_boxes

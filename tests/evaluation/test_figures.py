@@ -8,7 +8,7 @@ import torch
 
 from sightline.evaluation import evaluate
 from sightline.models.loading import LoadedModel
-from sightline.report import Report
+from sightline.reports.tables import Report
 from sightline.types import Dataset, Sample
 
 FAST = {"resamples": 50}
@@ -109,9 +109,9 @@ def test_a_drawn_data_set_read_from_disk_is_solved_exactly(tmp_path: object) -> 
     """Colour detectors solved for the fixture's colours find every box and name every class."""
     from pathlib import Path
 
+    from dataset_fixtures import write_tiny_imagenet_fixture
+    from drawings import BACKGROUND, colour
     from sightline.data import load_dataset
-    from sightline.data.drawings import BACKGROUND, colour
-    from sightline.data.fixtures import write_tiny_imagenet_fixture
 
     root = Path(str(tmp_path))
     write_tiny_imagenet_fixture(root, classes=3, per_class=4)

@@ -9,8 +9,8 @@ import PIL.Image
 import pytest
 
 import sightline
+from dataset_fixtures import write_wsol_fixture
 from sightline.data import load_dataset
-from sightline.data.fixtures import write_wsol_fixture
 from sightline.errors import InputError
 from sightline.evaluation import evaluate
 from sightline.models.loading import LoadedModel

@@ -70,7 +70,7 @@ def test_its_accuracy_is_the_one_of_its_readme(model):
     right = 0
     for start in range(0, len(val), 100):
         samples = val.samples[start : start + 100]
-        photos = [sightline.data.images.read_image(sample.source) for sample in samples]
+        photos = [sightline.data.photos.read_image(sample.source) for sample in samples]
         images = torch.stack([model.preprocess.prepare(photo)[0] for photo in photos])
         with torch.no_grad():
             right += sum(int(p) == s.label for p, s in zip(model(images).argmax(1), samples, strict=True))

@@ -8,9 +8,9 @@ import torchvision
 from safetensors.torch import save_file
 
 from sightline.errors import InputError, UnsupportedError
-from sightline.models.gapnet import build_classifier, build_gapnet, head_parameters, list_gapnets
-from sightline.models.nin import NIN
-from sightline.models.surgery import map_shape
+from sightline.models.families.gapnet import build_classifier, build_gapnet, head_parameters, list_gapnets
+from sightline.models.families.nin import NIN
+from sightline.models.families.trunks import map_shape
 
 
 def count(network: torch.nn.Module) -> int:

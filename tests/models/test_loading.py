@@ -20,9 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision import models, transforms
 
-from sightline.data.images import read_image
+from sightline.data.photos import read_image
 from sightline.errors import InputError, UnsupportedError
-from sightline.models import loading, zoo
+from sightline.models import loading
+from sightline.models.families import gapnet, lookup, torchvision
 from sightline.models.loading import LoadedModel, default_model, list_models, load_model
 from sightline.models.preprocess import Preprocess
 from sightline.models.weights import hollow
@@ -66,7 +67,7 @@ def resnet_file(resnet: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> 
 def few_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small torchvision, for tests that search all of it."""
     monkeypatch.setattr(
-        zoo, "torchvision_names", lambda: ("mobilenet_v2", "resnet18", "resnet34", "squeezenet1_1")
+        torchvision, "torchvision_names", lambda: ("mobilenet_v2", "resnet18", "resnet34", "squeezenet1_1")
     )
 
 
@@ -229,9 +230,9 @@ HEADS = {
 
 @pytest.mark.parametrize("name", HEADS)
 def test_class_count_is_read_from_the_head(name: str) -> None:
-    family = zoo.family_of(name)
+    family = lookup.family_of(name)
     state = hollow(lambda: family.build(name, 7, {})).state_dict()
-    assert zoo.class_count(family, name, state) == 7
+    assert lookup.class_count(family, name, state) == 7
     assert family.head(name) == HEADS[name]
 
 
@@ -257,11 +258,11 @@ def test_weights_of_another_network(resnet_file: Path, few_names: None) -> None:
     "name", ["alexnet", "mobilenet_v3_small", "squeezenet1_1", "vgg13_bn", "densenet169"]
 )
 def test_all_of_torchvision_is_searched(name: str) -> None:
-    family = zoo.family_of(name)
+    family = lookup.family_of(name)
     state = hollow(lambda: family.build(name, 9, {})).state_dict()
-    assert zoo.fitting_torchvision({f"module.{key}": tensor for key, tensor in state.items()}) == name
+    assert torchvision.fitting_torchvision({f"module.{key}": tensor for key, tensor in state.items()}) == name
     state.popitem(last=False)
-    assert zoo.fitting_torchvision(state) is None
+    assert torchvision.fitting_torchvision(state) is None
 
 
 def test_weights_of_a_deeper_network(resnet_file: Path, few_names: None) -> None:
@@ -362,7 +363,7 @@ def test_random_weights(weights: Any) -> None:
     torch.manual_seed(5)
     assert same_output(model, models.squeezenet1_1().eval())
     assert model.weights == "random"
-    assert model.categories == zoo.imagenet_categories()
+    assert model.categories == torchvision.imagenet_categories()
     assert load_model("squeezenet1_1", weights=False, categories=["a", "b"])(PHOTO).shape == (2, 2)
 
 
@@ -388,7 +389,7 @@ def test_published_weights(cache: Callable[[Any, nn.Module], None], weights: Any
     model = load_model("squeezenet1_1", weights=weights)
     assert same_output(model, original)
     assert model.weights == "torchvision IMAGENET1K_V1"
-    assert model.categories == zoo.imagenet_categories()
+    assert model.categories == torchvision.imagenet_categories()
     assert model.preprocess == Preprocess((224, 224), 256)
     message = refusal("squeezenet1_1", categories=["a"])
     assert message == "1 categories were given, but squeezenet1_1 has 1000 classes"
@@ -472,7 +473,7 @@ def test_timm_published(monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_model("timm/test_vit")
     assert asked == [("test_vit", True)]
     assert (model.name, model.weights) == ("timm/test_vit", "timm r160_in1k")
-    assert model.categories == zoo.imagenet_categories()
+    assert model.categories == torchvision.imagenet_categories()
     assert model.preprocess == Preprocess((160, 160), 168, (0.5,) * 3, (0.5,) * 3, "bicubic")
 
 
@@ -483,7 +484,7 @@ def test_timm_from_a_file(tmp_path: Path) -> None:
     save_file(original.state_dict(), tmp_path / "w.safetensors")
     model = load_model("timm/test_resnet", weights=tmp_path / "w.safetensors", categories=list("abcdef"))
     assert same_output(model, original)
-    assert load_model("timm/test_resnet", weights="none").categories == zoo.imagenet_categories()
+    assert load_model("timm/test_resnet", weights="none").categories == torchvision.imagenet_categories()
 
 
 # --- network surgery and checkpoints made here --------------------------------------------------
@@ -491,7 +492,7 @@ def test_timm_from_a_file(tmp_path: Path) -> None:
 
 def checkpoint(path: Path, **changes: Any) -> nn.Module:
     torch.manual_seed(2)
-    network = zoo.gapnet.build_gapnet(
+    network = gapnet.build_gapnet(
         "small-gap", 4, stem=8, widths=(8, 16), blocks=(1, 1), strides=(2, 2)
     ).eval()
     description = {

@@ -18,7 +18,7 @@ from torchvision import models, transforms
 from torchvision.transforms import functional, v2
 
 from sightline.errors import InputError
-from sightline.models.measure import measure
+from sightline.inspection.transform import measure
 from sightline.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 
 SHARED = Path(os.environ.get("SIGHTLINE_SHARED", "../shared"))

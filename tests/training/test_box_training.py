@@ -10,8 +10,8 @@ from PIL import Image
 from torch import nn
 
 from sightline.errors import InputError, UnsupportedError
-from sightline.models.gapnet import build_gapnet
-from sightline.models.refined import EdgeHead, RefinedNet, build_refined, decode
+from sightline.models.families.gapnet import build_gapnet
+from sightline.models.families.refined import EdgeHead, RefinedNet, build_refined, decode
 from sightline.training.box_data import augment_with_box, draw_crop, visible_share
 from sightline.training.box_module import box_loss, generalised_iou
 from sightline.training.refine_recipe import BoxAugmentOptions

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from dataset_fixtures import write_ilsvrc_fixture
 from sightline.cli import main
-from sightline.data.fixtures import write_ilsvrc_fixture
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "ilsvrc"
 

@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from sightline.errors import InputError
-from sightline.models.small import small_trunk
+from sightline.models.families.small import small_trunk
 from sightline.training.callbacks import read_log
 from sightline.training.checkpoint import read_checkpoint
 from sightline.training.data import EpochSampler, PhotoData

@@ -12,7 +12,7 @@ from torch import nn
 
 from sightline.boxes import iou
 from sightline.errors import InputError
-from sightline.models.gapnet import GapNet
+from sightline.models.families.gapnet import GapNet
 from sightline.models.loading import LoadedModel, load_model
 from sightline.models.pooling import make_pooling
 from sightline.models.preprocess import Preprocess

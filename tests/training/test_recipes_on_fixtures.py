@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from dataset_fixtures import write_cub_fixture, write_ilsvrc_fixture
 from sightline.cli import main
-from sightline.data.fixtures import write_cub_fixture, write_ilsvrc_fixture
 from sightline.training.checkpoint import read_checkpoint
 from sightline.training.recipe import read_recipe
 from sightline.training.run import plan

@@ -16,7 +16,7 @@ from torch import nn
 
 from sightline import load_model
 from sightline.errors import InputError
-from sightline.models.refined import RefinedNet
+from sightline.models.families.refined import RefinedNet
 from sightline.training import refine as refining
 from sightline.training.base import Diverged
 from sightline.training.checkpoint import read_checkpoint

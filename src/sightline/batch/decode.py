@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sightline.batch.sources import Item
-from sightline.data.images import decode_image
+from sightline.data.items import Item
+from sightline.data.photos import decode_image
 from sightline.errors import InputError
 from sightline.models.preprocess import Preprocess
 from sightline.types import Geometry

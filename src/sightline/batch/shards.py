@@ -25,10 +25,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sightline.batch.sources import Item, items_of
-from sightline.batch.work import ROWS, Array, Done, Work
+from sightline.batch.worker import ROWS, Array, BatchOptions, BatchResult
+from sightline.data.items import Item, items_of
 from sightline.errors import InputError
-from sightline.manifest import write_atomically
+from sightline.reports.manifest import write_atomically
 
 KIND = "batch"
 SAME = ("model", "options", "input")  # two runs that differ here do not share a folder
@@ -41,13 +41,13 @@ ERRORS = pa.schema([("image_id", pa.string()), ("path", pa.string()), ("reason",
 class Plan:
     """The listing cut into shards and these into batches: the same for every engine and every start.
 
-    >>> plan = Plan(pa.table({"id": list("abcde")}), Work(batch_size=2, shard_size=3))
+    >>> plan = Plan(pa.table({"id": list("abcde")}), BatchOptions(batch_size=2, shard_size=3))
     >>> [plan.spans(number) for number in plan.shards]
     [[(0, 2), (2, 3)], [(3, 5)]]
     """
 
     items: pa.Table
-    work: Work
+    work: BatchOptions
 
     @property
     def shards(self) -> range:
@@ -149,7 +149,7 @@ class Folder:
             return None
         return {**said, "rows": found.num_rows}
 
-    def write(self, shard: int, done: Sequence[Done]) -> None:
+    def write(self, shard: int, done: Sequence[BatchResult]) -> None:
         """Write one shard: its heatmaps, then, as the sign that it is whole, its rows."""
         kept = [one.heatmaps for one in done if one.heatmaps is not None]
         written = 0

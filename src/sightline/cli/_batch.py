@@ -13,7 +13,7 @@ from sightline.cli._settings import Settings
 from sightline.errors import InputError, unknown
 
 if TYPE_CHECKING:
-    from sightline.batch.road import Engine
+    from sightline.batch.run import Engine
     from sightline.models.loading import LoadedModel
 
 ENGINES = ("local", "ray")
@@ -55,12 +55,12 @@ def spare(out: Path) -> None:
 def make_engine(name: str | None, workers: int | None, address: str | None, device: str) -> Engine:
     """The engine that the options name; a cluster that cannot be reached is an `InputError` now."""
     if name == "ray":
-        from sightline.distributed import Ray
+        from sightline.batch.ray_engine import Ray
 
         if workers is not None:
             raise InputError("--workers belongs to --engine local; Ray shares out the cores itself")
         return Ray(address, device)
-    from sightline.batch.local import Local
+    from sightline.batch.local_engine import Local
 
     if address is not None:
         raise InputError("--address belongs to --engine ray")
@@ -76,13 +76,13 @@ def run(
     extra: dict[str, Any],
 ) -> dict[str, Any]:
     """Explain everything into ``out``; returns the manifest."""
-    from sightline.batch.road import explain_many
-    from sightline.batch.work import Work
+    from sightline.batch.run import explain_batch
+    from sightline.batch.worker import BatchOptions
     from sightline.cli._print import bar
 
     quiet = bool(extra.pop("quiet"))
     (method,) = settings.methods
-    work = Work(
+    work = BatchOptions(
         method=method,
         method_options=settings.method_options.get(method, {}),
         classes=settings.classes if isinstance(settings.classes, str) else list(settings.classes),
@@ -93,7 +93,7 @@ def run(
         **{name: value for name, value in extra.items() if value is not None},
     )
     with bar("explaining", quiet) as progress:
-        return explain_many(model, paths, out, work, engine, progress)
+        return explain_batch(model, paths, out, work, engine, progress)
 
 
 def one_method(methods: Sequence[str]) -> list[str]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sightline.explanation import Explanation
     from sightline.models.loading import LoadedModel
-    from sightline.panel import Cell
+    from sightline.pictures.panel import Cell
     from sightline.targets import Classes
     from sightline.types import Geometry, Prediction
 
@@ -52,7 +52,7 @@ def photos_of(paths: Sequence[Path]) -> list[Photo]:
 
 def prepare_folder(out: Path) -> None:
     """Make the output folder, and find out now, not after the work, whether it can be written to."""
-    from sightline.manifest import write_atomically
+    from sightline.reports.manifest import write_atomically
 
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def run(
 
 
 def _describe(model: LoadedModel, settings: Settings) -> dict[str, Any]:
-    from sightline.manifest import describe_run
+    from sightline.reports.manifest import describe_run
 
     options = {name: value for name, value in vars(settings).items() if name != "method_options"}
     device = next((str(p.device) for p in model.parameters()), "cpu")
@@ -111,7 +111,7 @@ def _describe(model: LoadedModel, settings: Settings) -> dict[str, Any]:
 
 
 def _save_manifest(manifest: dict[str, Any], out: Path) -> None:
-    from sightline.manifest import write_atomically
+    from sightline.reports.manifest import write_atomically
 
     write_atomically(out / "manifest.json", lambda file: file.write((as_json(manifest) + "\n").encode()))
 
@@ -133,7 +133,7 @@ def _batches(photos: Sequence[Photo], size: int) -> Iterator[list[Photo]]:
 
 
 def _read(batch: Sequence[Photo], errors: list[dict[str, str]]) -> Iterator[tuple[Photo, PIL.Image.Image]]:
-    from sightline.data.images import read_image
+    from sightline.data.photos import read_image
 
     for photo in batch:
         try:
@@ -160,7 +160,7 @@ class _Seen:
         )
 
     def cells(self, i: int) -> list[Cell]:
-        from sightline.panel import Cell
+        from sightline.pictures.panel import Cell
 
         return [
             Cell(self.heatmaps[i, k], p.category, p.score, p.boxes_xyxy, signed=self._signed(i, k))
@@ -240,8 +240,8 @@ def _save_panel(
     caption: str,
     out: Path,
 ) -> str:
-    from sightline.manifest import write_atomically
-    from sightline.panel import panel
+    from sightline.pictures.panel import panel
+    from sightline.reports.manifest import write_atomically
 
     picture = panel(
         image,

@@ -41,7 +41,7 @@ def checked_settings(options: Sequence[str] = (), **given: Any) -> Settings:
     from sightline.explanation import VIEWS
     from sightline.heatmap import NORMALISATIONS
     from sightline.methods.options import parse_options
-    from sightline.render import colour_table
+    from sightline.pictures.overlay import colour_table
 
     settings = Settings(**given)
     for name, valid in (

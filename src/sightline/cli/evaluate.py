@@ -14,7 +14,7 @@ from sightline.cli._options import Categories, Device
 if TYPE_CHECKING:
     from sightline.evaluation.faithfulness_report import FaithfulnessReport
     from sightline.models.loading import LoadedModel
-    from sightline.report import Report
+    from sightline.reports.tables import Report
 
 DATA, ROWS, BOXES, OUTPUT = "Data", "Rows of the table", "Heatmaps and boxes", "Output"
 FAITH = "Faithfulness"
@@ -349,7 +349,7 @@ def _size(text: str) -> tuple[int, int] | None:
 
 def _show(report: Report | FaithfulnessReport, files: Sequence[Path], out: Path, worst: int = 5) -> None:
     """The caption, the table, the worst classes, what was skipped, and where the files are."""
-    from sightline.report import class_table
+    from sightline.reports.tables import class_table
 
     for line in report.caption():
         typer.echo(line)

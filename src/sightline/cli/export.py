@@ -58,7 +58,7 @@ def export(
     """
     from sightline.cli._options import load
     from sightline.cli._run import as_json, prepare_folder
-    from sightline.export import check_place, export_onnx
+    from sightline.export.onnx import check_place, export_onnx
 
     check_place(out, force)  # now, not after a large model was read
     prepare_folder(out.parent)

@@ -20,15 +20,15 @@ def layers(
     import torch
 
     from sightline.cli._print import print_table
+    from sightline.inspection.structure import inspect_network
     from sightline.models.loading import list_models, load_model
-    from sightline.models.trace import study
 
     named = model in list_models("timm/*" if model.startswith("timm/") else "*")
     loaded = load_model(
         model, weights="none" if named else None
     )  # a name needs no weights to show its layers
     height, width = loaded.preprocess.input_hw if loaded.preprocess else (224, 224)
-    structure = study(loaded.network, torch.zeros(1, 3, height, width))
+    structure = inspect_network(loaded.network, torch.zeros(1, 3, height, width))
     rows = [
         ("→" if row.chosen else "", row.name, row.type, " × ".join(map(str, row.shape)))
         for row in structure.layers

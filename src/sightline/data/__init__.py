@@ -13,13 +13,13 @@ from sightline.types import Dataset
 
 # In the order in which a layout is looked for: class folders are the loosest and come last.
 _ADAPTERS = {
-    "tiny-imagenet": ("sightline.data.tiny_imagenet", "read_tiny_imagenet"),
-    "cub": ("sightline.data.cub", "read_cub"),
-    "ilsvrc": ("sightline.data.ilsvrc", "read_ilsvrc"),
-    "voc": ("sightline.data.voc", "read_voc"),
-    "coco": ("sightline.data.coco", "read_coco"),
-    "wsol": ("sightline.data.wsol_metadata", "read_wsol_metadata"),
-    "folder": ("sightline.data.folder", "read_folder"),
+    "tiny-imagenet": ("sightline.data.adapters.tiny_imagenet", "read_tiny_imagenet"),
+    "cub": ("sightline.data.adapters.cub", "read_cub"),
+    "ilsvrc": ("sightline.data.adapters.ilsvrc", "read_ilsvrc"),
+    "voc": ("sightline.data.adapters.voc", "read_voc"),
+    "coco": ("sightline.data.adapters.coco", "read_coco"),
+    "wsol": ("sightline.data.adapters.wsol_metadata", "read_wsol_metadata"),
+    "folder": ("sightline.data.adapters.folder", "read_folder"),
 }
 _PARTS = ("-fit", "-heldout")
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sightline.data.images import no_such, read_image
+from sightline.data.photos import no_such, read_image
 from sightline.errors import ImageError, InputError
 from sightline.types import ImageSource, Sample
 

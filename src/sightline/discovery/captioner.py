@@ -15,7 +15,7 @@ from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
 
 from sightline.discovery.concept import words
 from sightline.errors import InputError, UnsupportedError
-from sightline.models.gapnet import GapNet
+from sightline.models.families.gapnet import GapNet
 from sightline.models.loading import LoadedModel
 
 END, UNKNOWN = 0, 1

@@ -13,16 +13,16 @@ import PIL.Image
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from sightline.data.captions import CaptionedImage
-from sightline.data.images import read_image
+from sightline.data.adapters.captions import CaptionedImage
+from sightline.data.photos import read_image
 from sightline.discovery.features import Features, extract_features
 from sightline.discovery.gallery import RIGHT, WRONG, Tile, gallery, mapped
-from sightline.discovery.heads import head_maps, heat
+from sightline.discovery.head_maps import head_maps, heat
 from sightline.discovery.linear import COSTS, LinearHead, attach_head, fit_linear
 from sightline.discovery.result import Result, describe_model
 from sightline.errors import InputError
 from sightline.metrics.bootstrap import Interval
-from sightline.report import percent, spelled
+from sightline.reports.tables import percent, spelled
 
 ROUNDS, RESAMPLES, SHOWN = 2, 500, 6
 MARGIN = -1.0  # a negative that scores more is inside the SVM's margin or beyond it: a hard one

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from sightline.data.images import read_bytes, read_image
+from sightline.data.photos import read_bytes, read_image
 from sightline.discovery.cache import VectorCache
 from sightline.discovery.progress import bar
 from sightline.engine import observe
 from sightline.errors import ImageError, InputError, UnsupportedError
-from sightline.manifest import write_atomically
-from sightline.models.trace import Site, study
+from sightline.inspection.structure import LayerRef, inspect_network
 from sightline.models.weights import tensors_sha256
 from sightline.pipeline import prepare
+from sightline.reports.manifest import write_atomically
 from sightline.types import ImageSource, Sample
 
 Source = ImageSource | str | Sample
@@ -281,7 +281,7 @@ def probe_photo() -> PIL.Image.Image:
     return PIL.Image.fromarray(pixels)
 
 
-def target_layer(network: nn.Module, images: Tensor) -> Site:
+def target_layer(network: nn.Module, images: Tensor) -> LayerRef:
     """The layer before the last pooling, or `UnsupportedError` that says why there is none.
 
     >>> import torch
@@ -289,7 +289,7 @@ def target_layer(network: nn.Module, images: Tensor) -> Site:
     >>> str(target_layer(net, torch.rand(1, 3, 8, 8)))
     '1'
     """
-    structure = study(network, images)
+    structure = inspect_network(network, images)
     if structure.target is None:
         raise UnsupportedError(
             f"no target layer was found: {structure.why_no_target}; use a convolutional one"

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sightline.data.images import read_image
+from sightline.data.photos import read_image
 from sightline.discovery.features import Features, crop, extract_features
 from sightline.discovery.gallery import RIGHT, WRONG, Tile, framed, gallery
 from sightline.discovery.linear import COSTS, LinearHead, fit_linear
@@ -21,13 +21,13 @@ from sightline.discovery.maps import CHUNK, ClassMaps, MapMaker, own_head
 from sightline.discovery.result import Result, describe_model
 from sightline.discovery.subsets import apart, labels_of, true_boxes
 from sightline.errors import InputError
-from sightline.evaluation.plan import FIXED
 from sightline.evaluation.rows import CENTRE
+from sightline.evaluation.selection import FIXED
+from sightline.metrics.accumulators import DELTA, BoxTally
 from sightline.metrics.baselines import constant_box_hits
 from sightline.metrics.bootstrap import bootstrap_interval, paired_difference
 from sightline.metrics.protocols import Rescaling
-from sightline.metrics.tally import DELTA, BoxTally
-from sightline.report import _ends, percent, spelled
+from sightline.reports.tables import interval_ends, percent, spelled
 from sightline.training.pseudo_boxes import best_ious
 from sightline.types import Dataset, Geometry
 
@@ -164,11 +164,15 @@ def _result(found: FineGrained, truth: Tensor, settings: dict[str, Any]) -> Resu
     rows, numbers = [], []
     for number, name in enumerate(ROWS):
         accuracy = bootstrap_interval(found.right[number])
-        line: dict[str, Any] = {"features of": name, "C": found.costs[number], **_ends("accuracy", accuracy)}
+        line: dict[str, Any] = {
+            "features of": name,
+            "C": found.costs[number],
+            **interval_ends("accuracy", accuracy),
+        }
         cells = [name, f"{found.costs[number]:g}", spelled(accuracy), ""]
         if number:
             gained = paired_difference(found.right[number], found.right[0])
-            line |= _ends("difference", gained)
+            line |= interval_ends("difference", gained)
             cells[-1] = spelled(gained, sign=True)
         rows.append(cells)
         numbers.append(line)

@@ -9,8 +9,8 @@ import PIL.Image
 from PIL import ImageDraw
 from torch import Tensor
 
-from sightline.render import GREY, INK, PAPER, Colour, Image, overlay, resized, shorten, typeface
-from sightline.sheet import PREDICTED, TRUE, _frames
+from sightline.pictures.contact_sheet import PREDICTED, TRUE, frames
+from sightline.pictures.overlay import GREY, INK, PAPER, Colour, Image, overlay, resized, shorten, typeface
 
 RIGHT, WRONG = TRUE, PREDICTED
 _GAP, _MARGIN, _TEXT, _LINE = 8, 20, 13.0, 18
@@ -90,9 +90,9 @@ def framed(
     picture = resized(photo, (max(round(photo.width * scale), 1), max(round(photo.height * scale), 1)))
     by = (picture.width / photo.width, picture.height / photo.height)
     if predicted is not None:
-        _frames(picture, predicted.tolist(), by, PREDICTED)
+        frames(picture, predicted.tolist(), by, PREDICTED)
     if true is not None:
-        _frames(picture, true.tolist(), by, TRUE, dash=8)
+        frames(picture, true.tolist(), by, TRUE, dash=8)
     return picture
 
 
@@ -106,7 +106,7 @@ def mapped(
     """
     picture = overlay(photo, heatmap, boxes_xyxy=predicted)
     if true is not None:
-        _frames(
+        frames(
             picture, true.tolist(), (picture.width / photo.width, picture.height / photo.height), TRUE, dash=8
         )
     return picture

@@ -13,16 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sightline.discovery.cutting import trunk_of
 from sightline.discovery.features import Features, probe_photo, target_layer
 from sightline.engine import observe
 from sightline.errors import InputError, UnsupportedError
-from sightline.manifest import write_atomically
-from sightline.models.gapnet import GapNet
+from sightline.inspection.structure import LayerRef, inspect_network
+from sightline.inspection.trunk import trunk_up_to
+from sightline.models.families.gapnet import GapNet
 from sightline.models.loading import LoadedModel
 from sightline.models.pooling import GlobalAveragePool
-from sightline.models.trace import Site, study
 from sightline.pipeline import prepare
+from sightline.reports.manifest import write_atomically
 
 COSTS = (1e-4, 1e-3, 1e-2, 1e-1)  # of standardised features
 FEWEST = 2  # images a class: fewer cannot be parted into a fold to learn from and one to test on
@@ -207,19 +207,19 @@ def attach_head(model: nn.Module, head: LinearHead, categories: Sequence[str] | 
     return LoadedModel(cut.to(images.device), f"{name}+svm", names, getattr(model, "preprocess", None))
 
 
-def _trunk(network: nn.Module, site: Site, images: Tensor, activations: Tensor) -> nn.Module | None:
+def _trunk(network: nn.Module, site: LayerRef, images: Tensor, activations: Tensor) -> nn.Module | None:
     """The part of the network that ends with ``site``; None where torch.fx cannot cut it there."""
     if isinstance(network, GapNet) and str(site) == "features":
         return network.features
     try:
-        return trunk_of(network, site, images, activations)
+        return trunk_up_to(network, site, images, activations)
     except UnsupportedError:
         return None
 
 
 def _replaced(network: nn.Module, head: LinearHead, images: Tensor, name: str) -> nn.Module:
     """A copy of the network whose own linear layer, on average-pooled features, is the head."""
-    found = study(network, images).head
+    found = inspect_network(network, images).head
     if found is None or found.kind != "linear":
         raise UnsupportedError(
             f"{name} can neither be cut at its target layer nor has it one linear layer there"

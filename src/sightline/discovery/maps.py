@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sightline.boxes import make_boxes
 from sightline.data.classes import match_classes
-from sightline.data.images import read_bytes, read_image
+from sightline.data.photos import read_bytes, read_image
 from sightline.discovery.cache import VectorCache
 from sightline.discovery.features import Maker, Source, probe_photo, source_of
 from sightline.discovery.linear import LinearHead
@@ -24,7 +24,7 @@ from sightline.engine import observe
 from sightline.errors import InputError
 from sightline.heatmap import make_heatmaps
 from sightline.methods.cam import class_map
-from sightline.methods.passes import observe_for
+from sightline.methods.observation import observe_for
 from sightline.methods.registry import get_method
 from sightline.pipeline import prepare
 from sightline.types import Geometry, ImageSource

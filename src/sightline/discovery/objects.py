@@ -13,17 +13,17 @@ import PIL.Image
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sightline.data.images import read_image
-from sightline.data.scenes import Mask, Scenes
+from sightline.data.adapters.scenes import Mask, Scenes
+from sightline.data.photos import read_image
 from sightline.discovery.features import Features, extract_features
 from sightline.discovery.gallery import Tile, gallery, mapped
-from sightline.discovery.heads import head_maps, heat
+from sightline.discovery.head_maps import head_maps, heat
 from sightline.discovery.linear import COSTS, attach_head, fit_linear
 from sightline.discovery.result import Result, describe_model
 from sightline.discovery.subsets import apart, labels_of, only_classes
 from sightline.errors import InputError
 from sightline.metrics.bootstrap import Interval, bootstrap_interval
-from sightline.report import percent, spelled
+from sightline.reports.tables import percent, spelled
 from sightline.types import Dataset
 
 HIGH = 0.5  # of the maximum: the high part of a map

@@ -11,7 +11,7 @@ from typing import Any
 import PIL.Image
 import torch.nn
 
-from sightline.report import _csv, _markdown, write_run
+from sightline.reports.tables import csv_text, markdown_table, write_run
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Result:
     def markdown(self) -> str:
         """Title, caption, table."""
         notes = "\n".join(f"- {note}" for note in self.notes)
-        parts = [f"# {self.title}", notes, _markdown(self.headings, self.rows)]
+        parts = [f"# {self.title}", notes, markdown_table(self.headings, self.rows)]
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def save(self, folder: str | Path) -> list[Path]:
@@ -59,7 +59,7 @@ class Result:
         }
         texts = {
             "table.md": self.markdown(),
-            "table.csv": _csv(rows),
+            "table.csv": csv_text(rows),
             "results.json": json.dumps(everything, indent=1, ensure_ascii=False, allow_nan=False),
         }
         return write_run(folder, texts, self.pictures.items(), self.settings, self.skipped)

@@ -9,17 +9,17 @@ import numpy as np
 import PIL.Image
 from torch import Tensor, nn
 
-from sightline.data.images import read_image
+from sightline.data.photos import read_image
 from sightline.discovery.features import extract_features
 from sightline.discovery.gallery import RIGHT, WRONG, Tile, gallery, mapped
-from sightline.discovery.heads import head_maps, heat
+from sightline.discovery.head_maps import head_maps, heat
 from sightline.discovery.linear import COSTS, attach_head, fit_linear
 from sightline.discovery.result import Result, describe_model
 from sightline.discovery.subsets import apart, labels_of
 from sightline.errors import InputError
 from sightline.metrics.bootstrap import Interval, bootstrap_interval, paired_difference
 from sightline.metrics.pointing import box_mask, energy_in_mask, pointing_game
-from sightline.report import percent, spelled
+from sightline.reports.tables import percent, spelled
 from sightline.targets import find_category
 from sightline.types import Dataset, Sample
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from sightline.discovery.features import Source
-from sightline.discovery.looking import ImageReader, ObservedNetwork
-from sightline.discovery.occluding import AtLayer, estimate_field, occluded_drops
+from sightline.discovery.observed_network import ImageReader, ObservedNetwork
+from sightline.discovery.occlusion import AtLayer, estimate_field, occluded_drops
 from sightline.discovery.peaks import Peak, TopPeaks
-from sightline.discovery.poster import UnitFound, poster, table
 from sightline.discovery.progress import bar
 from sightline.discovery.result import Result
+from sightline.discovery.units_figure import UnitFound, poster, table
 from sightline.errors import InputError
 
 

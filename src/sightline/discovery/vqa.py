@@ -1,194 +1,226 @@
-"""Visual question answering (Zhou et al. 2015; Zhou et al. 2016, section 4): words and GAP features, one layer."""
+"""What `vqa` reports: accuracy beside the majority answer, and where the maps of the answers point."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sightline.data.vqa import Question
-from sightline.discovery.concept import words
-from sightline.discovery.features import Features
-from sightline.discovery.linear import LinearHead, attach_head
-from sightline.errors import InputError, unknown
-from sightline.models.loading import LoadedModel
+from sightline.data.adapters.vqa import Question
+from sightline.data.photos import read_image
+from sightline.discovery.answerer import (
+    EPOCHS,
+    Answerer,
+    Vocabulary,
+    answer_target,
+    per_question,
+    pooled_model,
+    train_answerer,
+    vqa_accuracy,
+)
+from sightline.discovery.features import extract_features
+from sightline.discovery.gallery import RIGHT, WRONG, Tile, gallery, mapped
+from sightline.discovery.head_maps import heat
+from sightline.discovery.progress import bar
+from sightline.discovery.result import Result, describe_model
+from sightline.errors import InputError
+from sightline.metrics.bootstrap import Interval, bootstrap_interval
+from sightline.metrics.pointing import box_mask, pointing_game
+from sightline.models.families.gapnet import GapNet
+from sightline.pipeline import explain
+from sightline.reports.tables import percent, spelled
 
-FUSIONS = ("add", "product", "question")
-EPOCHS, RATE, DECAY, BATCH = 60, 0.01, 1e-3, 256
-
-
-class Answerer(nn.Module):
-    """One softmax layer over answers, of a bag of words q (N, V) and GAP features f (N, C).
-
-    - ``add``: s = W_q q + W_f f + b, the paper's (iBOWIMG): what the image says of an answer does not depend on
-      the question.
-    - ``product``: s = W_q q + W_f (G q ⊙ f) + b: the question gates the features.
-    - ``question``: s = W_q q + b, which never sees the image.
-
-    Features are standardised inside, by ``mean`` and ``deviation`` of the training images.
-
-    >>> Answerer(5, 4, 3)(torch.ones(2, 5), torch.ones(2, 4)).shape
-    torch.Size([2, 3])
-    """
-
-    mean: Tensor
-    deviation: Tensor
-
-    def __init__(self, vocabulary: int, channels: int, answers: int, fusion: str = "add") -> None:
-        super().__init__()
-        if fusion not in FUSIONS:
-            raise unknown("fusion", fusion, FUSIONS)
-        self.fusion = fusion
-        self.word = nn.Linear(vocabulary, answers)
-        self.image = nn.Linear(channels, answers, bias=False)
-        self.gate = nn.Linear(vocabulary, channels)
-        nn.init.ones_(self.gate.bias)
-        nn.init.normal_(self.gate.weight, std=0.1)
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("deviation", torch.ones(channels))
-
-    def forward(self, bags: Tensor, features: Tensor) -> Tensor:
-        scores: Tensor = self.word(bags)
-        if self.fusion == "question":
-            return scores
-        seen = (features - self.mean) / self.deviation
-        if self.fusion == "product":
-            seen = seen * self.gate(bags)
-        evidence: Tensor = self.image(seen)
-        return scores + evidence
-
-    def image_weights(self, bags: Tensor, answers: Tensor) -> Tensor:
-        """The class map's weights (N, C) for each question's answer (N,): ∂s_a / ∂f."""
-        weight = self.image.weight[answers] / self.deviation
-        return weight * self.gate(bags) if self.fusion == "product" else weight
+Scores = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
-class Vocabulary:
-    """The words of questions, and the answers: what stands at which place."""
-
-    words: tuple[str, ...]
-    answers: tuple[str, ...]
-
-    @classmethod
-    def of(cls, questions: Sequence[Question], most_answers: int = 1000, least: int = 2) -> Vocabulary:
-        """Words that come at least ``least`` times, and the ``most_answers`` most frequent answers.
-
-        Raises `InputError` where there is but one answer.
-        """
-        counted = Counter(word for question in questions for word in words(question.text))
-        told = Counter(question.answer for question in questions)
-        if len(told) < 2:
-            raise InputError(
-                f"every question is answered {next(iter(told), '')!r}; expected 2 answers or more"
-            )
-        known = sorted(word for word, count in counted.items() if count >= least)
-        answers = sorted(told, key=lambda answer: (-told[answer], answer))[:most_answers]
-        return cls(tuple(known), tuple(answers))
-
-    def bags(self, texts: Sequence[str]) -> Tensor:
-        """Bags of words (N, V): 1 for each word that a question has; a word never met counts for nothing.
-
-        >>> Vocabulary(("cat", "dog"), ("no", "yes")).bags(["A dog, a dog?"])
-        tensor([[0., 1.]])
-        """
-        place = {word: i for i, word in enumerate(self.words)}
-        found = torch.zeros(len(texts), len(self.words))
-        for row, text in enumerate(texts):
-            for word in words(text):
-                if word in place:
-                    found[row, place[word]] = 1
-        return found
-
-    def targets(self, questions: Sequence[Question]) -> Tensor:
-        """The place (N,) of each answer, -1 where it is not among the answers."""
-        place = {answer: i for i, answer in enumerate(self.answers)}
-        return torch.tensor([place.get(question.answer, -1) for question in questions])
-
-
-def train_answerer(
-    vocabulary: Vocabulary,
-    questions: Sequence[Question],
-    features: NDArray[np.float32],
+def answer_questions(
+    model: nn.Module,
+    train: Sequence[Question],
+    test: Sequence[Question],
     *,
     fusion: str = "add",
+    most_answers: int = 1000,
     epochs: int = EPOCHS,
+    batch_size: int = 64,
+    cache: str | Path | None = None,
     seed: int = 0,
-) -> Answerer:
-    """Cross-entropy with AdamW (rate 0.01, falling as a cosine), weight decay 1e-3; ``features`` (N, C) a question.
+    progress: bool = True,
+) -> Result:
+    """Learn to answer from ``train``, answer ``test``, and map every predicted answer (`vqa.Answerer`).
 
-    Questions whose answer is not in the vocabulary are left out. The caller's random numbers stay as they were.
+    Beside it: the most frequent answer, that of each question type, and the same layer without the image. Where
+    questions have boxes: does the map's highest point lie in the box asked about (the map of the predicted answer,
+    right or wrong), beside the share of the area, and beside the map of another question about the same image.
+    Raises `InputError` for an image that is learnt from and tested on, and for a single answer.
     """
-    targets = vocabulary.targets(questions)
-    keep = targets >= 0
-    bags = vocabulary.bags([question.text for question in questions])[keep]
-    values, targets = torch.from_numpy(features)[keep], targets[keep]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = Answerer(bags.shape[1], values.shape[1], len(vocabulary.answers), fusion)
-        model.mean, model.deviation = values.mean(0), values.std(0).clamp(min=1e-6)
-        optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
-        for _ in range(epochs):
-            for rows in torch.split(torch.randperm(len(values)), BATCH):
-                optimiser.zero_grad()
-                loss = nn.functional.cross_entropy(model(bags[rows], values[rows]), targets[rows])
-                torch.autograd.backward(loss)
-                optimiser.step()
-            schedule.step()
-    return model.eval().requires_grad_(False)
+    if shared := {str(q.source) for q in train} & {str(q.source) for q in test}:
+        raise InputError(f"{len(shared)} images of the test questions are also learnt from; test on others")
+    vocabulary = Vocabulary.of(train, most_answers)
+    images = [list({str(q.source): q.source for q in questions}.values()) for questions in (train, test)]
+    found = [
+        extract_features(model, i, batch_size=batch_size, cache=cache, progress=progress) for i in images
+    ]
+    train, values = per_question(train, images[0], found[0])
+    test, seen = per_question(test, images[1], found[1])
+    rows = {"majority answer": _majority(train, test, typed=False)}
+    rows["majority answer of the question's type"] = _majority(train, test, typed=True)
+    predicted: dict[str, Tensor] = {}
+    answerers: dict[str, Answerer] = {}
+    for kind in dict.fromkeys(("question", fusion)):
+        answerers[kind] = train_answerer(vocabulary, train, values, fusion=kind, epochs=epochs, seed=seed)
+        bags = vocabulary.bags([q.text for q in test])
+        predicted[kind] = answerers[kind](bags, torch.from_numpy(seen)).argmax(1)
+        said = [vocabulary.answers[i] for i in predicted[kind].tolist()]
+        rows[_NAMES[kind]] = np.array([vqa_accuracy(a, q.answers) for a, q in zip(said, test, strict=True)])
+    maps, sizes = answer_maps(
+        model,
+        answerers[fusion],
+        vocabulary,
+        test,
+        predicted[fusion],
+        batch_size=batch_size,
+        progress=progress,
+    )
+    pointing = point(test, maps, sizes)
+    settings = {
+        "images": len(found[1]), "questions": len(test), "train_images": len(found[0]), "train_questions": len(train),
+        "words": len(vocabulary.words), "answers": len(vocabulary.answers), "fusion": fusion, "epochs": epochs,
+        "seed": seed, "model": describe_model(model),
+    }  # fmt: skip
+    result = _result(rows, pointing, test, settings)
+    said = [vocabulary.answers[i] for i in predicted[fusion].tolist()]
+    result.pictures = {"answers.png": _picture(test, said, maps, sizes)}
+    result.skipped = {**found[0].errors, **found[1].errors}
+    return result
 
 
-def pooled_model(model: nn.Module, channels: int) -> LoadedModel:
-    """The network up to its GAP features f (N, C), its head an identity: what a target is a function of."""
-    names = tuple(f"channel {k}" for k in range(channels))
-    identity = LinearHead(np.eye(channels, dtype=np.float32), np.zeros(channels, np.float32), names)
-    return attach_head(model, identity)
+_NAMES = {
+    "question": "question alone",
+    "add": "question + image features",
+    "product": "question ⊙ image features",
+}
 
 
-def answer_target(
-    answerer: Answerer, vocabulary: Vocabulary, texts: Sequence[str], answers: Sequence[int] | Tensor
-) -> Callable[[Tensor], Tensor]:
-    """f (N, C) -> the pre-softmax score (N,) of each question's answer, for ``explain(pooled_model(…), target=…)``.
+def _majority(train: Sequence[Question], test: Sequence[Question], typed: bool) -> Scores:
+    """The accuracy of each question's majority answer, of all training questions or of those of its type."""
+    everyone = Counter(q.answer for q in train)
+    by_kind: dict[str, Counter[str]] = {}
+    for q in train:
+        by_kind.setdefault(q.kind, Counter())[q.answer] += 1
+    chosen = [(by_kind.get(q.kind, everyone) if typed else everyone).most_common(1)[0][0] for q in test]
+    return np.array([vqa_accuracy(a, q.answers) for a, q in zip(chosen, test, strict=True)])
 
-    Grad-CAM of it is ReLU(Σ_k w_k A_k) / Z with the answer's image weights: the map of the answer.
 
-    >>> vocabulary = Vocabulary(("dog",), ("no", "yes"))
-    >>> answer_target(Answerer(1, 4, 2), vocabulary, ["dog?"], [1])(torch.rand(1, 4)).shape
-    torch.Size([1])
+def answer_maps(
+    model: nn.Module,
+    answerer: Answerer,
+    vocabulary: Vocabulary,
+    questions: Sequence[Question],
+    answers: Tensor,
+    *,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Grad-CAM of each question's answer: raw maps (N, h, w), and the photos' (H, W)."""
+    pooled = pooled_model(model, len(answerer.mean))
+    layer = "features" if isinstance(pooled.network, GapNet) else None
+    maps, sizes = [], []
+    for start in bar(range(0, len(questions), batch_size), "maps", progress):
+        part = slice(start, start + batch_size)
+        target = answer_target(answerer, vocabulary, [q.text for q in questions[part]], answers[part])
+        photos = [q.source for q in questions[part]]
+        shown = explain(pooled, photos, method="gradcam", layer=layer, target=target)
+        maps.append(shown.maps[:, 0].cpu())
+        sizes += [geometry.photo_hw for geometry in shown.geometries]
+    return torch.cat(maps), sizes
+
+
+def point(questions: Sequence[Question], maps: Tensor, sizes: Sequence[tuple[int, int]]) -> dict[str, Scores]:
+    """For each question, NaN where it has no box: is the map's peak in it, another question's map's, its area.
+
+    The other map is that of the next question about the same image whose boxes are others.
     """
-    bags, chosen = vocabulary.bags(texts), torch.as_tensor(answers)
-
-    def score(features: Tensor) -> Tensor:
-        scores: Tensor = answerer(bags, features.to(bags))  # wherever the network is, the layer is on the CPU
-        return scores.gather(1, chosen[:, None])[:, 0]
-
-    return score
-
-
-def vqa_accuracy(predicted: str, answers: Sequence[str]) -> float:
-    """VQA v2's: the mean over all choices of nine of the ten people of min(1, those who said so / 3).
-
-    A question with fewer than ten answers counts as right where the most frequent one is found.
-
-    >>> vqa_accuracy("red", ["red"] * 3 + ["blue"] * 7), vqa_accuracy("red", ["red"])
-    (0.9, 1.0)
-    """
-    if len(answers) < 10:
-        return float(predicted == Counter(answers).most_common(1)[0][0])
-    said = [answer == predicted for answer in answers]
-    return sum(min(1.0, (sum(said) - one) / 3) for one in said) / len(said)
+    found = {name: np.full(len(questions), np.nan) for name in ("pointing", "other", "area")}
+    by_image: dict[str, list[int]] = {}
+    for i, question in enumerate(questions):
+        by_image.setdefault(str(question.source), []).append(i)
+    for i, question in enumerate(questions):
+        if not len(question.boxes_xyxy):
+            continue
+        mask = box_mask(question.boxes_xyxy, sizes[i])[None]
+        found["area"][i] = float(mask.float().mean())
+        found["pointing"][i] = float(pointing_game(heat(maps[i], sizes[i])[None], mask))
+        siblings = by_image[str(question.source)]
+        after = siblings[siblings.index(i) + 1 :] + siblings[: siblings.index(i)]
+        others = [j for j in after if not torch.equal(questions[j].boxes_xyxy, question.boxes_xyxy)]
+        if others:
+            found["other"][i] = float(pointing_game(heat(maps[others[0]], sizes[i])[None], mask))
+    return found
 
 
-def per_question(
-    questions: Sequence[Question], sources: Sequence[object], features: Features
-) -> tuple[list[Question], NDArray[np.float32]]:
-    """The questions whose image could be read, and the feature vector of each; ``sources`` as extracted."""
-    row_of = {str(sources[row]): i for i, row in enumerate(features.rows)}
-    kept = [question for question in questions if str(question.source) in row_of]
-    return kept, features.values[[row_of[str(question.source)] for question in kept]]
+def _result(
+    accuracy: dict[str, Scores],
+    pointing: dict[str, Scores],
+    test: Sequence[Question],
+    settings: dict[str, Any],
+) -> Result:
+    kinds = np.array([q.kind for q in test])
+    names = ["all", *dict.fromkeys(kinds.tolist())]
+    columns = {**accuracy, **{_POINTED[name]: values for name, values in pointing.items()}}
+    rows, numbers = [], []
+    for kind in names:
+        of_kind = np.full(len(test), True) if kind == "all" else kinds == kind
+        scores = {name: _mean(values[of_kind]) for name, values in columns.items()}
+        plain = ("majority answer", "majority answer of the question's type", _POINTED["area"])
+        cells = [percent(s.value) if s and name in plain else spelled(s) for name, s in scores.items()]
+        rows.append([kind, str(int(of_kind.sum())), *cells])
+        for name, score in scores.items():
+            if score is not None:
+                numbers.append({"questions": kind, "measure": name, **score._asdict()})
+    shown = [i for i in range(len(rows[0])) if any(row[i] for row in rows)]
+    headings = ["question type", "questions", *columns]
+    notes = [
+        f"{settings['train_questions']} questions about {settings['train_images']} images to learn from, "
+        f"{settings['questions']} about {settings['images']} others to answer; {settings['words']} words, "
+        f"{settings['answers']} answers, fusion {settings['fusion']}.",
+        "Accuracy is VQA v2's. The map is that of the predicted answer, right or wrong; it points where its highest "
+        "point lies in the box asked about. Another question's map: of the next question about the same image.",
+        "In per cent; in brackets 95 % bootstrap intervals over questions.",
+    ]
+    table = [[row[i] for i in shown] for row in rows]
+    return Result("Visual question answering", [headings[i] for i in shown], table, settings, notes, numbers)
+
+
+_POINTED = {"pointing": "its map points", "other": "another question's map", "area": "share of the area"}
+
+
+def _mean(values: Scores) -> Interval | None:
+    there = values[~np.isnan(values)]
+    return bootstrap_interval(there) if len(there) else None
+
+
+def _picture(
+    questions: Sequence[Question], said: Sequence[str], maps: Tensor, sizes: Sequence[tuple[int, int]]
+) -> PIL.Image.Image:
+    """The first four images, a row each: the photo and the map of each question's answer."""
+    rows = []
+    for source in list(dict.fromkeys(str(q.source) for q in questions))[:4]:
+        mine = [i for i, q in enumerate(questions) if str(q.source) == source][:6]
+        photo = read_image(questions[mine[0]].source)
+        tiles = [Tile(photo)]
+        for i in mine:
+            right = said[i] == questions[i].answer
+            boxes = questions[i].boxes_xyxy if len(questions[i].boxes_xyxy) else None
+            lines = (f"{'✓' if right else '✗'} {said[i]}", questions[i].text)
+            tiles.append(
+                Tile(mapped(photo, heat(maps[i], sizes[i]), boxes), lines, RIGHT if right else WRONG)
+            )
+        rows.append(("", tiles))
+    return gallery(rows, "The map of each predicted answer; the box asked about dashed", label=0, tile=150)

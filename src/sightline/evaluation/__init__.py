@@ -1,4 +1,4 @@
-"""Scores of models and methods on a data set: `evaluate` gives a `sightline.report.Report`."""
+"""Scores of models and methods on a data set: `evaluate` gives a `sightline.reports.tables.Report`."""
 
 from sightline.evaluation.run import evaluate
 

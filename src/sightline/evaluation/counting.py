@@ -17,10 +17,10 @@ from torch import Tensor
 from sightline.boxes import make_boxes
 from sightline.errors import InputError
 from sightline.heatmap import make_heatmaps
+from sightline.metrics.accumulators import BoxTally, PixelTally
 from sightline.metrics.ilsvrc import ILSVRC
 from sightline.metrics.pixels import truth_mask
 from sightline.metrics.protocols import Rescaling
-from sightline.metrics.tally import BoxTally, PixelTally
 from sightline.types import Geometry, Sample
 
 Array = NDArray[Any]

@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sightline.data.images import expand_paths
+from sightline.data.photos import expand_paths
 from sightline.errors import InputError, unknown
 from sightline.evaluation.counting import Batch, Settings, Skipped, chunks
 from sightline.evaluation.faithfulness_report import COLUMNS, GROUPS, FaithfulnessReport
 from sightline.evaluation.models import ModelSource
-from sightline.evaluation.plan import ON_BAD, Plan, make_plan
-from sightline.evaluation.run import Progress, _recipe
+from sightline.evaluation.run import Progress, resolved_method
+from sightline.evaluation.selection import ON_BAD, Plan, make_plan
 from sightline.explanation import VIEWS
 from sightline.heatmap import make_heatmaps
 from sightline.methods.combinators import Recipe
@@ -26,7 +26,7 @@ from sightline.metrics.pointing import box_mask, energy_in_mask, pointing_game, 
 from sightline.metrics.road import road
 from sightline.metrics.sanity import max_sensitivity
 from sightline.models.loading import load_model
-from sightline.report import Row
+from sightline.reports.tables import Row
 from sightline.types import Dataset, Sample
 
 DEFAULT = ("drop", "insertion", "deletion", "road", "pointing")
@@ -97,7 +97,7 @@ def evaluate_faithfulness(
     for name, number in (("batch_size", batch_size), ("limit", limit), ("input_size", input_size)):
         if number is not None and number < 1:
             raise InputError(f"{name}={number}; expected 1 or more")
-    recipes = list({recipe.label: recipe for recipe in map(_recipe, methods)}.values())
+    recipes = list({recipe.label: recipe for recipe in map(resolved_method, methods)}.values())
     loaded = load_model(model)
     source = ModelSource(loaded.name, loaded, recipes, settings)
     labels = torch.tensor(source.match(dataset)) if "pointing" in groups else None

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from sightline.evaluation.randomisation import Randomisation
 from sightline.metrics.bootstrap import Interval
-from sightline.report import Row, _csv, _ends, _markdown, spelled, write_run
+from sightline.reports.tables import Row, csv_text, interval_ends, markdown_table, spelled, write_run
 
 
 class Column(NamedTuple):
@@ -94,10 +94,10 @@ class FaithfulnessReport:
         lines += [
             f"- {COLUMNS[name].heading} {COLUMNS[name].good}: {COLUMNS[name].says}." for name in self.columns
         ]
-        parts = [title, "\n".join(lines), _markdown(*self.table())]
+        parts = [title, "\n".join(lines), markdown_table(*self.table())]
         headings, cells = self.differences()
         if cells:
-            parts += ["## Minus the centre map, paired", _markdown(headings, cells)]
+            parts += ["## Minus the centre map, paired", markdown_table(headings, cells)]
         return "\n\n".join(parts) + "\n"
 
     def csv(self) -> str:
@@ -105,7 +105,7 @@ class FaithfulnessReport:
         common = {
             name: self.settings[name] for name in ("dataset", "split", "images", "model", "view", "seed")
         }
-        return _csv([{**common, "method": row.method, **_flat(row)} for row in self.rows])
+        return csv_text([{**common, "method": row.method, **_flat(row)} for row in self.rows])
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
@@ -146,7 +146,11 @@ def _cell(name: str, score: Interval | None) -> str:
 
 
 def _flat(row: Row) -> dict[str, float]:
-    return {key: number for name, score in row.scores.items() for key, number in _ends(name, score).items()}
+    return {
+        key: number
+        for name, score in row.scores.items()
+        for key, number in interval_ends(name, score).items()
+    }
 
 
 def _caption(report: FaithfulnessReport) -> Iterator[str]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sightline.boxes import five_guesses
 from sightline.data.classes import match_classes
-from sightline.data.images import read_image
+from sightline.data.photos import read_image
 from sightline.errors import InputError
 from sightline.evaluation.counting import (
     Advance,
@@ -48,7 +48,7 @@ class ModelSource:
         self.name, self.model, self.settings = name, model, settings
         self.preprocess = _preprocess(model, settings.input_size)
         self.recipes = list(recipes) if settings.truth != "none" else []
-        self.makers = [_maker(recipe) for recipe in self.recipes]
+        self.makers = [map_maker(recipe) for recipe in self.recipes]
         self.lines = [
             Line(recipe.label, standard, number)
             for number, recipe in enumerate(self.recipes)
@@ -166,7 +166,7 @@ def _photo(sample: Sample, truth: str) -> PIL.Image.Image | str:
         return str(error)
 
 
-def _maker(recipe: Recipe) -> Maps:
+def map_maker(recipe: Recipe) -> Maps:
     """The recipe as a function of a model, images and classes."""
 
     def maps(model: nn.Module, images: Tensor, classes: Tensor, *, layer: Any = None) -> Tensor:

@@ -12,14 +12,14 @@ from PIL import ImageDraw
 from torch import Tensor
 
 from sightline.errors import InputError
-from sightline.evaluation.models import _maker
-from sightline.evaluation.run import _recipe
+from sightline.evaluation.models import map_maker
+from sightline.evaluation.run import resolved_method
 from sightline.heatmap import make_heatmaps
 from sightline.methods.combinators import Recipe
-from sightline.metrics.sanity import _can_reset, randomised_cascade, spearman
+from sightline.metrics.sanity import can_reset, randomised_cascade, spearman
 from sightline.models.loading import LoadedModel
-from sightline.render import GREY, INK, PAPER, Image, overlay, shorten, typeface
-from sightline.report import _csv
+from sightline.pictures.overlay import GREY, INK, PAPER, Image, overlay, shorten, typeface
+from sightline.reports.tables import csv_text
 
 MOST_LAYERS = 12
 TILE, GAP, MARGIN, LEFT = 132, 8, 20, 168
@@ -46,7 +46,7 @@ class Randomisation:
 
     def csv(self) -> str:
         """One line a method and layer: the mean, lowest and highest correlation, and how many images had no map."""
-        return _csv(self.as_dict()["rows"])
+        return csv_text(self.as_dict()["rows"])
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the maps, ready for JSON; None where no image has a map."""
@@ -115,11 +115,11 @@ def randomisation_check(
     """
     if layers < 1:
         raise InputError(f"layers={layers}; expected 1 or more")
-    recipes = list({recipe.label: recipe for recipe in map(_recipe, methods)}.values())
+    recipes = list({recipe.label: recipe for recipe in map(resolved_method, methods)}.values())
     if not recipes or not len(images):
         raise InputError("nothing to check: give a method and an image")
-    makers = [_maker(recipe) for recipe in recipes]
-    names = [name for name, module in model.network.named_modules() if _can_reset(module)][::-1]
+    makers = [map_maker(recipe) for recipe in recipes]
+    names = [name for name, module in model.network.named_modules() if can_reset(module)][::-1]
     shown = set(_spread(len(names), layers))
     with torch.no_grad():
         classes = model(images).argmax(1, keepdim=True)

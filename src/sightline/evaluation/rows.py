@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from sightline.evaluation.counting import Counted, Settings
 from sightline.evaluation.models import ModelSource
-from sightline.evaluation.plan import Plan
 from sightline.evaluation.saved import SavedSource
+from sightline.evaluation.selection import Plan
+from sightline.metrics.accumulators import BoxTally, PixelTally, differences, intervals, per_image_scores
 from sightline.metrics.baselines import best_constant_box, constant_box_hits
 from sightline.metrics.bootstrap import bootstrap_interval
 from sightline.metrics.protocols import TAUS
-from sightline.metrics.tally import BoxTally, PixelTally, differences, intervals, per_image_scores
-from sightline.report import Baseline, Case, ClassScore, Row
+from sightline.pictures.contact_sheet import Case
+from sightline.reports.tables import Baseline, ClassScore, Row
 from sightline.types import Dataset
 
 Array = NDArray[Any]

@@ -12,13 +12,13 @@ from torch import nn
 from sightline.errors import InputError
 from sightline.evaluation.counting import Advance, Counted, Settings, Skipped
 from sightline.evaluation.models import ModelSource
-from sightline.evaluation.plan import Plan, check_choice, checked, make_plan, truth_of
 from sightline.evaluation.rows import baselines, compared
 from sightline.evaluation.saved import SavedSource
+from sightline.evaluation.selection import Plan, check_choice, checked, make_plan, truth_of
 from sightline.methods.combinators import Recipe, parse_recipe
-from sightline.metrics.tally import BoxTally
+from sightline.metrics.accumulators import BoxTally
 from sightline.models.loading import load_model
-from sightline.report import Report
+from sightline.reports.tables import Report
 from sightline.types import Dataset
 
 Progress = Callable[[int, int], None]
@@ -69,7 +69,7 @@ def evaluate(
     ``input_size``: instead of the model's own. ``limit``: so many images, evenly spread. ``on_bad``: "refuse" or
     "skip" what cannot be scored. ``cases``: how many best, median and worst cases a row keeps. A data set without
     boxes gives the classification errors alone. ``progress(done, total)`` is called as images are done.
-    ``scorer``: instead of `ModelSource.score`, what counts the images elsewhere (`sightline.distributed.Ray.score`).
+    ``scorer``: instead of `ModelSource.score`, what counts the images elsewhere (`Ray.score`).
     Raises `InputError` for choices that do not exist or do not fit together, and for bad images and maps.
 
     >>> import torch
@@ -177,7 +177,7 @@ def _sources(
     settings: Settings,
     splits: Sequence[Dataset],
 ) -> list[Source]:
-    recipes = {recipe.label: recipe for recipe in map(_recipe, methods)}
+    recipes = {recipe.label: recipe for recipe in map(resolved_method, methods)}
     found: list[Source] = []
     for name, one in _named(model).items():
         source = ModelSource(name, load_model(one), list(recipes.values()), settings)
@@ -204,7 +204,7 @@ def _named(model: Models) -> dict[str, nn.Module]:
     return found
 
 
-def _recipe(method: str | Recipe) -> Recipe:
+def resolved_method(method: str | Recipe) -> Recipe:
     """The recipe that a name stands for; saliency gets its smoothing."""
     recipe = parse_recipe(method) if isinstance(method, str) else method
     if recipe.name == "saliency":

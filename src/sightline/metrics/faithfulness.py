@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sightline.errors import InputError
-from sightline.models.record import eval_mode
+from sightline.inspection.recording import eval_mode
 from sightline.targets import logits_of
 
 Score = Callable[[Tensor, Tensor], Tensor]
@@ -59,7 +59,7 @@ def drop_and_increase(score: Score, images: Tensor, heatmaps: Tensor) -> DropInc
     >>> found.drop.item(), found.increase.item()
     (0.75, 0.0)
     """
-    _check(images, heatmaps)
+    check_heatmaps(images, heatmaps)
     rows = torch.arange(len(images), device=images.device)
     clean, masked = score(images, rows), score(images * heatmaps[:, None], rows)
     return DropIncrease(((clean - masked).clamp(min=0) / clean), (masked > clean).float())
@@ -93,7 +93,7 @@ def insertion(score: Score, images: Tensor, heatmaps: Tensor, steps: int = 56, s
 
 def _replace(score: Score, start: Tensor, end: Tensor, heatmaps: Tensor, steps: int) -> Curves:
     """Pixel by pixel, the most relevant first, from ``start`` to ``end``."""
-    _check(start, heatmaps)
+    check_heatmaps(start, heatmaps)
     n, _, height, width = start.shape
     if not 1 <= steps <= height * width:
         raise InputError(f"steps={steps}; expected 1 to {height * width}")
@@ -130,7 +130,7 @@ def _blurred(images: Tensor, sigma: float, window: int = 11) -> Tensor:
     return F.conv2d(images, kernel[:, :, :, None], padding=(half, 0), groups=channels)
 
 
-def _check(images: Tensor, heatmaps: Tensor) -> None:
+def check_heatmaps(images: Tensor, heatmaps: Tensor) -> None:
     if heatmaps.shape != (images.shape[0], *images.shape[2:]):
         raise InputError(
             f"heatmaps have shape {tuple(heatmaps.shape)}; expected (N, H, W) = "

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sightline.errors import InputError
-from sightline.metrics.faithfulness import Score, _check, ranks
+from sightline.metrics.faithfulness import Score, check_heatmaps, ranks
 
 PERCENTILES = (10, 20, 30, 40, 50, 60, 70, 80, 90)
 
@@ -37,7 +37,7 @@ def road(
     Removed pixels are imputed by `impute`, so that the mask's shape tells the network nothing; ``noise`` is the
     standard deviation added to them. images (N, 3, H, W) normalised, heatmaps (N, H, W).
     """
-    _check(images, heatmaps)
+    check_heatmaps(images, heatmaps)
     bad = [p for p in percentiles if not 0 < p < 100]
     if bad or not percentiles:
         raise InputError(f"percentiles={list(percentiles)}; expected values between 0 and 100")

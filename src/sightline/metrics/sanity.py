@@ -72,7 +72,7 @@ def randomised_cascade(network: nn.Module, seed: int = 0) -> Iterator[tuple[str,
     """
     changed = copy.deepcopy(network)
     yield "", changed
-    layers = [(n, m) for n, m in changed.named_modules() if _can_reset(m)]
+    layers = [(n, m) for n, m in changed.named_modules() if can_reset(m)]
     if not layers:
         raise InputError("the network has no layer whose weights can be drawn anew")
     with torch.random.fork_rng(devices=[]):
@@ -82,6 +82,6 @@ def randomised_cascade(network: nn.Module, seed: int = 0) -> Iterator[tuple[str,
             yield name, changed
 
 
-def _can_reset(module: nn.Module) -> bool:
+def can_reset(module: nn.Module) -> bool:
     own = any(True for _ in module.parameters(recurse=False))
     return own and callable(getattr(module, "reset_parameters", None))

@@ -14,7 +14,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sightline.errors import InputError, unknown
-from sightline.models import zoo
+from sightline.models.architecture_options import checked_architecture_options
+from sightline.models.families import timm, torchvision
+from sightline.models.families.base import Family, outputs
+from sightline.models.families.lookup import class_count, family_of, network_names
 from sightline.models.preprocess import Preprocess
 from sightline.models.weights import (
     WEIGHT_SUFFIXES,
@@ -137,7 +140,7 @@ def list_models(pattern: str = "*") -> list[str]:
     >>> list_models("squeezenet1_?")
     ['squeezenet1_0', 'squeezenet1_1']
     """
-    names = zoo.timm_names() if pattern.startswith("timm/") else zoo.network_names()
+    names = timm.timm_names() if pattern.startswith("timm/") else network_names()
     return [name for name in names if fnmatch.fnmatchcase(name, pattern)]
 
 
@@ -165,7 +168,7 @@ def _named(
     categories: Sequence[str] | None,
     transform: Transform | None,
 ) -> LoadedModel:
-    family = zoo.family_of(name)
+    family = family_of(name)
     version = _published_version(weights)
     if version is None and not _is_random(weights):
         return _from_file(name, Path(str(weights)), categories, transform)
@@ -174,7 +177,7 @@ def _named(
         network, label = family.build(name, wanted, {}), "random"
     else:
         network, label = family.published(name, wanted, version)
-    names = _categories(categories, zoo.outputs(dict(network.named_modules()).get(family.head(name))), name)
+    names = _categories(categories, outputs(dict(network.named_modules()).get(family.head(name))), name)
     return LoadedModel(network, name, names, _preprocess(transform, family, name), label)
 
 
@@ -205,10 +208,10 @@ def _from_file(
         name = str(made_of)
     elif name != made_of:
         description = {}
-    family = zoo.family_of(name)
+    family = family_of(name)
     state = family.tidy(state)
-    classes = zoo.class_count(family, name, state)
-    options = description.get("architecture_options", {})
+    classes = class_count(family, name, state)
+    options = checked_architecture_options(description.get("architecture_options", {}), str(path), name)
     try:
         network = hollow(partial(family.build, name, 1000 if classes is None else classes, options))
     except TypeError as error:
@@ -225,12 +228,12 @@ def _from_file(
 def _advice(name: str, made_of: object, state: State) -> str:
     if made_of is not None and made_of != name:
         return f"; it is a checkpoint of {made_of}"
-    fitting = zoo.fitting_torchvision(state)
+    fitting = torchvision.fitting_torchvision(state)
     return "" if fitting in (None, name) else f"; it fits {fitting}"
 
 
 def _without_architecture(path: Path, state: State) -> str:
-    guess = zoo.fitting_torchvision(state)
+    guess = torchvision.fitting_torchvision(state)
     example = f"load_model({guess or 'NAME'!r}, weights={str(path)!r})"
     return f"{path} holds weights without the name of their network; say which it is: {example}"
 
@@ -275,7 +278,7 @@ def _changed(
     return changed
 
 
-def _preprocess(transform: Transform | None, family: zoo.Family | None, name: str) -> Preprocess | None:
+def _preprocess(transform: Transform | None, family: Family | None, name: str) -> Preprocess | None:
     if transform is None:
         return None if family is None else family.preprocess(name)
     if isinstance(transform, Preprocess):
@@ -287,7 +290,7 @@ def _preprocess(transform: Transform | None, family: zoo.Family | None, name: st
 
 def _categories(given: Sequence[str] | None, classes: int | None, source: str) -> tuple[str, ...] | None:
     if given is None:
-        return zoo.imagenet_categories() if classes == 1000 else None
+        return torchvision.imagenet_categories() if classes == 1000 else None
     if classes is not None and len(given) != classes:
         raise InputError(f"{len(given)} categories were given, but {source} has {classes} classes")
     return tuple(str(name) for name in given)

@@ -50,6 +50,8 @@ class ThresholdedAveragePool(nn.Module):
     tensor([[5.]])
     """
 
+    looks_at_values = True  # a tracer must keep it whole
+
     def __init__(self, theta: float = 0.1) -> None:
         super().__init__()
         if not 0 <= theta < 1:

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sightline.data.images import read_image
+from sightline.data.photos import read_image
 from sightline.errors import InputError, unknown
-from sightline.models.compose import read_transform
-from sightline.models.measure import measure, run
+from sightline.inspection.transform import measure, run
+from sightline.models.torchvision_transform import read_transform
 from sightline.types import Geometry
 
 VIEWS = ("whole", "crop")

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sightline.models.families.refined import RefinedNet
 from sightline.models.preprocess import Preprocess
-from sightline.models.refined import RefinedNet
 from sightline.training.base import Training
 from sightline.training.refine_recipe import RefineRecipe
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sightline.models.gapnet import head_parameters
+from sightline.models.families.gapnet import head_parameters
 from sightline.training.augment import cutmix
 from sightline.training.base import Training
 from sightline.training.recipe import Recipe

@@ -14,13 +14,13 @@ from PIL import Image
 from torch import Tensor
 
 from sightline.boxes import make_boxes
-from sightline.data.images import read_image
+from sightline.data.photos import read_image
 from sightline.errors import InputError
 from sightline.heatmap import make_heatmaps
-from sightline.manifest import write_atomically
 from sightline.models.loading import LoadedModel
 from sightline.models.preprocess import Preprocess
 from sightline.pipeline import explain
+from sightline.reports.manifest import write_atomically
 from sightline.training.data import Photos
 from sightline.training.refine_recipe import TeacherOptions
 from sightline.types import Dataset, Sample

@@ -26,10 +26,10 @@ from torch import Tensor
 from sightline.data import load_dataset
 from sightline.data.splits import hold_out
 from sightline.errors import InputError, UnsupportedError
-from sightline.manifest import describe_run, write_atomically
-from sightline.models.gapnet import GapNet
+from sightline.models.families.gapnet import GapNet
+from sightline.models.families.refined import RefinedNet
 from sightline.models.loading import BUNDLED, LoadedModel, load_model
-from sightline.models.refined import RefinedNet
+from sightline.reports.manifest import describe_run, write_atomically
 from sightline.training.box_data import BoxData, BoxedPhotos
 from sightline.training.box_module import BoxRegression
 from sightline.training.checkpoint import read_checkpoint, save_checkpoint, sha256

@@ -12,7 +12,7 @@ from sightline.boxes import STANDARDS
 from sightline.errors import InputError, unknown
 from sightline.heatmap import NORMALISATIONS
 from sightline.methods import get_method
-from sightline.models.refined import HEADS
+from sightline.models.families.refined import HEADS
 from sightline.training.recipe import RunOptions, build_options, read_yaml
 
 

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sightline.boxes import centre_box
-from sightline.data.images import read_image
+from sightline.data.photos import read_image
 from sightline.errors import InputError
 from sightline.metrics.bootstrap import bootstrap_interval, paired_difference
+from sightline.models.families.refined import RefinedNet
 from sightline.models.loading import LoadedModel
-from sightline.models.refined import RefinedNet
 from sightline.training.pseudo_boxes import (
     as_shares,
     average_heatmaps,

@@ -48,9 +48,9 @@ def caption(
     from sightline.cli._options import load
     from sightline.cli._run import prepare_folder
     from sightline.cli.discover._common import finish
-    from sightline.data.captions import read_captions
-    from sightline.data.coco import read_coco
-    from sightline.discovery.spoken import boxes_of_words, caption_images
+    from sightline.data.adapters.captions import read_captions
+    from sightline.data.adapters.coco import read_coco
+    from sightline.discovery.caption import boxes_of_words, caption_images
     from sightline.methods import get_method
 
     prepare_folder(out)

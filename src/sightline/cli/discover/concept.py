@@ -53,7 +53,7 @@ def concept(
     from sightline.cli._options import load
     from sightline.cli._run import prepare_folder
     from sightline.cli.discover._common import finish
-    from sightline.data.captions import read_captions
+    from sightline.data.adapters.captions import read_captions
     from sightline.discovery.concept import concepts, hold_out_images
 
     prepare_folder(out)

@@ -112,7 +112,7 @@ def features(
     models = _models(model or [], given, categories, device)  # type: ignore[arg-type]
     options: dict[str, Any] = {"view": view, "batch_size": batch_size, "cache": cache, "progress": not json}
     if data is None:
-        from sightline.data.images import expand_paths
+        from sightline.data.photos import expand_paths
 
         _alone(expand_paths(paths or []), None, models, out, form, **options)
         return
@@ -138,7 +138,7 @@ def features(
         _alone(splits[0].samples, splits[0], models, out, form, **options)
         return
     from sightline.cli.discover._common import finish
-    from sightline.discovery.generic import generic_features
+    from sightline.discovery.generic_features import generic_features
 
     result, learnt = generic_features(
         models, splits[0], splits[1], choose_on=splits[2], method=method, seed=seed, **options

@@ -37,7 +37,7 @@ def make(
     ```
     """
     from sightline.data import load_dataset
-    from sightline.discovery.made import KINDS, maker
+    from sightline.discovery.examples import KINDS, maker
     from sightline.discovery.subsets import apart
     from sightline.errors import unknown
 

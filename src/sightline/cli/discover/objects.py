@@ -70,7 +70,7 @@ def objects(
     from sightline.cli._options import load
     from sightline.cli._run import prepare_folder
     from sightline.cli.discover._common import finish
-    from sightline.data.scenes import read_scenes
+    from sightline.data.adapters.scenes import read_scenes
     from sightline.discovery.objects import informative_objects
 
     prepare_folder(out)

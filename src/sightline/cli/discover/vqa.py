@@ -54,8 +54,8 @@ def vqa(
     from sightline.cli._options import load
     from sightline.cli._run import prepare_folder
     from sightline.cli.discover._common import finish
-    from sightline.data.vqa import read_vqa
-    from sightline.discovery.answers import answer_questions
+    from sightline.data.adapters.vqa import read_vqa
+    from sightline.discovery.vqa import answer_questions
 
     prepare_folder(out)
     where = None if images is None else images.resolve()

@@ -1,0 +1,104 @@
+"""The engine of one machine: worker processes decode and transform while the model explains."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from sightline.batch.decode import Decoder, Prepared
+from sightline.batch.shards import Folder, Plan
+from sightline.batch.worker import explain_prepared, ready
+from sightline.data.items import Item
+from sightline.errors import InputError
+from sightline.models.loading import LoadedModel
+
+PRELOAD = ["sightline.batch.decode"]  # imported once, by the process that the workers are forked from
+
+
+@dataclass(frozen=True)
+class Local:
+    """The engine ``--engine local``: ``workers`` processes prepare batches; 0: this one does it itself.
+
+    None: one of every eight cores beside a model on the CPU (which needs them more), all but one beside a GPU.
+    """
+
+    workers: int | None = None
+
+    def __call__(
+        self, model: LoadedModel, plan: Plan, shards: Sequence[int], folder: Folder
+    ) -> Iterator[int]:
+        """Do ``shards``; yields the number of items of each batch as it is done."""
+        model, work = ready(model, plan.work), plan.work
+        batches = iter(self._loader(model, plan, shards))
+        overlays = folder.overlays if work.overlays else None
+        for shard in shards:
+            done = []
+            for start, stop in plan.spans(shard):
+                done.append(explain_prepared(model, _next(batches), work, overlays))
+                yield stop - start
+            folder.write(shard, done)
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {"name": "local", "workers": self.workers, "threads": torch.get_num_threads()}
+
+    def _loader(self, model: LoadedModel, plan: Plan, shards: Sequence[int]) -> DataLoader[Prepared]:
+        workers = _workers(model) if self.workers is None else self.workers
+        assert model.preprocess is not None  # `explain_batch` has seen to it
+        context = _context() if workers else None
+        return DataLoader(
+            Decoder(model.preprocess, plan.work.view),
+            batch_size=None,
+            sampler=_Batches(plan, shards),
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            multiprocessing_context=context,
+        )
+
+
+class _Batches:
+    """The items of every batch, in order, listed as they are asked for."""
+
+    def __init__(self, plan: Plan, shards: Sequence[int]) -> None:
+        self.plan, self.shards = plan, shards
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        for shard in self.shards:
+            yield from map(self.plan.batch, self.plan.spans(shard))
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _next(batches: Iterator[Prepared]) -> Prepared:
+    try:
+        return next(batches)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            "a process that decodes images was killed (out of memory?); start the same command again, "
+            "perhaps with fewer --workers"
+        ) from error
+
+
+def _workers(model: LoadedModel) -> int:
+    cores = os.cpu_count() or 1
+    on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())
+    return max(1, cores // 8 if on_cpu else cores - 1)
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    """Never a plain fork: this process has threads. A fork server imports torch once for all workers."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    return context

@@ -1,0 +1,204 @@
+"""One batch through the road: prepared images in, rows and quantised heatmaps out; both engines call this."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sightline.batch.decode import Prepared
+from sightline.boxes import cutoffs, make_boxes
+from sightline.data.items import Item
+from sightline.data.photos import decode_image
+from sightline.errors import InputError
+from sightline.explanation import Explanation
+from sightline.models.loading import LoadedModel
+from sightline.pipeline import explain
+from sightline.reports.manifest import write_atomically
+
+BITS = (0, 8, 16)
+SIZES = ("input", "map")
+Array = NDArray[Any]
+
+ROWS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("path", pa.string()),
+        ("sha256", pa.string()),
+        ("photo_height", pa.int32()),
+        ("photo_width", pa.int32()),
+        ("shown_xyxy", pa.list_(pa.float32())),
+        ("rank", pa.int32()),
+        ("class_index", pa.int32()),
+        ("category", pa.string()),
+        ("score", pa.float32()),
+        ("boxes_xyxy", pa.list_(pa.list_(pa.float32()))),
+        ("threshold", pa.float32()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """What is done to every batch; two runs whose `BatchOptions` differs do not share a folder.
+
+    ``heatmap_bits``  8 or 16: heatmaps are kept as round(h · (2^bits - 1)), unsigned; 0: none are kept.
+    ``heatmap_size``  "input": at the network's input size; "map": at the size of the map itself, before any
+                      upsampling (7×7 of a ResNet at 224: a thousandth of the bytes).
+    ``channels_last`` whether the network runs in that memory format: often faster, equal to some 1e-6.
+    """
+
+    method: str = "gradcam"
+    method_options: dict[str, Any] = field(default_factory=dict)
+    classes: str | list[str] = "top1"
+    layers: list[str] = field(default_factory=list)
+    view: str = "whole"
+    normalise: str = "minmax"
+    percentile: float = 90.0
+    threshold: float = 0.2
+    standard: str = "max"
+    select: str = "largest"
+    heatmap_bits: int = 8
+    heatmap_size: str = "input"
+    overlays: bool = False
+    colormap: str = "turbo"
+    batch_size: int = 32
+    shard_size: int = 512
+    channels_last: bool = True
+
+    def __post_init__(self) -> None:
+        if self.heatmap_bits not in BITS:
+            raise InputError(f"heatmap_bits={self.heatmap_bits}; expected 0 (none), 8 or 16")
+        if self.heatmap_size not in SIZES:
+            raise InputError(f"heatmap_size={self.heatmap_size!r}; expected input or map")
+        if self.batch_size < 1 or self.shard_size < 1:
+            raise InputError(
+                f"batch_size={self.batch_size} and shard_size={self.shard_size}; expected 1 or more of each"
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as manifest.json holds them."""
+        return asdict(self)
+
+
+@dataclass
+class BatchResult:
+    """What came of one batch: a table of `ROWS`, heatmaps (rows, H, W) uint8 or uint16 or None, the failures."""
+
+    rows: pa.Table
+    heatmaps: Array | None
+    errors: list[tuple[Item, str]]
+
+
+def ready(model: LoadedModel, work: BatchOptions) -> LoadedModel:
+    """The model in eval mode and in the memory format that ``work`` asks for."""
+    form = torch.channels_last if work.channels_last else torch.contiguous_format
+    return model.eval().to(memory_format=form)
+
+
+def explain_prepared(
+    model: LoadedModel, batch: Prepared, work: BatchOptions, overlays: Path | None = None
+) -> BatchResult:
+    """Explain one batch: a row and a heatmap for each image and class, images in their order, classes by rank.
+
+    ``overlays``: a folder for a PNG each, or None. Raises what `explain` raises.
+    """
+    if not batch.items:
+        return BatchResult(ROWS.empty_table(), None, batch.errors)
+    images = batch.images
+    if work.channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    explanation = explain(
+        model,
+        images,
+        method=work.method,
+        classes=work.classes,
+        layer=work.layers or None,
+        **work.method_options,
+    )
+    explanation = replace(explanation, geometries=batch.geometries, view=work.view)
+    heatmaps = explanation.heatmaps(normalise=work.normalise, percentile=work.percentile)
+    rows = _rows(explanation, heatmaps, batch, work)
+    if overlays is not None:
+        _draw(explanation, batch, work, overlays)
+    return BatchResult(rows, _kept(explanation, heatmaps, work), batch.errors)
+
+
+def _rows(explanation: Explanation, heatmaps: Tensor, batch: Prepared, work: BatchOptions) -> pa.Table:
+    """The table of one batch; boxes in the pixels of the photo, exactly as `Explanation.boxes` gives them."""
+    found = make_boxes(heatmaps, work.threshold, work.standard, work.percentile, work.select)
+    cuts = cutoffs(heatmaps, work.threshold, work.standard, work.percentile).cpu()
+    scores = explanation.scores
+    assert scores is not None  # the batch road explains classes, so there are scores
+    n, classes = explanation.classes.shape
+    each = [i for i in range(n) for _ in range(classes)]
+    indices, names = explanation.classes.flatten().tolist(), explanation.categories
+    geometries = [batch.geometries[i] for i in each]
+    columns = [
+        [batch.items[i].id for i in each],
+        [batch.items[i].path for i in each],
+        [batch.sha256[i] for i in each],
+        [g.photo_hw[0] for g in geometries],
+        [g.photo_hw[1] for g in geometries],
+        [list(g.shown_xyxy) for g in geometries],
+        list(range(classes)) * n,
+        indices,
+        [names[index] if names else f"class {index}" for index in indices],
+        scores.flatten().cpu().numpy(),
+        [batch.geometries[i].to_photo(found[i][k]).tolist() for i in range(n) for k in range(classes)],
+        cuts.flatten().float().numpy(),
+    ]
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, ROWS, strict=True)], schema=ROWS)
+
+
+def _kept(explanation: Explanation, heatmaps: Tensor, work: BatchOptions) -> Array | None:
+    if work.heatmap_bits == 0:
+        return None
+    if work.heatmap_size == "map":
+        h, w = explanation.maps.shape[-2:]
+        heatmaps = explanation.heatmaps((h, w), work.normalise, work.percentile)
+    return quantise(heatmaps.flatten(0, 1), work.heatmap_bits)
+
+
+def quantise(heatmaps: Tensor, bits: int) -> Array:
+    """Heatmaps in [0, 1] as round(h · (2^bits - 1)), uint8 or uint16: off by at most half a step.
+
+    >>> quantise(torch.tensor([0.0, 0.5, 1.0]), 8), quantise(torch.tensor([0.5]), 16)
+    (array([  0, 128, 255], dtype=uint8), array([32768], dtype=uint16))
+    """
+    steps = (heatmaps * (2**bits - 1)).round_()
+    if bits == 8:
+        eight: Array = steps.to(torch.uint8).cpu().numpy()
+        return eight
+    sixteen: Array = steps.to(torch.int32).cpu().numpy().astype(np.uint16)  # torch knows little of uint16
+    return sixteen
+
+
+def _draw(explanation: Explanation, batch: Prepared, work: BatchOptions, folder: Path) -> None:
+    """A PNG for each image and class, named by the image's id; the photo is read once more for it."""
+    drawn = replace(explanation, photos=[decode_image(item.read(), item.path) for item in batch.items])
+    names = ("threshold", "standard", "select", "normalise", "percentile", "colormap")
+    options = {name: getattr(work, name) for name in names}
+    for i, item in enumerate(batch.items):
+        for k, index in enumerate(explanation.classes[i].tolist()):
+            picture = drawn.overlay(i, k, **options)
+            path = folder / overlay_name(item.id, index)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, partial(picture.save, format="PNG"))
+
+
+def overlay_name(image_id: str, class_index: int) -> str:
+    """Where an overlay lies below ``overlays/``: the id as a path that stays inside, and the class.
+
+    >>> overlay_name("n01/a.jpg", 207), overlay_name("/data/../b.png", 3)
+    ('n01/a.jpg_207.png', 'data/b.png_3.png')
+    """
+    parts = [part for part in image_id.replace(":", "_").split("/") if part not in ("", ".", "..")]
+    return f"{'/'.join(parts) or 'image'}_{class_index}.png"

@@ -1,0 +1,194 @@
+"""Visual question answering (Zhou et al. 2015; Zhou et al. 2016, section 4): words and GAP features, one layer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sightline.data.adapters.vqa import Question
+from sightline.discovery.concept import words
+from sightline.discovery.features import Features
+from sightline.discovery.linear import LinearHead, attach_head
+from sightline.errors import InputError, unknown
+from sightline.models.loading import LoadedModel
+
+FUSIONS = ("add", "product", "question")
+EPOCHS, RATE, DECAY, BATCH = 60, 0.01, 1e-3, 256
+
+
+class Answerer(nn.Module):
+    """One softmax layer over answers, of a bag of words q (N, V) and GAP features f (N, C).
+
+    - ``add``: s = W_q q + W_f f + b, the paper's (iBOWIMG): what the image says of an answer does not depend on
+      the question.
+    - ``product``: s = W_q q + W_f (G q ⊙ f) + b: the question gates the features.
+    - ``question``: s = W_q q + b, which never sees the image.
+
+    Features are standardised inside, by ``mean`` and ``deviation`` of the training images.
+
+    >>> Answerer(5, 4, 3)(torch.ones(2, 5), torch.ones(2, 4)).shape
+    torch.Size([2, 3])
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, vocabulary: int, channels: int, answers: int, fusion: str = "add") -> None:
+        super().__init__()
+        if fusion not in FUSIONS:
+            raise unknown("fusion", fusion, FUSIONS)
+        self.fusion = fusion
+        self.word = nn.Linear(vocabulary, answers)
+        self.image = nn.Linear(channels, answers, bias=False)
+        self.gate = nn.Linear(vocabulary, channels)
+        nn.init.ones_(self.gate.bias)
+        nn.init.normal_(self.gate.weight, std=0.1)
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("deviation", torch.ones(channels))
+
+    def forward(self, bags: Tensor, features: Tensor) -> Tensor:
+        scores: Tensor = self.word(bags)
+        if self.fusion == "question":
+            return scores
+        seen = (features - self.mean) / self.deviation
+        if self.fusion == "product":
+            seen = seen * self.gate(bags)
+        evidence: Tensor = self.image(seen)
+        return scores + evidence
+
+    def image_weights(self, bags: Tensor, answers: Tensor) -> Tensor:
+        """The class map's weights (N, C) for each question's answer (N,): ∂s_a / ∂f."""
+        weight = self.image.weight[answers] / self.deviation
+        return weight * self.gate(bags) if self.fusion == "product" else weight
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """The words of questions, and the answers: what stands at which place."""
+
+    words: tuple[str, ...]
+    answers: tuple[str, ...]
+
+    @classmethod
+    def of(cls, questions: Sequence[Question], most_answers: int = 1000, least: int = 2) -> Vocabulary:
+        """Words that come at least ``least`` times, and the ``most_answers`` most frequent answers.
+
+        Raises `InputError` where there is but one answer.
+        """
+        counted = Counter(word for question in questions for word in words(question.text))
+        told = Counter(question.answer for question in questions)
+        if len(told) < 2:
+            raise InputError(
+                f"every question is answered {next(iter(told), '')!r}; expected 2 answers or more"
+            )
+        known = sorted(word for word, count in counted.items() if count >= least)
+        answers = sorted(told, key=lambda answer: (-told[answer], answer))[:most_answers]
+        return cls(tuple(known), tuple(answers))
+
+    def bags(self, texts: Sequence[str]) -> Tensor:
+        """Bags of words (N, V): 1 for each word that a question has; a word never met counts for nothing.
+
+        >>> Vocabulary(("cat", "dog"), ("no", "yes")).bags(["A dog, a dog?"])
+        tensor([[0., 1.]])
+        """
+        place = {word: i for i, word in enumerate(self.words)}
+        found = torch.zeros(len(texts), len(self.words))
+        for row, text in enumerate(texts):
+            for word in words(text):
+                if word in place:
+                    found[row, place[word]] = 1
+        return found
+
+    def targets(self, questions: Sequence[Question]) -> Tensor:
+        """The place (N,) of each answer, -1 where it is not among the answers."""
+        place = {answer: i for i, answer in enumerate(self.answers)}
+        return torch.tensor([place.get(question.answer, -1) for question in questions])
+
+
+def train_answerer(
+    vocabulary: Vocabulary,
+    questions: Sequence[Question],
+    features: NDArray[np.float32],
+    *,
+    fusion: str = "add",
+    epochs: int = EPOCHS,
+    seed: int = 0,
+) -> Answerer:
+    """Cross-entropy with AdamW (rate 0.01, falling as a cosine), weight decay 1e-3; ``features`` (N, C) a question.
+
+    Questions whose answer is not in the vocabulary are left out. The caller's random numbers stay as they were.
+    """
+    targets = vocabulary.targets(questions)
+    keep = targets >= 0
+    bags = vocabulary.bags([question.text for question in questions])[keep]
+    values, targets = torch.from_numpy(features)[keep], targets[keep]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Answerer(bags.shape[1], values.shape[1], len(vocabulary.answers), fusion)
+        model.mean, model.deviation = values.mean(0), values.std(0).clamp(min=1e-6)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
+        for _ in range(epochs):
+            for rows in torch.split(torch.randperm(len(values)), BATCH):
+                optimiser.zero_grad()
+                loss = nn.functional.cross_entropy(model(bags[rows], values[rows]), targets[rows])
+                torch.autograd.backward(loss)
+                optimiser.step()
+            schedule.step()
+    return model.eval().requires_grad_(False)
+
+
+def pooled_model(model: nn.Module, channels: int) -> LoadedModel:
+    """The network up to its GAP features f (N, C), its head an identity: what a target is a function of."""
+    names = tuple(f"channel {k}" for k in range(channels))
+    identity = LinearHead(np.eye(channels, dtype=np.float32), np.zeros(channels, np.float32), names)
+    return attach_head(model, identity)
+
+
+def answer_target(
+    answerer: Answerer, vocabulary: Vocabulary, texts: Sequence[str], answers: Sequence[int] | Tensor
+) -> Callable[[Tensor], Tensor]:
+    """f (N, C) -> the pre-softmax score (N,) of each question's answer, for ``explain(pooled_model(…), target=…)``.
+
+    Grad-CAM of it is ReLU(Σ_k w_k A_k) / Z with the answer's image weights: the map of the answer.
+
+    >>> vocabulary = Vocabulary(("dog",), ("no", "yes"))
+    >>> answer_target(Answerer(1, 4, 2), vocabulary, ["dog?"], [1])(torch.rand(1, 4)).shape
+    torch.Size([1])
+    """
+    bags, chosen = vocabulary.bags(texts), torch.as_tensor(answers)
+
+    def score(features: Tensor) -> Tensor:
+        scores: Tensor = answerer(bags, features.to(bags))  # wherever the network is, the layer is on the CPU
+        return scores.gather(1, chosen[:, None])[:, 0]
+
+    return score
+
+
+def vqa_accuracy(predicted: str, answers: Sequence[str]) -> float:
+    """VQA v2's: the mean over all choices of nine of the ten people of min(1, those who said so / 3).
+
+    A question with fewer than ten answers counts as right where the most frequent one is found.
+
+    >>> vqa_accuracy("red", ["red"] * 3 + ["blue"] * 7), vqa_accuracy("red", ["red"])
+    (0.9, 1.0)
+    """
+    if len(answers) < 10:
+        return float(predicted == Counter(answers).most_common(1)[0][0])
+    said = [answer == predicted for answer in answers]
+    return sum(min(1.0, (sum(said) - one) / 3) for one in said) / len(said)
+
+
+def per_question(
+    questions: Sequence[Question], sources: Sequence[object], features: Features
+) -> tuple[list[Question], NDArray[np.float32]]:
+    """The questions whose image could be read, and the feature vector of each; ``sources`` as extracted."""
+    row_of = {str(sources[row]): i for i, row in enumerate(features.rows)}
+    kept = [question for question in questions if str(question.source) in row_of]
+    return kept, features.values[[row_of[str(question.source)] for question in kept]]

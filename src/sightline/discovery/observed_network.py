@@ -1,0 +1,150 @@
+"""A network at its target layer, and images in batches: what the search for units looks with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import PIL.Image
+import torch
+from torch import Tensor, nn
+
+from sightline.data.photos import read_image
+from sightline.discovery.features import Source, probe_photo, source_id, source_of, target_layer
+from sightline.discovery.progress import bar
+from sightline.engine import observe
+from sightline.errors import ImageError, InputError, UnsupportedError
+from sightline.inspection.receptive_field import ReceptiveField, receptive_field
+from sightline.inspection.structure import LayerRef
+from sightline.methods.observation import observe_for
+from sightline.methods.registry import get_method
+from sightline.pipeline import prepare
+from sightline.targets import ClassTarget, logits_of, resolve_classes
+from sightline.types import Geometry
+
+CHANCES = 64  # images a class from which Grad-CAM weights are averaged
+
+
+class ObservedNetwork:
+    """A network with its target layer."""
+
+    def __init__(self, model: nn.Module, network: nn.Module, site: LayerRef, images: Tensor) -> None:
+        self.model, self.network, self.site = model, network, site
+        evidence = observe(network, images, [site], gradient=False)
+        self.logits, self.input_hw = evidence.logits, (images.shape[2], images.shape[3])
+        self.channels, self.map_hw = evidence.activations.shape[1], tuple(evidence.activations.shape[2:])
+        self.probe = images
+        self.theory: ReceptiveField | str
+        try:
+            self.theory = receptive_field(network, site)
+        except UnsupportedError as error:
+            self.theory = str(error)
+
+    @classmethod
+    def of(cls, model: nn.Module) -> ObservedNetwork:
+        network: nn.Module = getattr(model, "network", model)
+        images, _, _ = prepare(model, [probe_photo()])
+        return cls(model, network, target_layer(network, images), images)
+
+    def check(self, units: Sequence[int]) -> None:
+        for unit in units:
+            if not 0 <= unit < self.channels:
+                raise InputError(
+                    f"unit {unit}: layer '{self.site}' has {self.channels} units, 0 to {self.channels - 1}"
+                )
+
+    def indices(self, classes: Sequence[str | int]) -> list[int]:
+        if not classes:
+            return []
+        if self.logits is None:
+            raise InputError("the network gives no class scores (N, C); name units instead of classes")
+        categories = getattr(self.model, "categories", None)
+        found: list[int] = resolve_classes(list(classes), self.logits, categories)[0].tolist()
+        return found
+
+    def category(self, index: int) -> str:
+        categories = getattr(self.model, "categories", None)
+        return categories[index] if categories else f"class {index}"
+
+    def activations(self, images: Tensor) -> Tensor:
+        return observe(self.network, images, [self.site], gradient=False).activations.cpu()
+
+    def centre(self, y: int, x: int) -> tuple[float, float]:
+        """(y, x) of the middle of a position's field, in network pixels; without theory that of its cell."""
+        if isinstance(self.theory, ReceptiveField):
+            return self.theory.centre(y, x)
+        (height, width), (rows, columns) = self.input_hw, self.map_hw
+        return (y + 0.5) * height / rows, (x + 0.5) * width / columns
+
+    def weights(self, indices: Sequence[int], reader: ImageReader) -> tuple[Tensor, str]:
+        """(K, C) weights of the units for the classes, and where they are from."""
+        if not indices:
+            return torch.zeros(0, self.channels), "none"
+        try:
+            evidence, _ = observe_for(get_method("cam"), self.network, self.probe)
+        except UnsupportedError:
+            return self._gradcam(indices, reader), "Grad-CAM"
+        return evidence.classifier_weights()[0][list(indices)].cpu(), "head"
+
+    def _gradcam(self, indices: Sequence[int], reader: ImageReader) -> Tensor:
+        """mean_xy ∂y^c/∂A_k, averaged over the first images whose most probable class is c."""
+        total, count = torch.zeros(len(indices), self.channels), [0] * len(indices)
+        for _, images in reader.batches("weights"):
+            if min(count) >= CHANCES:
+                break
+            evidence = observe(self.network, images, [self.site])
+            logits = logits_of(evidence.output)
+            assert logits is not None
+            first = logits.argmax(1)
+            for k, index in enumerate(indices):
+                rows = (first == index).nonzero()[:, 0][: CHANCES - count[k]]
+                if len(rows):
+                    alpha = evidence.gradient(ClassTarget(torch.full_like(first, index))).mean((2, 3))
+                    total[k] += alpha[rows].sum(0).cpu()
+                    count[k] += len(rows)
+        for k, index in enumerate(indices):
+            if count[k] == 0:
+                raise InputError(
+                    f"class {self.category(index)!r} is the most probable one of no image; its units are weighed by "
+                    "Grad-CAM, which needs one (this network's head is not pooling and one linear layer)"
+                )
+        return total / torch.tensor(count)[:, None]
+
+
+class ImageReader:
+    """Images in batches, those that cannot be read left out and listed."""
+
+    def __init__(self, model: nn.Module, sources: Sequence[Source], size: int, progress: bool) -> None:
+        self.model, self.sources, self.size, self.progress = model, sources, size, progress
+        self.errors: dict[str, str] = {}
+
+    def batches(self, what: str) -> Iterator[tuple[list[int], Tensor]]:
+        """(numbers, images (n, 3, H, W)) of those that can be read."""
+        some = False
+        for start in bar(range(0, len(self.sources), self.size), what, self.progress):
+            numbers, photos = [], []
+            for number in range(start, min(start + self.size, len(self.sources))):
+                try:
+                    photos.append(self.photo(number))
+                    numbers.append(number)
+                except ImageError as error:
+                    self.errors[source_id(self.sources[number], number)] = str(error)
+            if photos:
+                some = True
+                yield numbers, prepare(self.model, photos)[0]
+        if not some:
+            raise InputError(
+                f"none of the {len(self.sources)} images can be read; {next(iter(self.errors.values()))}"
+            )
+
+    def photo(self, number: int) -> PIL.Image.Image:
+        return read_image(source_of(self.sources[number]))
+
+    def one(self, number: int) -> tuple[PIL.Image.Image, Tensor, Geometry]:
+        photo = self.photo(number)
+        images, geometries, _ = prepare(self.model, [photo])
+        return photo, images[0], geometries[0]
+
+    def labels(self, names: Sequence[str] | None) -> Sequence[str]:
+        if names is not None:
+            return names
+        return [source_id(source, i).rsplit("/", 1)[-1] for i, source in enumerate(self.sources)]

@@ -1,0 +1,150 @@
+"""The network with everything behind it as one module: from the image to scores, class maps, heatmaps, boxes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from sightline.boxes import make_masks
+from sightline.engine import Evidence, observe
+from sightline.errors import InputError, UnsupportedError, unknown
+from sightline.export.region_boxes import largest_boxes
+from sightline.heatmap import make_heatmaps
+from sightline.inspection.structure import Structure
+from sightline.methods import get_method
+from sightline.methods.cam import cam, class_map
+from sightline.targets import ClassTarget, resolve_classes
+
+METHODS = ("cam", "gradcam")
+INPUTS = ("rgb", "uint8", "normalised")
+NORMALISATIONS = ("minmax", "max")  # the others select a quantile, for which ONNX has no operation
+
+
+@dataclass(frozen=True)
+class GraphOptions:
+    """What the graph computes; kept in the file's metadata.
+
+    ``method``  "cam", or "gradcam" in its closed form for the same heads.
+    ``top``     at most so many classes of each image, the most probable first.
+    ``input``   "rgb": float in [0, 1]; "uint8": 0 to 255; "normalised": as the network was trained.
+    ``normalise``, ``threshold``  of the heatmaps ("minmax" or "max") and of the boxes (a share of the maximum).
+    ``boxes``   whether boxes are a part of the graph.
+    ``any_size``  whether height and width are free, or those of the model's own input.
+    """
+
+    method: str = "cam"
+    top: int = 5
+    input: str = "rgb"
+    normalise: str = "minmax"
+    threshold: float = 0.2
+    boxes: bool = True
+    any_size: bool = True
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            get_method(self.method)  # an unknown name has its own error
+            raise UnsupportedError(
+                f"method {self.method!r} needs gradients or many passes, which an ONNX graph has not; "
+                "use 'cam', or 'gradcam', which on the same networks has a closed form"
+            )
+        if self.input not in INPUTS:
+            raise unknown("input", self.input, INPUTS)
+        if self.normalise not in NORMALISATIONS:
+            raise unknown("normalisation in an ONNX graph", self.normalise, NORMALISATIONS)
+        if not 0 <= self.threshold <= 1:
+            raise InputError(f"threshold is {self.threshold}; expected a share from 0 to 1")
+        if self.top < 1:
+            raise InputError(f"top is {self.top}; expected at least 1")
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        names = ("logits", "classes", "scores", "maps", "heatmaps")
+        return (*names, "boxes") if self.boxes else names
+
+
+class MapGraph(nn.Module):
+    """image (N, 3, H, W) -> logits (N, C), classes (N, K), scores (N, K), maps (N, K, h, w), heatmaps
+    (N, K, H, W) in [0, 1], boxes (N, K, 4) in input pixels, half-open; [0, 0, 0, 0] where a map shows nothing.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    >>> from sightline.inspection.structure import inspect_network
+    >>> structure = inspect_network(net, torch.zeros(1, 3, 8, 8))
+    >>> graph = MapGraph(net, structure, GraphOptions(top=2, input="normalised"))
+    >>> [tuple(output.shape) for output in graph(torch.rand(1, 3, 8, 8))]
+    [(1, 2), (1, 2), (1, 2), (1, 2, 6, 6), (1, 2, 8, 8), (1, 2, 4)]
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        structure: Structure,
+        options: GraphOptions,
+        mean: tuple[float, ...] = (0.0,),
+        std: tuple[float, ...] = (1.0,),
+    ) -> None:
+        super().__init__()
+        if structure.head is None or structure.target is None:
+            raise UnsupportedError(
+                f"an ONNX graph has no gradients, so it needs a head of pooling and one linear layer (or a 1×1 "
+                f"class convolution and pooling), whose class maps need none; of this network "
+                f"{structure.why_no_head}. Export one with such a head (`sightline models '*-gap'`), "
+                "or explain this one in Python"
+            )
+        self.network, self.site, self.head = network, structure.target, structure.head
+        weight = network.get_submodule(self.head.module).weight
+        assert isinstance(weight, Tensor)
+        self.options = replace(options, top=min(options.top, len(weight)))
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        options = self.options
+        evidence = observe(self.network, self.normalised(image), [self.site], gradient=False)
+        evidence.head = self.head
+        logits = evidence.logits
+        assert logits is not None  # a head was recognised
+        classes = resolve_classes(f"top{options.top}", logits)
+        scores = logits.softmax(1).gather(1, classes)
+        method = cam if options.method == "cam" else closed_gradcam
+        maps = torch.stack([method(evidence, ClassTarget(classes[:, k])) for k in range(options.top)], 1)
+        heatmaps = make_heatmaps(maps, (image.shape[2], image.shape[3]), options.normalise)
+        if not options.boxes:
+            return logits, classes, scores, maps, heatmaps
+        masks = make_masks(heatmaps, options.threshold, select="all")
+        boxes = largest_boxes(masks.flatten(0, 1)).reshape(-1, options.top, 4)
+        return logits, classes, scores, maps, heatmaps, boxes
+
+    def normalised(self, image: Tensor) -> Tensor:
+        if self.options.input == "normalised":
+            return image
+        values = image.float() / 255 if self.options.input == "uint8" else image
+        return (values - self.mean) / self.std
+
+
+def closed_gradcam(evidence: Evidence, target: ClassTarget) -> Tensor:
+    """Grad-CAM without a gradient where the head is pooling and one linear layer: L = ReLU(Σ_k w_k A^k) / Z.
+
+    For GAP, GMP and TAP the mean gradient is α_k = w_k / Z. Where a class convolution is the head and a ReLU
+    follows it, only the places with a positive score pass the gradient on: α_k = w_k / Z · (their share).
+
+    >>> import sightline
+    >>> from sightline.inspection.structure import inspect_network
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    >>> image, structure = torch.rand(1, 3, 8, 8), inspect_network(net, torch.zeros(1, 3, 8, 8))
+    >>> graph = MapGraph(net, structure, GraphOptions("gradcam", top=2, input="normalised"))
+    >>> bool(torch.allclose(graph(image)[3], sightline.explain(net, image, classes="top2").maps, atol=1e-6))
+    True
+    """
+    assert evidence.head is not None
+    weight, bias = evidence.classifier_weights()
+    maps = class_map(weight[target.classes], evidence.activations)
+    positions = maps.shape[1] * maps.shape[2]
+    if not evidence.head.relu:
+        return maps.relu() / positions
+    passed = ((maps + bias[target.classes][:, None, None]) > 0).to(maps).mean((1, 2), keepdim=True)
+    return maps.relu() * passed / positions

@@ -1,0 +1,233 @@
+"""A model as one ONNX file that gives scores, class maps, heatmaps and boxes, checked before it is written."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sightline.boxes import make_boxes
+from sightline.errors import InputError, UnsupportedError
+from sightline.export.graph import GraphOptions, MapGraph
+from sightline.heatmap import make_heatmaps
+from sightline.inspection.structure import inspect_network
+from sightline.pipeline import explain
+from sightline.reports.manifest import describe_run, write_atomically
+
+if TYPE_CHECKING:
+    from sightline.models.loading import LoadedModel
+
+OPSET = 18  # the first in which ScatterElements takes a minimum, which the boxes need
+TOLERANCE = 1e-4  # of the largest value
+KEY = "sightline"  # the metadata entry that holds the description, as JSON
+
+
+def export_onnx(
+    model: LoadedModel, path: str | Path, *, force: bool = False, **options: Any
+) -> dict[str, Any]:
+    """Write ``model`` to ``path`` as one ONNX graph (see `MapGraph`), and return its description.
+
+    ``options`` are those of `GraphOptions`. The batch is free, and so are height and width unless
+    ``any_size=False``. The graph is run by onnxruntime beside PyTorch before the file is put in its place (see
+    `verify`); the largest differences stand in the description under ``verified``. The description is in the
+    file too, as JSON in the metadata entry "sightline".
+
+    Raises `UnsupportedError` for a method or a network that needs a gradient, and for a graph that does not
+    give what PyTorch gives; `InputError` for a wrong option, for a file that is there (unless ``force``), and
+    where the packages of the extra ``[onnx]`` are missing.
+    """
+    path, wanted = Path(path), GraphOptions(**options)
+    check_place(path, force)
+    onnx = _packages()
+    preprocess = model.preprocess
+    if preprocess is None and wanted.input != "normalised":
+        raise InputError(
+            f"input is {wanted.input!r}, and this model does not say how its input is normalised; "
+            "expected input='normalised', or a model with a transform"
+        )
+    size_hw = preprocess.input_hw if preprocess else (224, 224)
+    network = copy.deepcopy(model.network).float().cpu().eval()
+    structure = inspect_network(network, torch.zeros(1, 3, *size_hw))
+    statistics = (preprocess.mean, preprocess.std) if preprocess else ()
+    graph = MapGraph(network, structure, wanted, *statistics).eval()
+    proto = _trace(graph, size_hw)
+    description = _describe(model, graph, size_hw)
+    description["verified"] = verify(proto.SerializeToString(), graph, size_hw)
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = KEY, json.dumps(description, sort_keys=True)
+    onnx.checker.check_model(proto)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: file.write(proto.SerializeToString()))
+    return {**description, "bytes": path.stat().st_size}
+
+
+def check_place(path: Path, force: bool) -> None:
+    """Raise `InputError` where ``path`` is a folder, or a file that ``force`` does not give up."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; expected the name of a file, such as model.onnx")
+    if path.exists() and not force:
+        raise InputError(f"{path} is there already; write over it with --force, or choose another name")
+
+
+def _packages() -> Any:
+    """onnx, where it and its companions are installed."""
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript
+
+        del onnxruntime, onnxscript
+    except ImportError as error:
+        raise InputError(f"ONNX needs {error.name}: pip install 'sightline[onnx]'") from None
+    return onnx
+
+
+def _trace(graph: MapGraph, size_hw: tuple[int, int]) -> Any:
+    """The graph as an ONNX model. An example of two images: a size of 1 would be taken for a constant."""
+    example = example_images(graph, 2, size_hw)
+    axes = {0: "batch", 2: "height", 3: "width"} if graph.options.any_size else {0: "batch"}
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                graph, (example,), dynamo=True, opset_version=OPSET, dynamic_shapes=(axes,), verbose=False,
+                input_names=["image"], output_names=list(graph.options.outputs),
+            )  # fmt: skip
+    except (torch.onnx.OnnxExporterError, NotImplementedError) as error:
+        first = next((line for line in str(error.__cause__ or error).splitlines() if line.strip()), "")
+        raise UnsupportedError(
+            f"PyTorch cannot turn this network into ONNX: {first.strip()}"
+            + ("; a fixed size may help: any_size=False" if graph.options.any_size else "")
+        ) from error
+    assert program is not None
+    return program.model_proto
+
+
+def example_images(graph: MapGraph, count: int, size_hw: tuple[int, int], seed: int = 0) -> Tensor:
+    """Soft noise of the kind that the graph takes: (count, 3, H, W)."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 6, 6, generator=generator)
+    noise = torch.rand(count, 3, *size_hw, generator=generator)
+    photo = 0.7 * torch.nn.functional.interpolate(coarse, size=size_hw, mode="bilinear") + 0.3 * noise
+    if graph.options.input == "uint8":
+        return (photo * 255).to(torch.uint8)
+    return photo if graph.options.input == "rgb" else (photo - 0.5) / 0.25
+
+
+def verify(model_bytes: bytes, graph: MapGraph, size_hw: tuple[int, int]) -> dict[str, Any]:
+    """Run the ONNX graph beside `sightline.explain` and return the largest differences, or raise.
+
+    Two batch sizes, and, where the size is free, two sizes. Logits and maps are compared with `explain`'s, which
+    for Grad-CAM takes the gradient; heatmaps and boxes with what `make_heatmaps` and `make_boxes` give for the
+    graph's own maps and heatmaps, since a threshold may fall between two roundings. `UnsupportedError` where
+    anything differs by more than 1e-4 of the largest value.
+    """
+    session = _session(model_bytes)
+    height, width = size_hw
+    other = (height + 32, width + 16) if graph.options.any_size else size_hw
+    apart = dict.fromkeys(graph.options.outputs, 0.0)
+    for count, size in ((1, size_hw), (3, other)):
+        images = example_images(graph, count, size, seed=count)
+        found = session.run(None, {"image": images.numpy()})
+        given = dict(zip(graph.options.outputs, map(torch.from_numpy, found), strict=True))
+        for name, expected in _expected(graph, images, given).items():
+            scale = float(expected.abs().max()) or 1.0
+            apart[name] = max(apart[name], float((given[name] - expected).abs().max()) / scale)
+    wrong = {name: value for name, value in apart.items() if not value <= TOLERANCE}
+    if wrong:
+        raise UnsupportedError(
+            "the ONNX graph does not give what PyTorch gives: "
+            + ", ".join(f"{name} differ by {value:.1e}" for name, value in wrong.items())
+        )
+    return {name: float(f"{value:.1e}") for name, value in apart.items()}
+
+
+def _session(model_bytes: bytes) -> Any:
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = torch.get_num_threads()
+    return onnxruntime.InferenceSession(model_bytes, settings, providers=["CPUExecutionProvider"])
+
+
+def _expected(graph: MapGraph, images: Tensor, given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What each output should be; the classes are the graph's own, since equal scores have no order."""
+    options = graph.options
+    explanation = explain(
+        graph.network, graph.normalised(images), method=options.method, classes=given["classes"]
+    )
+    assert explanation.logits is not None
+    found = {
+        "logits": explanation.logits,
+        "classes": given["classes"],
+        "scores": explanation.logits.softmax(1).gather(1, given["classes"]),
+        "maps": explanation.maps,
+        "heatmaps": make_heatmaps(given["maps"], (images.shape[2], images.shape[3]), options.normalise),
+    }
+    ranked = explanation.logits.topk(options.top).values
+    if not torch.allclose(
+        explanation.logits.gather(1, given["classes"]), ranked, atol=TOLERANCE, rtol=TOLERANCE
+    ):
+        raise UnsupportedError("the ONNX graph ranks other classes first than PyTorch")
+    if options.boxes:
+        found["boxes"] = boxes_array(given["heatmaps"], options.threshold)
+    return found
+
+
+def boxes_array(heatmaps: Tensor, threshold: float = 0.2) -> Tensor:
+    """`make_boxes` as the graph gives it: (N, K, H, W) -> (N, K, 4), [0, 0, 0, 0] where there is no box.
+
+    >>> boxes_array(torch.tensor([[[[0.0, 1.0]], [[0.0, 0.0]]]]))
+    tensor([[[1., 0., 2., 1.],
+             [0., 0., 0., 0.]]])
+    """
+    found = make_boxes(heatmaps, threshold)
+    return torch.stack(
+        [torch.stack([box[0] if len(box) else torch.zeros(4) for box in row]) for row in found]
+    )
+
+
+def _describe(model: LoadedModel, graph: MapGraph, size_hw: tuple[int, int]) -> dict[str, Any]:
+    from importlib.metadata import version
+
+    preprocess = model.preprocess
+    statistics = {} if preprocess is None else {"mean": preprocess.mean, "std": preprocess.std}
+    interpolation = {} if preprocess is None else {"interpolation": preprocess.interpolation}
+    described = describe_run(
+        model=model.name,
+        weights=model.weights,
+        weights_sha256=model.weights_sha256,
+        categories=None if model.categories is None else list(model.categories),
+        preprocess={"input_hw": size_hw, **interpolation, **statistics},
+        layer=str(graph.site),
+        options=asdict(graph.options),
+        outputs=list(graph.options.outputs),
+        opset=OPSET,
+    )
+    described["versions"].update({name: version(name) for name in ("onnx", "onnxscript", "onnxruntime")})
+    return described
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's advice off the screen; its errors stay."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.fx.experimental.symbolic_shapes")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,103 @@
+"""Which options a checkpoint may give the network that it names: structure only, never a path, a URL or a class.
+
+A checkpoint is a file from anywhere. What it says of itself reaches `timm.create_model` and torchvision's builders,
+some of whose options read files, fetch URLs or unpickle. So only the names below pass, with plain values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sightline.errors import InputError
+
+LARGEST = 65_536  # units, kernels, sides
+DEEPEST = 2  # a refined network has a base with options of its own
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= LARGEST
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST
+
+
+def _is_counts(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) <= 64 and all(map(_is_count, value))
+
+
+def _is_switch(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _one_of(*choices: str) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, str) and value in choices
+
+
+_COUNT, _NUMBER = ("a count", _is_count), ("a number", _is_number)
+_COUNTS, _SWITCH = ("a list of counts", _is_counts), ("true or false", _is_switch)
+_COUNT_OR_COUNTS = ("a count or a list of counts", lambda v: v is None or _is_count(v) or _is_counts(v))
+
+ALLOWED: dict[str, tuple[str, Callable[[object], bool]]] = {
+    # networks cut for class activation maps
+    "theta": _NUMBER,
+    "last_strides": _COUNT,
+    "extra_conv": _COUNT_OR_COUNTS,
+    # the small trunks
+    "stem": _COUNT,
+    "widths": _COUNTS,
+    "depths": _COUNTS,
+    "blocks": _COUNTS,
+    "strides": _COUNTS,
+    "norm": ("batch or group", _one_of("batch", "group")),
+    # a classifier with a box regressor
+    "base": (
+        "the name of a network",
+        lambda v: isinstance(v, str) and len(v) < 100,
+    ),  # looked up like any name
+    "base_options": ("an object", lambda v: isinstance(v, Mapping)),
+    "shared": _COUNT,
+    "hidden": _COUNT,
+    "grid": _COUNT,
+    "head": ("grid or edges", _one_of("grid", "edges")),
+    # torchvision and timm
+    "aux_logits": _SWITCH,
+    "transform_input": _SWITCH,
+    "init_weights": _SWITCH,
+    "dropout": _NUMBER,
+    "in_chans": _COUNT,
+    "img_size": _COUNT_OR_COUNTS,
+    "patch_size": _COUNT_OR_COUNTS,
+    "output_stride": _COUNT,
+    "drop_rate": _NUMBER,
+    "drop_path_rate": _NUMBER,
+    "global_pool": ("avg, max, avgmax, token or map", _one_of("avg", "max", "avgmax", "token", "map")),
+}
+
+
+def checked_architecture_options(given: Any, source: str, name: str, depth: int = 0) -> dict[str, Any]:
+    """``given`` from a file's metadata, if every option is a known one with a plain value; else `InputError`.
+
+    >>> checked_architecture_options({"theta": 0.1}, "a.safetensors", "small-tap")
+    {'theta': 0.1}
+    >>> checked_architecture_options({"checkpoint_path": "b.pth"}, "a.safetensors", "timm/resnet10t")
+    Traceback (most recent call last):
+    sightline.errors.InputError: a.safetensors: timm/resnet10t cannot be built with {'checkpoint_path': 'b.pth'}: ...
+    """
+    if not isinstance(given, Mapping):
+        raise InputError(f"{source}: architecture_options is a {type(given).__name__}; expected an object")
+    for option, value in given.items():
+        if option not in ALLOWED:
+            raise InputError(
+                f"{source}: {name} cannot be built with { {option: value}!r}: a file may only set "
+                f"{', '.join(sorted(ALLOWED))}"
+            )
+        expected, fits = ALLOWED[option]
+        if not fits(value):
+            raise InputError(f"{source}: {option}={value!r} for {name}; expected {expected}")
+        if option == "base_options":
+            if depth == DEEPEST:
+                raise InputError(f"{source}: base_options are nested too deep for {name}")
+            checked_architecture_options(value, source, name, depth + 1)
+    return dict(given)

@@ -1,0 +1,37 @@
+"""Networks by name: whose each is."""
+
+from __future__ import annotations
+
+from sightline.errors import unknown
+from sightline.models.families import surgery, timm, torchvision
+from sightline.models.families.base import Family
+from sightline.models.weights import State, matched
+
+
+def family_of(name: str) -> Family:
+    """Whose network ``name`` is, or `InputError` with the nearest names."""
+    if name == "refined":
+        return surgery.REFINED
+    if surgery.SURGERY.fullmatch(name):
+        if name not in surgery.surgery_names() and not name.startswith("timm/"):
+            raise unknown("model", name, surgery.surgery_names())
+        return surgery.FAMILY
+    if name.startswith("timm/"):
+        if not timm.is_known(name):
+            raise unknown("model", name, timm.timm_names())
+        return timm.FAMILY
+    if name not in torchvision.torchvision_names():
+        raise unknown("model", name, network_names(), hint="(`timm/NAME` for timm's)")
+    return torchvision.FAMILY
+
+
+def network_names() -> list[str]:
+    """All names but timm's, sorted."""
+    return sorted([*torchvision.torchvision_names(), *surgery.surgery_names()])
+
+
+def class_count(family: Family, name: str, state: State) -> int | None:
+    """For how many classes the weights are; None where they lack the class layer."""
+    key = f"{family.head(name)}.weight"
+    layer = matched(state, [key]).get(key)
+    return None if layer is None else int(layer.shape[0])

@@ -1,0 +1,235 @@
+"""The panel picture: the photo, one column a class, one row a method, at a glance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import PIL.Image
+from PIL import ImageDraw
+from torch import Tensor
+
+from sightline.errors import InputError
+from sightline.pictures.overlay import (
+    FAINT,
+    GREY,
+    INK,
+    PAPER,
+    WIDEST,
+    Box,
+    Image,
+    colour_table,
+    drawn_size,
+    overlay,
+    resized,
+    shorten,
+    typeface,
+)
+from sightline.types import no_boxes
+
+MAX_COLUMNS = 20
+MAX_PIXELS = 24_000_000
+CELL = 288  # pixels of a cell's longer side; the type and the margins are given for this size
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One class by one method.
+
+    ``heatmap`` (H, W) in [0, 1]; ``score`` the softmax probability in [0, 1]; ``boxes_xyxy`` (B, 4) in photo
+    pixels; ``signed`` (3, H, W), where the method has one, is drawn instead of the heatmap, without the box: its
+    scattered pixels make no region.
+    """
+
+    heatmap: Tensor
+    category: str
+    score: float | None = None
+    boxes_xyxy: Tensor = field(default_factory=no_boxes)
+    signed: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where things stand, in pixels of the panel; ``s`` scales type and margins with the cell."""
+
+    columns: int
+    rows: int
+    picture: tuple[int, int]
+    s: float
+
+    def px(self, pixels: float) -> int:
+        return max(round(pixels * self.s), 1)
+
+    @property
+    def column(self) -> int:
+        """A column is never narrower than its class name needs."""
+        return max(self.picture[0], self.px(150))
+
+    @property
+    def grid_left(self) -> int:
+        return self.px(20) + self.column + self.px(44)
+
+    @property
+    def grid_top(self) -> int:
+        return self.px(68)
+
+    @property
+    def grid_bottom(self) -> int:
+        return self.y(self.rows - 1) + self.picture[1]
+
+    def x(self, column: int) -> int:
+        return self.grid_left + column * (self.column + self.px(14))
+
+    def y(self, row: int) -> int:
+        return self.grid_top + row * (self.picture[1] + self.px(14))
+
+    @property
+    def bar_left(self) -> int:
+        return self.x(self.columns - 1) + self.column + self.px(18)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.bar_left + self.px(78), self.grid_bottom + self.px(44)
+
+
+def _layout(photo_size: tuple[int, int], columns: int, rows: int, cell: int) -> _Layout:
+    def at(side: int) -> _Layout:
+        return _Layout(columns, rows, drawn_size(photo_size, side, side), side / CELL)
+
+    width, height = at(cell).size
+    return at(min(cell, int(cell * math.sqrt(MAX_PIXELS / (width * height)))))
+
+
+def panel(
+    photo: Image,
+    rows: Sequence[tuple[str, Sequence[Cell]]],
+    *,
+    title: str = "",
+    caption: str = "",
+    shown_xyxy: Box | None = None,
+    colormap: str = "turbo",
+    alpha: float = 0.5,
+    threshold: float | None = None,
+    cell: int = CELL,
+) -> Image:
+    """The photo, then a grid: one column a class with its name and score, one row a method, and a colour bar.
+
+    ``rows`` are (method, cells), each row with the same classes in the same order; the first 20 are drawn.
+    ``shown_xyxy`` is what the network saw of the photo (see `overlay`); ``threshold`` in [0, 1] marks on the
+    colour bar where the box is cut; ``title`` stands over the photo and ``caption`` under everything. Raises
+    `InputError` for no rows and for rows of different classes.
+
+    >>> import torch
+    >>> photo = PIL.Image.new("RGB", (64, 64), "teal")
+    >>> panel(photo, [("cam", [Cell(torch.rand(7, 7), "tabby", 0.62)])]).mode
+    'RGB'
+    """
+    names = [[cell.category for cell in cells] for _, cells in rows]
+    if not names or not names[0]:
+        raise InputError("a panel needs at least one method with one class")
+    if any(other != names[0] for other in names):
+        raise InputError(
+            f"the rows of a panel show different classes: {names}; expected the same in each row"
+        )
+    layout = _layout(photo.size, min(len(names[0]), MAX_COLUMNS), len(rows), cell)
+    canvas = PIL.Image.new("RGB", layout.size, PAPER)
+    _draw_photo(canvas, layout, photo, title)
+    for column, entry in enumerate(rows[0][1][:MAX_COLUMNS]):
+        _draw_heading(canvas, layout, column, entry)
+    for row, (method, cells) in enumerate(rows):
+        _draw_method(canvas, layout, row, method)
+        for column, entry in enumerate(cells[:MAX_COLUMNS]):
+            picture = overlay(
+                photo,
+                entry.heatmap,
+                alpha,
+                colormap,
+                None if entry.signed is not None else entry.boxes_xyxy,
+                signed=entry.signed,
+                shown_xyxy=shown_xyxy,
+                size=layout.picture,
+            )
+            canvas.paste(picture, (layout.x(column), layout.y(row)))
+    _draw_colour_bar(canvas, layout, colormap, alpha, threshold)
+    more = len(names[0]) - layout.columns
+    signed = any(entry.signed is not None for _, cells in rows for entry in cells)
+    notes = [caption, "mid-grey: zero" * signed, f"{more} more classes are not drawn" * (more > 0)]
+    _draw_caption(canvas, layout, " · ".join(filter(None, notes)))
+    return canvas
+
+
+def _draw_photo(canvas: Image, layout: _Layout, photo: Image, title: str) -> None:
+    draw, left = ImageDraw.Draw(canvas), layout.px(20)
+    canvas.paste(resized(photo, layout.picture), (left, layout.grid_top))
+    name, small = typeface(layout.px(16), bold=True), typeface(layout.px(13))
+    draw.text((left, layout.px(30)), shorten(title or "photo", name, layout.column), INK, name, "ls")
+    narrow = max(photo.size) > WIDEST * min(photo.size)
+    facts = f"{photo.width} × {photo.height} pixels" + ", stretched" * narrow
+    draw.text((left, layout.px(52)), shorten(facts, small, layout.column), GREY, small, "ls")
+
+
+def _draw_heading(canvas: Image, layout: _Layout, column: int, entry: Cell) -> None:
+    """Class name, and under it the score as a bar and a number."""
+    draw, left = ImageDraw.Draw(canvas), layout.x(column)
+    name, small = typeface(layout.px(16), bold=True), typeface(layout.px(13))
+    draw.text((left, layout.px(30)), shorten(entry.category, name, layout.column), INK, name, "ls")
+    if entry.score is None:
+        return
+    text = _percent(entry.score)
+    room, middle, half = layout.px(64), layout.px(47), layout.px(3)
+    right = left + layout.column - room
+    draw.rectangle((left, middle - half, right, middle + half), FAINT)
+    end = left + round((right - left) * entry.score)
+    if end > left:
+        draw.rectangle((left, middle - half, end, middle + half), INK)
+    draw.text((left + layout.column, layout.px(52)), text, INK, small, "rs")
+
+
+def _percent(score: float) -> str:
+    """A probability for the eye.
+
+    >>> [_percent(score) for score in (0.6214, 0.0004, 0.0, 0.99999)]
+    ['62.1 %', '<0.1 %', '0.0 %', '>99.9 %']
+    """
+    if 0 < score < 0.0005:
+        return "<0.1 %"
+    return ">99.9 %" if 0.9995 <= score < 1 else f"{100 * score:.1f} %"
+
+
+def _draw_method(canvas: Image, layout: _Layout, row: int, method: str) -> None:
+    """The method's name, upright along its row."""
+    face = typeface(layout.px(15), bold=True)
+    width, height = layout.picture[1], layout.px(24)
+    strip = PIL.Image.new("RGB", (width, height), PAPER)
+    text = shorten(method, face, width)
+    ImageDraw.Draw(strip).text((width / 2, height / 2), text, INK, face, "mm")
+    canvas.paste(strip.rotate(90, expand=True), (layout.grid_left - layout.px(30), layout.y(row)))
+
+
+def _draw_colour_bar(
+    canvas: Image, layout: _Layout, colormap: str, alpha: float, threshold: float | None
+) -> None:
+    """The scale of all heatmaps, 0 to 1, as it looks over mid-grey, and where on it the box is cut."""
+    draw, left, width = ImageDraw.Draw(canvas), layout.bar_left, layout.px(14)
+    top = layout.grid_top
+    height = min(layout.grid_bottom - top, round(1.5 * CELL * layout.s))
+    table = colour_table(colormap)[np.linspace(255, 0, height).round().astype(int)]
+    bar = PIL.Image.fromarray(np.repeat(table[:, None], width, axis=1))
+    canvas.paste(PIL.Image.blend(PIL.Image.new("RGB", bar.size, (128, 128, 128)), bar, alpha), (left, top))
+    face = typeface(layout.px(12))
+    ticks = [(1.0, "1"), (0.5, "0.5"), (0.0, "0")]
+    if threshold is not None and 0 < threshold < 1:
+        ticks = [(at, text) for at, text in ticks if abs(at - threshold) > 0.06]
+        ticks.append((threshold, f"{threshold:.2g} box"))
+    for at, text in ticks:
+        y = top + round((1 - at) * (height - 1))
+        draw.line((left + width, y, left + width + layout.px(4), y), INK, layout.px(1))
+        draw.text((left + width + layout.px(8), y), text, INK, face, "lm")
+
+
+def _draw_caption(canvas: Image, layout: _Layout, text: str) -> None:
+    face, left = typeface(layout.px(12)), layout.px(20)
+    text = shorten(text, face, layout.size[0] - 2 * left)
+    ImageDraw.Draw(canvas).text((left, layout.size[1] - layout.px(16)), text, GREY, face, "ls")
