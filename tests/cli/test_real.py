@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,6 @@ def test_the_box_of_each_class_is_on_its_animal(
 def test_the_demo_leaves_panels_and_manifest_and_says_what_it_saw(
     sightline: Any, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("skimage")
     monkeypatch.setenv("SIGHTLINE_SHARED", str(shared))
     monkeypatch.setenv("COLUMNS", "400")
     done = sightline("demo", "--out", tmp_path / "demo")
@@ -73,23 +71,11 @@ def test_the_demo_leaves_panels_and_manifest_and_says_what_it_saw(
     assert _holds(coffee["boxes_xyxy"][0], (300, 150))  # the middle of the cup
 
 
-def test_the_demo_without_scikit_image_says_how_to_get_it(
-    sightline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "skimage", None)
-    done = sightline("demo", "--out", tmp_path / "demo")
-    assert (done.code, done.out) == (2, "")
-    assert done.err == (
-        "sightline: the demo's photos come with scikit-image: pip install 'sightline[demo]'\n"
-    )
-
-
 def test_the_demo_without_any_weights_is_one_line(
     sightline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sightline.models import loading
 
-    pytest.importorskip("skimage")
     monkeypatch.setattr(loading, "BUNDLED", tmp_path / "none.safetensors")
     monkeypatch.setenv("SIGHTLINE_SHARED", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))

@@ -8,15 +8,15 @@ import os
 from pathlib import Path
 
 import pytest
-import skimage.data
 import torch
-from PIL import Image
 from safetensors import safe_open
 
 import sightline
 from sightline.boxes import iou
 from sightline.cli.demo import BUNDLED_BOXES
 from sightline.data import load_dataset
+from sightline.data.photos import read_image
+from sightline.demo_photos import photo_path
 from sightline.models.loading import BUNDLED
 
 CATS = {"tabby", "Egyptian cat", "Persian cat"}
@@ -50,7 +50,7 @@ def test_it_is_small_complete_and_the_one_of_its_manifest(model):
 def test_photos_it_never_saw(model, name):
     """The name is right; the box, as the demo draws it, is not the whole photo and holds the middle of the thing."""
     right, true_box, wanted = PHOTOS[name]
-    photo = Image.fromarray(getattr(skimage.data, name)())
+    photo = read_image(photo_path(name))
     explanation = sightline.explain(model, photo, method="cam", nwc=True)
     assert model.categories[int(explanation.classes[0, 0])] in right
     box = explanation.boxes(threshold=BUNDLED_BOXES["threshold"])[0][0]

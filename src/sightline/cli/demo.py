@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from sightline.cli._run import Photo
     from sightline.models.loading import LoadedModel
 
-PHOTOS = ("chelsea", "coffee", "rocket")
 METHODS = ("cam", "gradcam", "layercam", "guided_gradcam")
 # The paper's 20 % suits ImageNet-size photos. For the bundled model positive weights (NWC) find better boxes; its best
 # threshold on held-out photos is 23 % (docs/results.md), and 30 %, taken by eye, is drawn on these three close-ups.
@@ -57,17 +56,11 @@ def _what_it_saw(manifest: dict[str, Any], out: Path) -> list[tuple[str, ...]]:
 
 
 def demo_photos() -> list[Photo]:
-    """scikit-image's own photos, which travel with it; raises `InputError` where it is not installed."""
-    import PIL.Image
-
+    """The photos that are installed with the package."""
     from sightline.cli._run import Photo
-    from sightline.errors import InputError
+    from sightline.demo_photos import photo_paths
 
-    try:
-        from skimage import data
-    except ImportError:
-        raise InputError("the demo's photos come with scikit-image: pip install 'sightline[demo]'") from None
-    return [Photo(name, PIL.Image.fromarray(getattr(data, name)()), name) for name in PHOTOS]
+    return [Photo(path.stem, path, path.stem) for path in photo_paths()]
 
 
 def usable_methods(model: LoadedModel) -> list[str]:

@@ -1,0 +1,30 @@
+"""The photos that `sightline demo` explains; LICENCES.txt in this folder says whose they are."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from sightline.errors import unknown
+
+NAMES = ("chelsea", "coffee", "rocket")
+
+
+def photo_path(name: str) -> Path:
+    """The file of one demo photo, a JPEG; raises `InputError` for a name that is not in `NAMES`.
+
+    >>> photo_path("coffee").name
+    'coffee.jpg'
+    """
+    if name not in NAMES:
+        raise unknown("demo photo", name, NAMES)
+    return Path(str(files(__name__) / f"{name}.jpg"))
+
+
+def photo_paths() -> list[Path]:
+    """The files of all demo photos.
+
+    >>> [path.stem for path in photo_paths()]
+    ['chelsea', 'coffee', 'rocket']
+    """
+    return [photo_path(name) for name in NAMES]
