@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sightline.components import find_components, keep_largest
 from sightline.errors import InputError, unknown
 from sightline.heatmap import quantile
-from sightline.types import no_boxes
 
 STANDARDS = ("max", "percentile")
 SELECTIONS = ("largest", "all")
@@ -60,9 +61,7 @@ def make_masks(
     kept = _kept(heatmaps, threshold, standard, percentile, select)
     if select == "all" or kept.numel() == 0:
         return kept
-    masks = _flat_on_cpu(kept)
-    regions = np.stack([_largest_region(mask) for mask in masks])
-    return torch.from_numpy(regions).view(kept.shape).to(kept.device)
+    return torch.from_numpy(keep_largest(_flat_on_cpu(kept))).view(kept.shape).to(kept.device)
 
 
 def make_boxes(
@@ -83,7 +82,7 @@ def make_boxes(
     [[tensor([[1., 0., 3., 1.]])]]
     """
     kept = _kept(heatmaps, threshold, standard, percentile, select)
-    flat = [_component_boxes(mask, select) for mask in _flat_on_cpu(kept)]
+    flat = _component_boxes(_flat_on_cpu(kept), select)
     classes = kept.shape[1]
     return [flat[i * classes : (i + 1) * classes] for i in range(kept.shape[0])]
 
@@ -182,39 +181,19 @@ def _flat_on_cpu(kept: Tensor) -> NDArray[np.uint8]:
     return maps
 
 
-def _components(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Labels (H, W) and x, y, w, h, area of each 8-connected component, in reading order.
-
-    SAUF is asked for because it numbers components by their first pixel; OpenCV's default scans 2×2 blocks
-    and numbers them otherwise.
-    """
-    import cv2
-
-    found: Any = cv2.connectedComponentsWithStatsWithAlgorithm(mask, 8, cv2.CV_32S, cv2.CCL_SAUF)
-    return found[1], found[2][1:]  # row 0 is the background
-
-
-def _largest_region(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    labels, stats = _components(mask)
-    if len(stats) == 0:
-        return np.zeros(mask.shape, dtype=np.bool_)
-    region: NDArray[np.bool_] = labels == 1 + int(stats[:, 4].argmax())
-    return region
-
-
-def _component_boxes(mask: NDArray[np.uint8], select: str) -> Tensor:
-    _, stats = _components(mask)
-    if len(stats) == 0:
-        return no_boxes()
-    order = np.argsort(-stats[:, 4], kind="stable")  # stable: equals stay in reading order
-    chosen = stats[order[:1] if select == "largest" else order]
-    return xywh_to_xyxy(torch.from_numpy(chosen[:, :4]).float())
+def _component_boxes(masks: NDArray[np.uint8], select: str) -> list[Tensor]:
+    """The boxes (B, 4) of each mask of (M, H, W): of its largest component, or of all by falling area."""
+    found = find_components(masks)
+    boxes_xyxy = torch.from_numpy(found.boxes_xyxy).float()
+    first = np.searchsorted(found.mask_index, np.arange(len(masks) + 1))
+    per_mask = [boxes_xyxy[start:stop].clone() for start, stop in pairwise(first)]
+    return [boxes[:1] for boxes in per_mask] if select == "largest" else per_mask
 
 
 def _loose_and_tight(level: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
     """The loose and the tight box of one 8-bit heatmap (H, W)."""
-    masks = [(level > cut).astype(np.uint8) for cut in HEURISTIC_CUTS]
-    boxes = torch.cat([_component_boxes(mask, "all") for mask in masks])
+    masks = np.stack([(level > cut).astype(np.uint8) for cut in HEURISTIC_CUTS])
+    boxes = torch.cat(_component_boxes(masks, "all"))
     if len(boxes) == 0:
         return torch.zeros(4), torch.zeros(4)
     boxes = boxes[torch.argsort(-_areas(boxes), stable=True)]
