@@ -16,6 +16,7 @@ from sightline.boxes import (
     xywh_to_xyxy,
 )
 from sightline.errors import InputError
+from sightline.types import BoxRule
 
 
 def rows(*lines: str) -> torch.Tensor:
@@ -49,7 +50,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_boxes_of_literal_rows(name):
     heatmap, expected = CASES[name]
-    found = make_boxes(heatmap[None, None], select="all")[0][0]
+    found = make_boxes(heatmap[None, None], BoxRule(select="all"))[0][0]
     assert found.shape == (len(expected), 4)
     assert found.tolist() == expected
     assert make_boxes(heatmap[None, None])[0][0].tolist() == expected[:1]
@@ -62,7 +63,7 @@ def test_negative_maps_give_no_box():
 
 
 def test_threshold_zero_still_asks_for_a_positive_value():
-    assert make_boxes(rows("..1", "...")[None, None], threshold=0.0)[0][0].tolist() == [[2, 0, 3, 1]]
+    assert make_boxes(rows("..1", "...")[None, None], BoxRule(0.0))[0][0].tolist() == [[2, 0, 3, 1]]
 
 
 def test_boxes_keep_the_order_of_images_and_classes():
@@ -82,15 +83,15 @@ def test_boxes_keep_the_order_of_images_and_classes():
 def test_the_percentile_standard():
     # values 1 … 10 tenths: the 50th percentile is 0.55; half of it keeps 0.3 and more
     ramp = torch.arange(1, 11, dtype=torch.float64).view(1, 1, 1, 10) / 10
-    at = cutoffs(ramp, 0.5, "percentile", 50)
+    at = cutoffs(ramp, BoxRule(0.5, "percentile", percentile=50))
     torch.testing.assert_close(at, torch.tensor([[0.275]], dtype=torch.float64))
-    assert make_boxes(ramp, 0.5, "percentile", 50)[0][0].tolist() == [[2, 0, 10, 1]]
-    assert torch.equal(cutoffs(ramp, 0.2, "percentile", 100), cutoffs(ramp, 0.2))
+    assert make_boxes(ramp, BoxRule(0.5, "percentile", percentile=50))[0][0].tolist() == [[2, 0, 10, 1]]
+    assert torch.equal(cutoffs(ramp, BoxRule(0.2, "percentile", percentile=100)), cutoffs(ramp, BoxRule(0.2)))
 
 
 def test_a_percentile_of_zero_keeps_positive_values_only():
     peak = rows("....", ".#..", "....")[None, None]
-    assert make_boxes(peak, 0.35, "percentile", 90)[0][0].tolist() == [[1, 1, 2, 2]]
+    assert make_boxes(peak, BoxRule(0.35, "percentile", percentile=90))[0][0].tolist() == [[1, 1, 2, 2]]
 
 
 def _flood(mask: torch.Tensor) -> list[set[tuple[int, int]]]:
@@ -124,10 +125,10 @@ def test_against_a_flood_fill(seed):
         [min(x for _, x in c), min(y for y, _ in c), max(x for _, x in c) + 1, max(y for y, _ in c) + 1]
         for c in components
     ]
-    assert make_boxes(heatmap[None, None], 0.7, select="all")[0][0].tolist() == expected
-    largest = make_masks(heatmap[None, None], 0.7)[0, 0]
+    assert make_boxes(heatmap[None, None], BoxRule(0.7, select="all"))[0][0].tolist() == expected
+    largest = make_masks(heatmap[None, None], BoxRule(0.7))[0, 0]
     assert {(int(y), int(x)) for y, x in largest.nonzero()} == components[0]
-    assert torch.equal(make_masks(heatmap[None, None], 0.7, select="all")[0, 0], kept)
+    assert torch.equal(make_masks(heatmap[None, None], BoxRule(0.7, select="all"))[0, 0], kept)
 
 
 def test_five_guesses_plain():
@@ -185,10 +186,10 @@ def test_conversions():
     ("call", "says"),
     [
         (lambda m: make_boxes(m[0]), "expected (N, K, H, W)"),
-        (lambda m: make_boxes(m, select="bigest"), "did you mean 'largest'"),
-        (lambda m: make_masks(m, standard="maximum"), "unknown standard"),
-        (lambda m: make_boxes(m, threshold=20), "from 0 to 1"),
-        (lambda m: make_boxes(m, standard="percentile", percentile=-1), "from 0 to 100"),
+        (lambda m: make_boxes(m, BoxRule(select="bigest")), "did you mean 'largest'"),
+        (lambda m: make_masks(m, BoxRule(relative_to="maximum")), "unknown relative_to"),
+        (lambda m: make_boxes(m, BoxRule(threshold=20)), "from 0 to 1"),
+        (lambda m: make_boxes(m, BoxRule(relative_to="percentile", percentile=-1)), "from 0 to 100"),
         (lambda m: five_guesses(m[0]), "expected (5, H, W)"),
         (lambda m: five_guesses(torch.zeros(5, 2, 2), "heuristic"), "did you mean 'heuristics'"),
         (lambda m: iou(m[0, 0], m[0, 0]), "expected (B, 4)"),

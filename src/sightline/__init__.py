@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from sightline.methods import list_methods, register_method
     from sightline.models.loading import LoadedModel, list_models, load_model
     from sightline.pipeline import explain
+    from sightline.types import BoxRule
 
 __version__ = "0.1.0"
 
 # Public name -> the room it lives in; loaded at first use, so that `import sightline` costs nothing.
 _HOME = {
+    "BoxRule": "sightline.types",
     "explain": "sightline.pipeline",
     "Explanation": "sightline.explanation",
     "list_methods": "sightline.methods",
@@ -34,6 +36,7 @@ _HOME = {
 }
 
 __all__ = [
+    "BoxRule",
     "Explanation",
     "ImageError",
     "InputError",

@@ -13,43 +13,28 @@ from torch import Tensor
 from sightline.components import find_components, keep_largest
 from sightline.errors import InputError, unknown
 from sightline.heatmap import quantile
+from sightline.types import BoxRule
 
-STANDARDS = ("max", "percentile")
-SELECTIONS = ("largest", "all")
+PAPER = BoxRule()  # Zhou et al. 2016, section 3.2
 GUESSES = ("plain", "heuristics")
 HEURISTIC_CUTS = (20, 100, 110)  # of 255: the authors' generator
 
 
-def cutoffs(
-    heatmaps: Tensor, threshold: float = 0.2, standard: str = "max", percentile: float = 90.0
-) -> Tensor:
+def cutoffs(heatmaps: Tensor, rule: BoxRule = PAPER) -> Tensor:
     """The number t that each heatmap of (..., H, W) is cut at -> (...).
 
     ``max``: t = threshold · max (Zhou et al. 2016 use 0.2); ``percentile``: t = threshold · percentile_i,
-    the standard of PaS (Bae et al. 2020: i = 90, threshold 0.35). Raises `InputError` for an unknown
-    standard, or a threshold outside [0, 1].
+    PaS (Bae et al. 2020: i = 90, threshold 0.35).
 
-    >>> cutoffs(torch.tensor([[0.0, 0.5], [0.5, 1.0]]), threshold=0.2)
+    >>> cutoffs(torch.tensor([[0.0, 0.5], [0.5, 1.0]]))
     tensor(0.2000)
     """
-    if not 0 <= threshold <= 1:
-        raise InputError(f"threshold is {threshold}; expected a share from 0 to 1")
-    if standard not in STANDARDS:
-        raise unknown("standard", standard, STANDARDS)
-    if standard == "max":
-        return heatmaps.amax((-2, -1)) * threshold
-    if not 0 <= percentile <= 100:
-        raise InputError(f"percentile is {percentile}; expected a number from 0 to 100")
-    return quantile(heatmaps, percentile / 100) * threshold
+    if rule.relative_to == "max":
+        return heatmaps.amax((-2, -1)) * rule.threshold
+    return quantile(heatmaps, rule.percentile / 100) * rule.threshold
 
 
-def make_masks(
-    heatmaps: Tensor,
-    threshold: float = 0.2,
-    standard: str = "max",
-    percentile: float = 90.0,
-    select: str = "largest",
-) -> Tensor:
+def make_masks(heatmaps: Tensor, rule: BoxRule = PAPER) -> Tensor:
     """The kept region of each heatmap: (N, K, H, W) -> bool (N, K, H, W), on the heatmaps' device.
 
     A value is kept where it is ≥ t (see `cutoffs`) and > 0. ``largest`` keeps the largest 8-connected
@@ -58,31 +43,26 @@ def make_masks(
     >>> make_masks(torch.tensor([[[[1.0, 1.0, 0.0, 1.0]]]])).int()
     tensor([[[[1, 1, 0, 0]]]], dtype=torch.int32)
     """
-    kept = _kept(heatmaps, threshold, standard, percentile, select)
-    if select == "all" or kept.numel() == 0:
+    kept = _kept(heatmaps, rule)
+    if rule.select == "all" or kept.numel() == 0:
         return kept
     return torch.from_numpy(keep_largest(_flat_on_cpu(kept))).view(kept.shape).to(kept.device)
 
 
-def make_boxes(
-    heatmaps: Tensor,
-    threshold: float = 0.2,
-    standard: str = "max",
-    percentile: float = 90.0,
-    select: str = "largest",
-) -> list[list[Tensor]]:
+def make_boxes(heatmaps: Tensor, rule: BoxRule = PAPER) -> list[list[Tensor]]:
     """The boxes of each heatmap of (N, K, H, W): N lists of K float32 tensors (B, 4), xyxy, half-open.
 
     The paper's rule (Zhou et al. 2016, section 3.2): keep the values ≥ t (see `cutoffs`; and > 0), take the
     largest 8-connected component by area, give its bounding box in heatmap pixels. ``select="all"`` gives
     the box of every component, by falling area. Of equal areas the first in reading order comes first. A
-    heatmap with nothing kept gives (0, 4). The boxes lie on the CPU: one copy for the whole batch.
+    heatmap with nothing kept gives (0, 4). The boxes lie on the CPU: one copy for the whole batch. The
+    heatmaps have been normalised before, so ``rule.normalise`` is not used here.
 
     >>> make_boxes(torch.tensor([[[[0.0, 1.0, 0.9], [0.0, 0.1, 0.0]]]]))
     [[tensor([[1., 0., 3., 1.]])]]
     """
-    kept = _kept(heatmaps, threshold, standard, percentile, select)
-    flat = _component_boxes(_flat_on_cpu(kept), select)
+    kept = _kept(heatmaps, rule)
+    flat = _component_boxes(_flat_on_cpu(kept), rule.select)
     classes = kept.shape[1]
     return [flat[i * classes : (i + 1) * classes] for i in range(kept.shape[0])]
 
@@ -165,14 +145,12 @@ def centre_box(size_hw: tuple[int, int], margin: float) -> Tensor:
     return torch.tensor([[margin, margin, width - margin, height - margin]], dtype=torch.float32)
 
 
-def _kept(heatmaps: Tensor, threshold: float, standard: str, percentile: float, select: str) -> Tensor:
+def _kept(heatmaps: Tensor, rule: BoxRule) -> Tensor:
     if heatmaps.ndim != 4:
         raise InputError(f"heatmaps have shape {tuple(heatmaps.shape)}; expected (N, K, H, W)")
-    if select not in SELECTIONS:
-        raise unknown("selection", select, SELECTIONS)
     if heatmaps.numel() == 0:
         return heatmaps > 0
-    at = cutoffs(heatmaps, threshold, standard, percentile)[..., None, None]
+    at = cutoffs(heatmaps, rule)[..., None, None]
     return (heatmaps >= at) & (heatmaps > 0)
 
 

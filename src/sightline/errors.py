@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import sys
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class InputError(ValueError):
@@ -35,3 +38,29 @@ def unknown(what: str, given: object, valid: Iterable[str], *, hint: str = "") -
     else:
         tail = f"; there are {len(choices)} valid choices, e.g. {', '.join(choices[:5])}"
     return InputError(f"unknown {what} {given!r}{tail}{' ' + hint if hint else ''}")
+
+
+def with_new_names(given: Mapping[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
+    """Keywords with old names replaced by new ones (``renamed``: old -> new), a DeprecationWarning for each.
+
+    Raises `InputError` where both are given.
+
+    >>> with_new_names({"threshold": 0.5}, {"standard": "relative_to"})
+    {'threshold': 0.5}
+    """
+    found = dict(given)
+    for old, new in renamed.items():
+        if old in found:
+            if new in found:
+                raise InputError(f"{old} is the old name of {new}; give one of them")
+            warn_renamed(f"{old}=", f"{new}=")
+            found[new] = found.pop(old)
+    return found
+
+
+def warn_renamed(old: str, new: str) -> None:
+    """A DeprecationWarning that points at the first caller outside this package, so that Python shows it."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == "sightline":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(f"{old} is now called {new}", DeprecationWarning, stacklevel=level)

@@ -7,21 +7,22 @@ import os
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
 
 from sightline.boxes import make_boxes, make_masks
 from sightline.engine import Evidence
-from sightline.errors import InputError, UnsupportedError
+from sightline.errors import InputError, UnsupportedError, unknown
 from sightline.heatmap import make_heatmaps
-from sightline.types import Geometry, Prediction
+from sightline.types import BoxRule, Geometry, Prediction
 
 if TYPE_CHECKING:
     import PIL.Image
 
 VIEWS = ("whole", "crop")
+MASK_SIZES = ("input", "photo")
 Layer = Any  # a name, a module, or a list of either
 
 
@@ -78,42 +79,50 @@ class Explanation:
         """
         return make_heatmaps(self.maps, size_hw or self.input_hw, normalise, percentile)
 
+    @overload
     def masks(
-        self,
-        threshold: float = 0.2,
-        standard: str = "max",
-        select: str = "largest",
-        normalise: str = "minmax",
-        percentile: float = 90,
-    ) -> Tensor:
-        """The region that `boxes` bounds, as (N, K, H, W) bool at the network's input size.
+        self, rule: BoxRule | float | None = None, *, size: Literal["input"] = "input", **shorthand: Any
+    ) -> Tensor: ...
+
+    @overload
+    def masks(
+        self, rule: BoxRule | float | None = None, *, size: Literal["photo"], **shorthand: Any
+    ) -> list[Tensor]: ...
+
+    def masks(
+        self, rule: BoxRule | float | None = None, *, size: str = "input", **shorthand: Any
+    ) -> Tensor | list[Tensor]:
+        """The regions that `boxes` bounds: (N, K, H, W) bool at the network's input size.
+
+        With ``size="photo"`` a list (N) of (K, H, W) at the size of each photo, False where the network saw none of it.
 
         >>> example().masks().dtype
         torch.bool
         """
-        heatmaps = self.heatmaps(normalise=normalise, percentile=percentile)
-        return make_masks(heatmaps, threshold, standard, percentile, select)
+        if size not in MASK_SIZES:
+            raise unknown("size of masks", size, MASK_SIZES)
+        rule = BoxRule.of(rule, **shorthand)
+        masks = make_masks(self._heatmaps_for(rule), rule)
+        if size == "input":
+            return masks
+        return [g.masks_to_photo(row) for g, row in zip(self.geometries, masks, strict=True)]
 
-    def boxes(
-        self,
-        threshold: float = 0.2,
-        standard: str = "max",
-        select: str = "largest",
-        normalise: str = "minmax",
-        percentile: float = 90,
-    ) -> list[list[Tensor]]:
-        """The paper's boxes: values ≥ 20 % of the maximum, the largest component, its bounding box.
+    def boxes(self, rule: BoxRule | float | None = None, **shorthand: Any) -> list[list[Tensor]]:
+        """The boxes by ``rule``; by default the paper's: values ≥ 20 % of the maximum, the largest region, its box.
 
         A list (N) of lists (K) of float (B, 4) xyxy, half-open edges, in the pixels of the original photo (of
-        the tensor, where one was given); B = 0 for a map without positive value. ``standard="percentile"``
-        (PaS): t = threshold · percentile_i of the map. ``select``: "largest" | "all".
+        the tensor, where one was given); B = 0 for a map without positive value. ``shorthand``: the fields of
+        `BoxRule` as keywords.
 
-        >>> example().boxes()[0][0].shape
+        >>> example().boxes(threshold=0.5)[0][0].shape
         torch.Size([1, 4])
         """
-        heatmaps = self.heatmaps(normalise=normalise, percentile=percentile)
-        found = make_boxes(heatmaps, threshold, standard, percentile, select)
+        rule = BoxRule.of(rule, **shorthand)
+        found = make_boxes(self._heatmaps_for(rule), rule)
         return [[g.to_photo(b) for b in row] for g, row in zip(self.geometries, found, strict=True)]
+
+    def _heatmaps_for(self, rule: BoxRule) -> Tensor:
+        return self.heatmaps(normalise=rule.normalise, percentile=rule.percentile)
 
     def contributions(self, top: int = 8) -> Contributions:
         """The channel maps w_k^c A^k whose sum over all k is the class map (Zhou et al. 2016, Figure 2); `cam` only.
@@ -159,13 +168,13 @@ class Explanation:
             return "target"
         return self.categories[index] if self.categories else f"class {index}"
 
-    def predictions(self, **box_options: Any) -> list[list[Prediction]]:
+    def predictions(self, rule: BoxRule | float | None = None, **shorthand: Any) -> list[list[Prediction]]:
         """One `Prediction` (index, name, probability, boxes) per image and class.
 
         >>> example().predictions()[0][0].category
         'class 1'
         """
-        boxes, scores = self.boxes(**box_options), self.scores
+        boxes, scores = self.boxes(rule, **shorthand), self.scores
         return [
             [
                 Prediction(
@@ -193,7 +202,15 @@ class Explanation:
         array = image.permute(1, 2, 0).numpy()
         return PIL.Image.fromarray(array[..., 0] if array.shape[2] == 1 else array[..., :3]).convert("RGB")
 
-    def overlay(self, i: int = 0, k: int = 0, colormap: str = "turbo", **box_options: Any) -> PIL.Image.Image:
+    def overlay(
+        self,
+        i: int = 0,
+        k: int = 0,
+        colormap: str = "turbo",
+        *,
+        rule: BoxRule | None = None,
+        **shorthand: Any,
+    ) -> PIL.Image.Image:
         """The photo of image i under the heatmap of its class k, with its box; a tiny photo is enlarged.
 
         >>> example().overlay(0, 0).mode
@@ -201,18 +218,25 @@ class Explanation:
         """
         from sightline.pictures.overlay import overlay
 
-        normalising = {n: box_options[n] for n in ("normalise", "percentile") if n in box_options}
-        heatmap = self.heatmaps(**normalising)[i, k]
+        rule = BoxRule.of(rule, **shorthand)
+        heatmap = self._heatmaps_for(rule)[i, k]
         return overlay(
             self.photo(i),
             heatmap.float().cpu(),
             colormap=colormap,
-            boxes_xyxy=self.boxes(**box_options)[i][k].cpu(),
+            boxes_xyxy=self.boxes(rule)[i][k].cpu(),
             shown_xyxy=self.geometries[i].shown_xyxy,
         )
 
-    def save(self, folder: str | os.PathLike[str], **box_options: Any) -> Path:
-        """Write one overlay PNG an image and class, and manifest.json, into ``folder``; nothing half-written.
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        rule: BoxRule | None = None,
+        *,
+        colormap: str = "turbo",
+        **shorthand: Any,
+    ) -> Path:
+        """Write one overlay PNG per image and class, and manifest.json, into ``folder``; nothing half-written.
 
         Each file is written under another name and then renamed; the manifest comes last. Returns the folder.
 
@@ -222,13 +246,13 @@ class Explanation:
         """
         from sightline.reports.manifest import describe_run, write_atomically
 
-        folder = Path(folder)
+        folder, rule = Path(folder), BoxRule.of(rule, **shorthand)
         folder.mkdir(parents=True, exist_ok=True)
         rows = []
-        for i, row in enumerate(self.predictions(**box_options)):
+        for i, row in enumerate(self.predictions(rule)):
             for k, p in enumerate(row):
                 name = f"{i:06d}_{p.class_index if p.class_index >= 0 else 'target'}.png"
-                picture = self.overlay(i, k, **box_options)
+                picture = self.overlay(i, k, colormap, rule=rule)
                 write_atomically(folder / name, partial(picture.save, format="PNG"))
                 rows.append(
                     {
@@ -242,7 +266,7 @@ class Explanation:
                 )
         manifest = describe_run(
             method=self.method,
-            options={**self.options, **box_options},
+            options={**self.options, **rule.as_dict(), "colormap": colormap},
             model=self.model_name,
             weights_sha256=self.weights_sha256,
             view=self.view,

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sightline.errors import InputError, unknown
+from sightline.types import NORMALISATIONS
 
 UPSAMPLING_MODES = ("bilinear", "bicubic", "nearest")
-NORMALISATIONS = ("minmax", "max", "percentile", "ivr")
 REDUCTIONS = ("sum", "mean", "max")
 IVR_QUANTILE = 0.45
 

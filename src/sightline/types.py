@@ -1,21 +1,27 @@
-"""The few things that travel along the road: frozen, and checked when they are made."""
+"""The few objects that everything else passes around: frozen, and validated when they are made."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Any, Union
 
 import torch
 from torch import Tensor
 
-from sightline.errors import InputError
+from sightline.errors import InputError, unknown, with_new_names
 
 if TYPE_CHECKING:
     import PIL.Image
 
 ImageSource = Union["Path", "ZipMember", "PIL.Image.Image"]
+
+NORMALISATIONS = ("minmax", "max", "percentile", "ivr")
+SELECTIONS = ("largest", "all")
+DEFAULT_THRESHOLDS = {"max": 0.2, "percentile": 0.35}  # each paper's: Zhou et al. 2016; Bae et al. 2020
+RELATIVE_TO = tuple(DEFAULT_THRESHOLDS)
+RENAMED = {"standard": "relative_to"}  # old keyword -> new
 
 
 def no_boxes() -> Tensor:
@@ -97,10 +103,111 @@ class Geometry:
         limit = boxes_xyxy.new_tensor([width, height, width, height])
         return (boxes_xyxy * scale + offset).clamp(min=0).minimum(limit)
 
+    def masks_to_photo(self, masks: Tensor) -> Tensor:
+        """Masks (..., H, W) of the network's pixels -> (..., H, W) of the photo's; False where nothing was shown.
+
+        A photo pixel takes the value of the network pixel that its centre lies in.
+
+        >>> g = Geometry(photo_hw=(2, 4), input_hw=(1, 2), shown_xyxy=(0, 0, 4, 2))
+        >>> g.masks_to_photo(torch.tensor([[True, False]])).int().tolist()
+        [[1, 1, 0, 0], [1, 1, 0, 0]]
+        """
+        x0, y0, x1, y1 = self.shown_xyxy
+        rows = ((torch.arange(self.photo_hw[0]) + 0.5 - y0) * (self.input_hw[0] / (y1 - y0))).floor().long()
+        columns = (
+            ((torch.arange(self.photo_hw[1]) + 0.5 - x0) * (self.input_hw[1] / (x1 - x0))).floor().long()
+        )
+        shown = (
+            ((rows >= 0) & (rows < self.input_hw[0]))[:, None] & (columns >= 0) & (columns < self.input_hw[1])
+        )
+        rows, columns = rows.clamp(0, self.input_hw[0] - 1), columns.clamp(0, self.input_hw[1] - 1)
+        return masks[..., rows.to(masks.device)[:, None], columns.to(masks.device)] & shown.to(masks.device)
+
     def to_input(self, boxes_xyxy: Tensor) -> Tensor:
         """Boxes (..., 4) in photo pixels -> boxes in network pixels (they may reach outside the input)."""
         scale, offset = self._scale_offset(boxes_xyxy)
         return (boxes_xyxy - offset) / scale
+
+
+@dataclass(frozen=True)
+class BoxRule:
+    """How a map becomes boxes: normalise it, keep the values ≥ t, take the largest region or all of them.
+
+    ``threshold``    a share in [0, 1]; left out, 0.2 of the maximum (Zhou et al. 2016) or 0.35 of the percentile
+                     (PaS, Bae et al. 2020).
+    ``relative_to``  what it is a share of. "max": t = threshold · max; "percentile": t = threshold · percentile_i.
+    ``normalise``    "minmax" | "max" | "percentile" | "ivr", as in `sightline.heatmap.normalise`.
+    ``select``       "largest" | "all" of the 8-connected regions.
+    ``percentile``   the rank i, wherever one is used.
+
+    Raises `InputError`, with the nearest valid choice, for anything else.
+
+    >>> BoxRule().threshold, BoxRule(relative_to="percentile").threshold
+    (0.2, 0.35)
+    """
+
+    threshold: float = None  # type: ignore[assignment]  # resolved below: never None once made
+    relative_to: str = "max"
+    normalise: str = "minmax"
+    select: str = "largest"
+    percentile: float = 90.0
+
+    def __post_init__(self) -> None:
+        for what, given, valid in (
+            ("relative_to", self.relative_to, RELATIVE_TO),
+            ("normalise", self.normalise, NORMALISATIONS),
+            ("select", self.select, SELECTIONS),
+        ):
+            if given not in valid:
+                raise unknown(what, given, valid)
+        if self.threshold is None:
+            object.__setattr__(self, "threshold", DEFAULT_THRESHOLDS[self.relative_to])
+        if not 0 <= self.threshold <= 1:
+            raise InputError(f"threshold is {self.threshold}; expected a share from 0 to 1")
+        if not 0 <= self.percentile <= 100:
+            raise InputError(f"percentile is {self.percentile}; expected a number from 0 to 100")
+
+    @classmethod
+    def of(cls, rule: BoxRule | float | None = None, **keywords: Any) -> BoxRule:
+        """A rule as it is, or made of keywords (None: the default); a lone number is the threshold.
+
+        Raises `InputError` for both at once, and for a keyword that is no field of a rule.
+
+        >>> BoxRule.of(threshold=0.5) == BoxRule.of(0.5) == BoxRule(0.5)
+        True
+        """
+        given = {
+            name: value for name, value in with_new_names(keywords, RENAMED).items() if value is not None
+        }
+        valid = [field.name for field in fields(cls)]
+        for name in given:
+            if name not in valid:
+                raise unknown("option of a box rule", name, valid)
+        if not isinstance(rule, BoxRule):
+            return cls(**given) if rule is None else cls(rule, **given)
+        if given:
+            raise InputError(
+                f"a rule and {', '.join(given)}; expected one or the other (see dataclasses.replace)"
+            )
+        return rule
+
+    def describe(self) -> str:
+        """The rule in words, for captions.
+
+        >>> BoxRule().describe()
+        'largest region ≥ 0.2 of the maximum'
+        """
+        region = {"largest": "largest region", "all": "every region"}[self.select]
+        of = {"max": "maximum", "percentile": f"{self.percentile:g}th percentile"}[self.relative_to]
+        return f"{region} ≥ {self.threshold:g} of the {of}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields, as a manifest holds them.
+
+        >>> BoxRule().as_dict()["relative_to"]
+        'max'
+        """
+        return asdict(self)
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,6 +25,7 @@ from sightline.batch.run import explain_batch
 from sightline.batch.worker import BatchOptions
 from sightline.errors import InputError
 from sightline.models.loading import LoadedModel, load_model
+from sightline.types import BoxRule
 from toybatch import SMALL, contents
 
 ALONE = Local(workers=0)
@@ -166,7 +167,7 @@ def test_a_folder_of_another_run_is_refused_with_the_difference(
     with pytest.raises(
         InputError, match=r"another run: threshold is 0\.2 there and 0\.5 here; give another --out"
     ):
-        explain_batch(model, [photos], tmp_path, BatchOptions(**SMALL, threshold=0.5), ALONE)
+        explain_batch(model, [photos], tmp_path, BatchOptions(**SMALL, rule=BoxRule(0.5)), ALONE)
     with pytest.raises(
         InputError, match=r"another run: input images is 11 there and 1 here; input listing_sha256"
     ):

@@ -17,6 +17,7 @@ from sightline.boxes import cutoffs
 from sightline.data.items import Item
 from sightline.errors import InputError
 from sightline.models.loading import LoadedModel
+from sightline.types import BoxRule
 
 
 def _prepared(model: LoadedModel, photos: Path, view: str = "whole") -> Prepared:
@@ -29,8 +30,8 @@ def _prepared(model: LoadedModel, photos: Path, view: str = "whole") -> Prepared
     "options",
     [
         {"method": "gradcam", "classes": "top2"},
-        {"method": "layercam", "classes": ["b", "e"], "select": "all", "threshold": 0.6},
-        {"method": "cam", "standard": "percentile", "percentile": 80.0, "normalise": "max", "view": "crop"},
+        {"method": "layercam", "classes": ["b", "e"], "rule": BoxRule(0.6, select="all")},
+        {"method": "cam", "rule": BoxRule(0.2, "percentile", "max", percentile=80.0), "view": "crop"},
     ],
 )
 def test_rows_and_heatmaps_are_those_of_explain_to_the_last_bit(
@@ -45,13 +46,10 @@ def test_rows_and_heatmaps_are_those_of_explain_to_the_last_bit(
 
     paths = [Path(item.file) for item in batch.items]
     expected = sightline.explain(model, paths, work.method, work.classes, view=work.view)
-    boxing = {
-        name: getattr(work, name) for name in ("threshold", "standard", "percentile", "select", "normalise")
-    }
     rows = iter(done.rows.to_pylist())
-    heatmaps = expected.heatmaps(normalise=work.normalise, percentile=work.percentile)
-    cuts = cutoffs(heatmaps, work.threshold, work.standard, work.percentile)
-    for i, predictions in enumerate(expected.predictions(**boxing)):
+    heatmaps = expected.heatmaps(normalise=work.rule.normalise, percentile=work.rule.percentile)
+    cuts = cutoffs(heatmaps, work.rule)
+    for i, predictions in enumerate(expected.predictions(work.rule)):
         for k, prediction in enumerate(predictions):
             row = next(rows)
             assert (row["image_id"], row["rank"]) == (paths[i].name, k)
@@ -121,7 +119,7 @@ def test_quantising_rounds_to_the_nearest_step() -> None:
 
 
 def test_an_overlay_is_the_explanation_s_own(model: LoadedModel, photos: Path, tmp_path: Path) -> None:
-    work, batch = BatchOptions(channels_last=False, threshold=0.5), _prepared(model, photos)
+    work, batch = BatchOptions(channels_last=False, rule=BoxRule(0.5)), _prepared(model, photos)
     explain_prepared(model, batch, work, tmp_path)
     expected = sightline.explain(model, Path(batch.items[2].file))
     name = overlay_name(batch.items[2].id, int(expected.classes[0, 0]))

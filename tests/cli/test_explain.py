@@ -57,6 +57,7 @@ def test_manifest_holds_what_was_asked_and_found(
         "view": "whole",
         "normalise": "minmax",
         "threshold": 0.5,
+        "relative_to": "max",
         "standard": "max",
         "percentile": 90.0,
         "select": "largest",
@@ -90,14 +91,14 @@ def test_manifest_holds_what_was_asked_and_found(
         {"normalise": "max"},
         {"normalise": "ivr", "threshold": 0.5},
         {"normalise": "percentile", "percentile": 70.0, "threshold": 0.9},
-        {"standard": "percentile", "percentile": 80.0, "threshold": 0.8},
+        {"relative_to": "percentile", "percentile": 80.0, "threshold": 0.8},
     ],
     ids=str,
 )
 def test_scores_and_boxes_are_those_of_the_library(
     options: dict[str, Any], explain: Any, photos: Path, weights: Path, tmp_path: Path
 ) -> None:
-    typed = [part for name, value in options.items() for part in (f"--{name}", value)]
+    typed = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
     explain(photos / "b.jpg", "--method", "layercam", "--classes", "top2", *typed)
     loaded = load_model("squeezenet1_1", weights=weights)
     wanted = library.explain(loaded, photos / "b.jpg", method="layercam", classes="top2")
@@ -221,7 +222,7 @@ MISTAKES = [
     (["--method", "saliency", "--layer", "features.7"], "method 'saliency' explains the image's pixels"),
     (["--view", "hole"], "unknown view 'hole'; did you mean 'whole'?"),
     (["--normalise", "min-max"], "unknown normalise 'min-max'; did you mean 'minmax'"),
-    (["--standard", "maximum"], "unknown standard 'maximum'; did you mean 'max'?"),
+    (["--standard", "maximum"], "unknown relative_to 'maximum'; did you mean 'max'?"),
     (["--select", "larges"], "unknown select 'larges'; did you mean 'largest'?"),
     (["--colormap", "trubo"], "unknown colour map 'trubo'; did you mean 'turbo'"),
     (["--device", "gpu"], "unknown device 'gpu'"),

@@ -91,7 +91,7 @@ def test_every_threshold_by_a_loop(
     labels = torch.tensor([s.label for s in dataset.samples])
     seen = sightline.explain(model, [s.source for s in dataset.samples], method="gradcam", classes=labels)
     for tau in (0.0, 0.1, 0.35, 0.5, 0.8):
-        found = seen.boxes(tau, standard, normalise=normalise, percentile=80)
+        found = seen.boxes(threshold=tau, relative_to=standard, normalise=normalise, percentile=80)
         hits = [
             bool(len(row[0])) and bool((iou(row[0].double(), s.boxes_xyxy.double()) >= 0.5).any())
             for row, s in zip(found, dataset.samples, strict=True)

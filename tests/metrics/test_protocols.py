@@ -20,7 +20,7 @@ from sightline.metrics.protocols import (
     wsol_scoremap,
     wsol_true_boxes,
 )
-from sightline.types import Geometry
+from sightline.types import BoxRule, Geometry
 
 
 def literal(*rows: str) -> np.ndarray:
@@ -203,7 +203,7 @@ def test_exact_is_what_make_boxes_gives(normalise, standard):
     found = sweep_ious(raw[None], [true], [(56, 56)], ["exact"], rescaling)["exact"][0]
     heatmaps = make_heatmaps(raw, (56, 56), normalise, 80.0)[None, None]
     for k in range(0, 1000, 37):
-        [[box]] = make_boxes(heatmaps, float(TAUS[k]), standard, 80.0)
+        [[box]] = make_boxes(heatmaps, BoxRule(float(TAUS[k]), standard, percentile=80.0))
         expected = float(iou(box.double(), true.double())[0, 0]) if len(box) else 0.0
         assert found[k] == expected
 

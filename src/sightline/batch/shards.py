@@ -201,6 +201,8 @@ def differences(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     found = []
     for part in SAME:
         old, new = there.get(part, {}), wanted.get(part, {})
+        if "standard" in old:  # written before it was called relative_to
+            old = {"relative_to": old["standard"], **old}
         for name in dict.fromkeys([*old, *new]):
             if old.get(name) != new.get(name):
                 what = name if part == "options" else f"{part} {name}"

@@ -22,6 +22,7 @@ from sightline.explanation import Explanation
 from sightline.models.loading import LoadedModel
 from sightline.pipeline import explain
 from sightline.reports.manifest import write_atomically
+from sightline.types import BoxRule
 
 BITS = (0, 8, 16)
 SIZES = ("input", "map")
@@ -60,11 +61,7 @@ class BatchOptions:
     classes: str | list[str] = "top1"
     layers: list[str] = field(default_factory=list)
     view: str = "whole"
-    normalise: str = "minmax"
-    percentile: float = 90.0
-    threshold: float = 0.2
-    standard: str = "max"
-    select: str = "largest"
+    rule: BoxRule = field(default_factory=BoxRule)
     heatmap_bits: int = 8
     heatmap_size: str = "input"
     overlays: bool = False
@@ -84,8 +81,9 @@ class BatchOptions:
             )
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as manifest.json holds them."""
-        return asdict(self)
+        """The fields as manifest.json holds them; those of the box rule lie beside the others, ``standard`` too."""
+        fields = {name: value for name, value in asdict(self).items() if name != "rule"}
+        return {**fields, **self.rule.as_dict(), "standard": self.rule.relative_to}
 
 
 @dataclass
@@ -124,7 +122,7 @@ def explain_prepared(
         **work.method_options,
     )
     explanation = replace(explanation, geometries=batch.geometries, view=work.view)
-    heatmaps = explanation.heatmaps(normalise=work.normalise, percentile=work.percentile)
+    heatmaps = explanation.heatmaps(normalise=work.rule.normalise, percentile=work.rule.percentile)
     rows = _rows(explanation, heatmaps, batch, work)
     if overlays is not None:
         _draw(explanation, batch, work, overlays)
@@ -133,8 +131,8 @@ def explain_prepared(
 
 def _rows(explanation: Explanation, heatmaps: Tensor, batch: Prepared, work: BatchOptions) -> pa.Table:
     """The table of one batch; boxes in the pixels of the photo, exactly as `Explanation.boxes` gives them."""
-    found = make_boxes(heatmaps, work.threshold, work.standard, work.percentile, work.select)
-    cuts = cutoffs(heatmaps, work.threshold, work.standard, work.percentile).cpu()
+    found = make_boxes(heatmaps, work.rule)
+    cuts = cutoffs(heatmaps, work.rule).cpu()
     scores = explanation.scores
     assert scores is not None  # the batch road explains classes, so there are scores
     n, classes = explanation.classes.shape
@@ -163,7 +161,7 @@ def _kept(explanation: Explanation, heatmaps: Tensor, work: BatchOptions) -> Arr
         return None
     if work.heatmap_size == "map":
         h, w = explanation.maps.shape[-2:]
-        heatmaps = explanation.heatmaps((h, w), work.normalise, work.percentile)
+        heatmaps = explanation.heatmaps((h, w), work.rule.normalise, work.rule.percentile)
     return quantise(heatmaps.flatten(0, 1), work.heatmap_bits)
 
 
@@ -184,11 +182,9 @@ def quantise(heatmaps: Tensor, bits: int) -> Array:
 def _draw(explanation: Explanation, batch: Prepared, work: BatchOptions, folder: Path) -> None:
     """A PNG for each image and class, named by the image's id; the photo is read once more for it."""
     drawn = replace(explanation, photos=[decode_image(item.read(), item.path) for item in batch.items])
-    names = ("threshold", "standard", "select", "normalise", "percentile", "colormap")
-    options = {name: getattr(work, name) for name in names}
     for i, item in enumerate(batch.items):
         for k, index in enumerate(explanation.classes[i].tolist()):
-            picture = drawn.overlay(i, k, **options)
+            picture = drawn.overlay(i, k, work.colormap, rule=work.rule)
             path = folder / overlay_name(item.id, index)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, partial(picture.save, format="PNG"))

@@ -89,7 +89,7 @@ def run(
         layers=list(settings.layers),
         view=settings.view,
         colormap=settings.colormap,
-        **settings.box_options,
+        rule=settings.rule,
         **{name: value for name, value in extra.items() if value is not None},
     )
     with bar("explaining", quiet) as progress:

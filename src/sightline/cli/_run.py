@@ -93,7 +93,6 @@ def run(
 def _describe(model: LoadedModel, settings: Settings) -> dict[str, Any]:
     from sightline.reports.manifest import describe_run
 
-    options = {name: value for name, value in vars(settings).items() if name != "method_options"}
     device = next((str(p.device) for p in model.parameters()), "cpu")
     return describe_run(
         model={
@@ -102,7 +101,7 @@ def _describe(model: LoadedModel, settings: Settings) -> dict[str, Any]:
             "weights_sha256": model.weights_sha256,
             "device": device,
         },
-        options=options,
+        options=settings.as_dict(),
         methods={},
         complete=False,
         images=[],
@@ -153,11 +152,10 @@ class _Seen:
 
     @classmethod
     def of(cls, explanation: Explanation, settings: Settings) -> _Seen:
-        heatmaps = explanation.heatmaps(normalise=settings.normalise, percentile=settings.percentile)
+        rule = settings.rule
+        heatmaps = explanation.heatmaps(normalise=rule.normalise, percentile=rule.percentile)
         signed = None if explanation.signed is None else explanation.signed.cpu()
-        return cls(
-            explanation.method, heatmaps.cpu(), signed, explanation.predictions(**settings.box_options)
-        )
+        return cls(explanation.method, heatmaps.cpu(), signed, explanation.predictions(rule))
 
     def cells(self, i: int) -> list[Cell]:
         from sightline.pictures.panel import Cell
@@ -250,7 +248,7 @@ def _save_panel(
         caption=caption,
         shown_xyxy=geometry.shown_xyxy,
         colormap=settings.colormap,
-        threshold=settings.threshold if settings.standard == "max" else None,
+        threshold=settings.rule.threshold if settings.rule.relative_to == "max" else None,
     )
     file = f"{photo.stem}.png"
     write_atomically(out / file, partial(picture.save, format="PNG"))

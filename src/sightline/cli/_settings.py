@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sightline.errors import unknown
+from sightline.types import BoxRule
 
 
 @dataclass(frozen=True)
@@ -17,19 +18,15 @@ class Settings:
     classes: str | Sequence[str] = "top1"
     layers: Sequence[str] = ()
     view: str = "whole"
-    normalise: str = "minmax"
-    threshold: float = 0.2
-    standard: str = "max"
-    percentile: float = 90.0
-    select: str = "largest"
+    rule: BoxRule = field(default_factory=BoxRule)
     method_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     colormap: str = "turbo"
     batch_size: int = 8
 
-    @property
-    def box_options(self) -> dict[str, Any]:
-        names = ("threshold", "standard", "percentile", "select", "normalise")
-        return {name: getattr(self, name) for name in names}
+    def as_dict(self) -> dict[str, Any]:
+        """The options as manifest.json holds them; those of the box rule lie beside the others, ``standard`` too."""
+        fields = {name: value for name, value in vars(self).items() if name not in ("rule", "method_options")}
+        return {**fields, **self.rule.as_dict(), "standard": self.rule.relative_to}
 
 
 def checked_settings(options: Sequence[str] = (), **given: Any) -> Settings:
@@ -37,21 +34,13 @@ def checked_settings(options: Sequence[str] = (), **given: Any) -> Settings:
 
     Raises `InputError` with the near matches of the first wrong choice.
     """
-    from sightline.boxes import SELECTIONS, STANDARDS
     from sightline.explanation import VIEWS
-    from sightline.heatmap import NORMALISATIONS
     from sightline.methods.options import parse_options
     from sightline.pictures.overlay import colour_table
 
     settings = Settings(**given)
-    for name, valid in (
-        ("view", VIEWS),
-        ("normalise", NORMALISATIONS),
-        ("standard", STANDARDS),
-        ("select", SELECTIONS),
-    ):
-        if getattr(settings, name) not in valid:
-            raise unknown(name, getattr(settings, name), valid)
+    if settings.view not in VIEWS:
+        raise unknown("view", settings.view, VIEWS)
     colour_table(settings.colormap)
     methods = list(dict.fromkeys(settings.methods))
     return replace(settings, methods=methods, method_options=parse_options(methods, options))
@@ -63,7 +52,5 @@ def caption_of(model_name: str, settings: Settings) -> str:
     >>> caption_of("resnet50", Settings(["cam"]))
     'resnet50 · view: whole · heat: minmax · box: largest region ≥ 0.2 of the maximum'
     """
-    of = {"max": "maximum", "percentile": f"{settings.percentile:g}th percentile"}[settings.standard]
-    regions = {"largest": "largest region", "all": "every region"}[settings.select]
-    parts = (model_name, f"view: {settings.view}", f"heat: {settings.normalise}")
-    return " · ".join([*parts, f"box: {regions} ≥ {settings.threshold:g} of the {of}"])
+    parts = (model_name, f"view: {settings.view}", f"heat: {settings.rule.normalise}")
+    return " · ".join([*parts, f"box: {settings.rule.describe()}"])

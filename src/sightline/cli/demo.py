@@ -31,12 +31,14 @@ def demo(
     from sightline.cli._print import print_table
     from sightline.cli._settings import checked_settings
     from sightline.models.loading import BUNDLED, default_model
+    from sightline.types import BoxRule
 
     photos = demo_photos()
     road.prepare_folder(out)
     model = default_model()
-    boxes: dict[str, Any] = BUNDLED_BOXES if model.weights.endswith(BUNDLED.name) else {}
-    settings = checked_settings(methods=usable_methods(model), classes="top3", **boxes)
+    boxes: dict[str, Any] = dict(BUNDLED_BOXES) if model.weights.endswith(BUNDLED.name) else {}
+    rule = BoxRule.of(threshold=boxes.pop("threshold", None))
+    settings = checked_settings(methods=usable_methods(model), classes="top3", rule=rule, **boxes)
     manifest = road.run(model, photos, settings, out)
     print_table(("photo", "class", "score", "box x0 y0 x1 y1", "panel"), _what_it_saw(manifest, out))
     typer.echo(

@@ -43,10 +43,19 @@ def explain(
     ] = "minmax",
     colormap: Annotated[str, typer.Option(help="Any matplotlib colour map.", rich_help_panel=HEAT)] = "turbo",
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Keep what is at least this share.", rich_help_panel=BOXES)
-    ] = 0.2,
-    standard: Annotated[
-        str, typer.Option(help="The share of what: max or percentile.", rich_help_panel=BOXES)
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Keep what is at least this share. [default: 0.2 of max, 0.35 of percentile]",
+            rich_help_panel=BOXES,
+        ),
+    ] = None,
+    relative_to: Annotated[
+        str,
+        typer.Option(
+            "--relative-to", "--standard", help="The share of what: max or percentile.", rich_help_panel=BOXES
+        ),
     ] = "max",
     percentile: Annotated[
         float,
@@ -126,6 +135,7 @@ def explain(
     from sightline.cli._print import report_errors, show
     from sightline.cli._settings import checked_settings
     from sightline.data.photos import expand_paths
+    from sightline.types import BoxRule
 
     kept: dict[str, Any] = {
         "heatmap_bits": heatmap_bits,
@@ -142,11 +152,13 @@ def explain(
         options=option or [],
         layers=layer or [],
         view=view,
-        normalise=normalise,
-        threshold=threshold,
-        standard=standard,
-        percentile=percentile,
-        select=select,
+        rule=BoxRule.of(
+            threshold=threshold,
+            relative_to=relative_to,
+            normalise=normalise,
+            select=select,
+            percentile=percentile,
+        ),
         colormap=colormap,
         batch_size=batch_size or 8,
     )

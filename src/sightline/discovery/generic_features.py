@@ -20,13 +20,12 @@ from sightline.discovery.result import Result, describe_model
 from sightline.discovery.subsets import apart, labels_of
 from sightline.errors import InputError
 from sightline.evaluation.run import evaluate
-from sightline.evaluation.selection import FIXED
 from sightline.methods.combinators import parse_recipe
 from sightline.metrics.bootstrap import Interval, bootstrap_interval, paired_difference
 from sightline.models.loading import LoadedModel
 from sightline.pipeline import explain
 from sightline.reports.tables import Report, interval_ends, percent, spelled
-from sightline.types import Dataset
+from sightline.types import DEFAULT_THRESHOLDS, Dataset
 
 
 @dataclass
@@ -121,7 +120,11 @@ def generic_features(
             on_bad="skip",
         )
     result = _result(learnt, models, report, train, test, choose_on, view, method, seed)
-    taus = [row.thresholds[row.shown] for row in report.rows] if report else [FIXED["max"]] * len(learnt)
+    taus = (
+        [row.thresholds[row.shown] for row in report.rows]
+        if report
+        else [DEFAULT_THRESHOLDS["max"]] * len(learnt)
+    )
     result.pictures = {"maps.png": head_gallery(learnt, test, taus, result.title, method)}
     return result, learnt
 

@@ -27,7 +27,7 @@ from sightline.methods.cam import class_map
 from sightline.methods.observation import observe_for
 from sightline.methods.registry import get_method
 from sightline.pipeline import prepare
-from sightline.types import Geometry, ImageSource
+from sightline.types import BoxRule, Geometry, ImageSource
 
 CHUNK = 256  # heatmaps upsampled at once
 HEADER = 11  # numbers before the map in a row of the cache
@@ -47,7 +47,9 @@ class ClassMaps:
         for start in range(0, len(self.maps), CHUNK):
             part = slice(start, start + CHUNK)
             heatmaps = make_heatmaps(self.maps[part, None], self.geometries[start].input_hw)
-            for geometry, row in zip(self.geometries[part], make_boxes(heatmaps, threshold), strict=True):
+            for geometry, row in zip(
+                self.geometries[part], make_boxes(heatmaps, BoxRule(threshold)), strict=True
+            ):
                 height, width = geometry.photo_hw
                 whole = Tensor([0, 0, width, height])
                 found.append(geometry.to_photo(row[0])[0] if len(row[0]) else whole)

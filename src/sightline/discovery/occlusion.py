@@ -13,6 +13,7 @@ from sightline.engine import observe
 from sightline.inspection.structure import LayerRef
 from sightline.methods.occlusion import occlusion
 from sightline.targets import CallableTarget
+from sightline.types import BoxRule
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +89,6 @@ def estimate_field(
         total[top : top + height, left : left + width] += one.float().cpu()
         count[top : top + height, left : left + width] += 1
     mean = torch.where(2 * count >= len(drops), total / count.clamp(min=1), torch.zeros_like(total))
-    (found,) = make_boxes(mean.clamp(min=0)[None, None], threshold)[0]
+    (found,) = make_boxes(mean.clamp(min=0)[None, None], BoxRule(threshold))[0]
     middle = torch.tensor([width, height, width, height], dtype=torch.float32)
     return EstimatedField(mean, found[0] - middle if len(found) else None)

@@ -21,7 +21,7 @@ from sightline.metrics.accumulators import BoxTally, PixelTally
 from sightline.metrics.ilsvrc import ILSVRC
 from sightline.metrics.pixels import truth_mask
 from sightline.metrics.protocols import Rescaling
-from sightline.types import Geometry, Sample
+from sightline.types import BoxRule, Geometry, Sample
 
 Array = NDArray[Any]
 Advance = Callable[[int], None]
@@ -149,7 +149,8 @@ class Batch:
 def boxes_of(raw: Tensor, geometry: Geometry, settings: Settings, standard: str, tau: float) -> Tensor:
     """The box (≤ 1, 4) of one raw map (h, w) in photo pixels, by this project's own rule."""
     heatmap = make_heatmaps(raw, geometry.input_hw, settings.normalise, settings.percentile)
-    return geometry.to_photo(make_boxes(heatmap[None, None], tau, standard, settings.percentile)[0][0])
+    rule = BoxRule(tau, standard, percentile=settings.percentile)
+    return geometry.to_photo(make_boxes(heatmap[None, None], rule)[0][0])
 
 
 def box_outside(sample: Sample, photo_hw: tuple[int, int]) -> str | None:

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sightline.boxes import STANDARDS
 from sightline.errors import InputError, unknown
 from sightline.evaluation.counting import Settings, Skipped
 from sightline.evaluation.models import ModelSource
 from sightline.evaluation.saved import SavedSource
 from sightline.explanation import VIEWS
-from sightline.heatmap import NORMALISATIONS
 from sightline.metrics.localisation import grid_index
 from sightline.metrics.protocols import PROTOCOLS
-from sightline.types import Dataset
+from sightline.types import DEFAULT_THRESHOLDS, NORMALISATIONS, RELATIVE_TO, Dataset
 
-FIXED = {"max": 0.2, "percentile": 0.35}  # each paper's own: Zhou et al. 2016; Bae et al. 2020
 ON_BAD = ("refuse", "skip")
 
 
@@ -45,7 +42,7 @@ def checked(settings: Settings, threshold: float | None) -> dict[str, float]:
         ("view", settings.view, VIEWS),
         ("normalisation", settings.normalise, NORMALISATIONS),
         ("choice for bad images", settings.on_bad, ON_BAD),
-        *(("standard", standard, STANDARDS) for standard in settings.standards),
+        *(("standard", standard, RELATIVE_TO) for standard in settings.standards),
     )
     for what, given, valid in choices:
         if given not in valid:
@@ -56,7 +53,9 @@ def checked(settings: Settings, threshold: float | None) -> dict[str, float]:
             raise InputError(f"{name}={number}; expected 1 or more")
     if settings.protocol == "pxap" and settings.view != "whole":
         raise InputError("protocol pxap compares whole photos; expected view='whole'")
-    fixed = {name: FIXED[name] if threshold is None else threshold for name in settings.standards}
+    fixed = {
+        name: DEFAULT_THRESHOLDS[name] if threshold is None else threshold for name in settings.standards
+    }
     for tau in fixed.values():
         grid_index(tau)
     return fixed

@@ -16,6 +16,7 @@ from sightline.inspection.structure import Structure
 from sightline.methods import get_method
 from sightline.methods.cam import cam, class_map
 from sightline.targets import ClassTarget, resolve_classes
+from sightline.types import BoxRule
 
 METHODS = ("cam", "gradcam")
 INPUTS = ("rgb", "uint8", "normalised")
@@ -115,7 +116,7 @@ class MapGraph(nn.Module):
         heatmaps = make_heatmaps(maps, (image.shape[2], image.shape[3]), options.normalise)
         if not options.boxes:
             return logits, classes, scores, maps, heatmaps
-        masks = make_masks(heatmaps, options.threshold, select="all")
+        masks = make_masks(heatmaps, BoxRule(options.threshold, select="all"))
         boxes = largest_boxes(masks.flatten(0, 1)).reshape(-1, options.top, 4)
         return logits, classes, scores, maps, heatmaps, boxes
 

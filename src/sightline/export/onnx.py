@@ -22,6 +22,7 @@ from sightline.heatmap import make_heatmaps
 from sightline.inspection.structure import inspect_network
 from sightline.pipeline import explain
 from sightline.reports.manifest import describe_run, write_atomically
+from sightline.types import BoxRule
 
 if TYPE_CHECKING:
     from sightline.models.loading import LoadedModel
@@ -189,7 +190,7 @@ def boxes_array(heatmaps: Tensor, threshold: float = 0.2) -> Tensor:
     tensor([[[1., 0., 2., 1.],
              [0., 0., 0., 0.]]])
     """
-    found = make_boxes(heatmaps, threshold)
+    found = make_boxes(heatmaps, BoxRule(threshold))
     return torch.stack(
         [torch.stack([box[0] if len(box) else torch.zeros(4) for box in row]) for row in found]
     )

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sightline.boxes import STANDARDS, cutoffs
+from sightline.boxes import cutoffs
 from sightline.errors import InputError, unknown
-from sightline.heatmap import NORMALISATIONS, make_heatmaps, normalise
+from sightline.heatmap import make_heatmaps, normalise
 from sightline.metrics import components, sweep
-from sightline.types import Geometry, checked_boxes
+from sightline.types import NORMALISATIONS, RELATIVE_TO, BoxRule, Geometry, checked_boxes
 
 Array = NDArray[Any]
 Map = Tensor | Array
@@ -45,7 +45,7 @@ class Rescaling:
     def __post_init__(self) -> None:
         for what, given, valid in (
             ("normalisation", self.normalise, NORMALISATIONS),
-            ("standard", self.standard, STANDARDS),
+            ("standard", self.standard, RELATIVE_TO),
             ("interpolation", self.interpolation, INTERPOLATIONS),
         ):
             if given not in valid:
@@ -281,7 +281,7 @@ def _exact_ious(
     heatmap = make_heatmaps(
         torch.from_numpy(raw), geometry.input_hw, rescaling.normalise, rescaling.percentile
     )
-    reference = cutoffs(heatmap, 1.0, rescaling.standard, rescaling.percentile)
+    reference = cutoffs(heatmap, BoxRule(1.0, rescaling.standard, percentile=rescaling.percentile))
     level = sweep.levels_at_least(heatmap.numpy(), (reference * torch.from_numpy(TAUS).to(heatmap)).numpy())
     largest, best = np.zeros(len(TAUS)), np.zeros(len(TAUS))
     top = int(level.max())

@@ -23,7 +23,7 @@ from sightline.pipeline import explain
 from sightline.reports.manifest import write_atomically
 from sightline.training.data import Photos
 from sightline.training.refine_recipe import TeacherOptions
-from sightline.types import Dataset, Sample
+from sightline.types import BoxRule, Dataset, Sample
 
 GRID = tuple(float(t) for t in np.round(np.arange(0.02, 0.96, 0.02), 2))  # the thresholds to choose from
 COLUMNS = ("id", "label", "x0", "y0", "x1", "y1", "confidence", "used")
@@ -158,9 +158,8 @@ def boxes_at(heatmaps: Tensor, threshold: float, options: TeacherOptions) -> Ten
     factors = (1 - options.spread, 1.0, 1 + options.spread) if options.spread else (1.0,)
     every = []
     for factor in factors:
-        found = make_boxes(
-            heatmaps[:, None], min(1.0, threshold * factor), options.standard, options.percentile
-        )
+        rule = BoxRule(min(1.0, threshold * factor), options.standard, percentile=options.percentile)
+        found = make_boxes(heatmaps[:, None], rule)
         empty = heatmaps.new_full((4,), float("nan")).cpu()
         every.append(torch.stack([row[0][0] if len(row[0]) else empty for row in found]))
     boxes = torch.stack(every).nanmedian(0).values

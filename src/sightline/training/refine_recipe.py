@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sightline.boxes import STANDARDS
 from sightline.errors import InputError, unknown
-from sightline.heatmap import NORMALISATIONS
 from sightline.methods import get_method
 from sightline.models.families.refined import HEADS
 from sightline.training.recipe import RunOptions, build_options, read_yaml
+from sightline.types import NORMALISATIONS, RELATIVE_TO
 
 
 @dataclass
@@ -228,7 +227,7 @@ def _check(recipe: RefineRecipe) -> None:
             raise InputError(f"recipe key {key!r} is {value!r}; expected {expected}")
     for what, name, valid in (
         ("head", r.head, HEADS),
-        ("standard", t.standard, STANDARDS),
+        ("standard", t.standard, RELATIVE_TO),
         ("normalisation", t.normalise, NORMALISATIONS),
     ):
         if name not in valid:
