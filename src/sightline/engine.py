@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from sightline.errors import InputError, UnsupportedError
 from sightline.inspection.recording import OpCounter, eval_mode, is_spatial, tensors_in
 from sightline.inspection.structure import Head, LayerRef
 from sightline.inspection.tail import tail
+from sightline.scores import ScoreRule, rule_for
 from sightline.targets import Target, logits_of
 
 Visit = Callable[[int, Tensor], Tensor]  # (number of the site, its tensor) -> the tensor to pass on
@@ -134,6 +136,9 @@ class Evidence:
     ):
         self.network, self.images, self.sites, self.settings = network, images, tuple(sites), settings
         self.head: Head | None = None
+        self.scores: str | None = (
+            None  # how the user says that logits become probabilities; None: to be found
+        )
         self.output: Any = None
         self._switch = _Switch()
         self._nodes: list[Tensor] = []
@@ -142,6 +147,14 @@ class Evidence:
     def logits(self) -> Tensor | None:
         logits = logits_of(self.output)
         return None if logits is None else logits.detach()
+
+    @cached_property
+    def score_rule(self) -> ScoreRule | None:
+        """How this pass's logits become probabilities; None where there are none."""
+        logits = logits_of(self.output)
+        if logits is None:
+            return None
+        return rule_for(logits, self.scores, lambda: logits_with_graph(self.network, self.images))
 
     @property
     def layers(self) -> list[Tensor]:
@@ -231,7 +244,7 @@ class Evidence:
     def at(self, images: Tensor) -> Evidence:
         """The same observation of other images (noisy ones, say)."""
         other = observe(self.network, images, self.sites, **self.settings)
-        other.head = self.head
+        other.head, other.scores = self.head, self.scores
         return other
 
     def classifier_weights(self) -> tuple[Tensor, Tensor]:
@@ -244,6 +257,18 @@ class Evidence:
         weight = _wide(weight.detach().flatten(1))
         none = weight.new_zeros(len(weight))
         return weight, _wide(bias.detach()) if isinstance(bias, Tensor) else none
+
+
+def logits_with_graph(network: nn.Module, images: Tensor) -> Tensor | None:
+    """The logits with the names of the operations that made them; no tensor is kept for a backward pass.
+
+    >>> logits_with_graph(nn.Linear(2, 2), torch.zeros(1, 2)).grad_fn.name()
+    'AddmmBackward0'
+    """
+    nothing = torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, lambda nothing: nothing)
+    leaf = images.detach().clone().requires_grad_()
+    with eval_mode(network), torch.enable_grad(), nothing:
+        return logits_of(network(leaf))
 
 
 def refuse_inference_mode() -> None:

@@ -16,6 +16,7 @@ from sightline.boxes import make_boxes, make_masks
 from sightline.engine import Evidence
 from sightline.errors import InputError, UnsupportedError, unknown
 from sightline.heatmap import make_heatmaps
+from sightline.scores import ScoreRule, rule_for
 from sightline.types import BoxRule, Geometry, Prediction
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Explanation:
 
     ``logits`` (N, C); ``signed`` (N, K, 3, H, W) for methods at the image's pixels, else None; ``geometries``
     says for each image which part of the photo the network saw. K = 1 and ``classes`` = −1 for a callable
-    target.
+    target. ``score_rule``: how logits become probabilities (`sightline.scores`); None without logits.
     """
 
     maps: Tensor
@@ -60,6 +61,7 @@ class Explanation:
     categories: tuple[str, ...] | None = None
     photos: list[PIL.Image.Image] | None = None
     images: Tensor | None = None
+    score_rule: ScoreRule | None = None
     _model: nn.Module | None = field(default=None, repr=False)
     _evidence: Evidence | None = field(default=None, repr=False)
 
@@ -151,10 +153,15 @@ class Explanation:
 
     @property
     def scores(self) -> Tensor | None:
-        """Softmax probabilities (N, K) of the explained classes; None for a callable target."""
+        """The probabilities (N, K) of the explained classes, by ``score_rule``; None for a callable target.
+
+        >>> example().scores.shape, example().score_rule.name
+        (torch.Size([1, 1]), 'softmax')
+        """
         if self.logits is None or bool((self.classes < 0).any()):
             return None
-        return self.logits.float().softmax(1).gather(1, self.classes)
+        rule = self.score_rule or rule_for(self.logits)
+        return rule.probabilities(self.logits).gather(1, self.classes)
 
     @property
     def weights_sha256(self) -> str | None:
@@ -271,6 +278,7 @@ class Explanation:
             weights_sha256=self.weights_sha256,
             view=self.view,
             layers=self.layers,
+            scores=None if self.score_rule is None else self.score_rule.name,
             results=rows,
         )
         text = json.dumps(manifest, indent=1)

@@ -52,6 +52,7 @@ def explain(
     network = model.network if isinstance(model, LoadedModel) else model
     images, geometries, photos = prepare(model, batch, view)
     evidence, sites = observe_for(chosen, network, images, layer, resolved)
+    evidence.scores = getattr(model, "scores", None)
     targets, indices = _targets(evidence, classes, target, getattr(model, "categories", None))
     maps, signed = _run(chosen, evidence, targets, resolved)
     return Explanation(
@@ -69,6 +70,7 @@ def explain(
         categories=getattr(model, "categories", None),
         photos=photos,
         images=images if photos is None else None,
+        score_rule=evidence.score_rule,
         _model=model,
         _evidence=evidence if method == "cam" else None,
     )

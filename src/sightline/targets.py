@@ -124,6 +124,11 @@ def _shaped(classes: Tensor, n: int) -> Tensor:
 
 def _checked(indices: Tensor, count: int) -> Tensor:
     bad = (indices < 0) | (indices >= count)
+    if bad.any() and count == 1:
+        raise InputError(
+            f"class {int(indices[bad][0])} is out of range: this network has one output, class 0; for what speaks "
+            "against it give target=lambda output: -output[:, 0]"
+        )
     if bad.any():
         raise InputError(f"class {int(indices[bad][0])} is out of range; expected 0 to {count - 1}")
     return indices

@@ -247,7 +247,10 @@ class Dataset:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """One class of one image: its index, its name, its softmax probability in [0, 1], its boxes (B, 4)."""
+    """One class of one image: its index, its name, its score, its boxes (B, 4).
+
+    The score is a probability, unless ``scores="none"`` says that the model gives something else.
+    """
 
     class_index: int
     category: str

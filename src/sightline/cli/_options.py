@@ -28,15 +28,24 @@ Weights = Annotated[
 Categories = Annotated[
     Path | None, typer.Option(help="A text file with the class names, one a line, in the model's order.")
 ]
+Scores = Annotated[
+    str,
+    typer.Option(
+        help="How outputs become probabilities: auto, softmax, sigmoid, or none (they already are, or a regression)."
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 
 
-def load(model: str | None, weights: str | None, categories: Path | None, device: str) -> LoadedModel:
+def load(
+    model: str | None, weights: str | None, categories: Path | None, device: str, scores: str = "auto"
+) -> LoadedModel:
     """The model that the options name, on its device; without a name the default model."""
     from sightline.models.loading import load_model
 
     names = None if categories is None else read_categories(categories)
-    return load_model(model, weights=weights, categories=names, device=device)
+    said = None if scores == "auto" else scores  # a checkpoint may say it itself
+    return load_model(model, weights=weights, categories=names, device=device, scores=said)
 
 
 def read_categories(path: Path) -> list[str]:

@@ -15,6 +15,7 @@ from sightline.heatmap import make_heatmaps
 from sightline.inspection.structure import Structure
 from sightline.methods import get_method
 from sightline.methods.cam import cam, class_map
+from sightline.scores import ScoreRule
 from sightline.targets import ClassTarget, resolve_classes
 from sightline.types import BoxRule
 
@@ -87,6 +88,7 @@ class MapGraph(nn.Module):
         options: GraphOptions,
         mean: tuple[float, ...] = (0.0,),
         std: tuple[float, ...] = (1.0,),
+        score_rule: ScoreRule | None = None,
     ) -> None:
         super().__init__()
         if structure.head is None or structure.target is None:
@@ -100,6 +102,7 @@ class MapGraph(nn.Module):
         weight = network.get_submodule(self.head.module).weight
         assert isinstance(weight, Tensor)
         self.options = replace(options, top=min(options.top, len(weight)))
+        self.score_rule = score_rule or ScoreRule("softmax" if len(weight) > 1 else "sigmoid")
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
@@ -110,7 +113,7 @@ class MapGraph(nn.Module):
         logits = evidence.logits
         assert logits is not None  # a head was recognised
         classes = resolve_classes(f"top{options.top}", logits)
-        scores = logits.softmax(1).gather(1, classes)
+        scores = self.score_rule.probabilities(logits).gather(1, classes)
         method = cam if options.method == "cam" else closed_gradcam
         maps = torch.stack([method(evidence, ClassTarget(classes[:, k])) for k in range(options.top)], 1)
         heatmaps = make_heatmaps(maps, (image.shape[2], image.shape[3]), options.normalise)

@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 from sightline.boxes import make_boxes
+from sightline.engine import observe
 from sightline.errors import InputError, UnsupportedError
 from sightline.export.graph import GraphOptions, MapGraph
 from sightline.heatmap import make_heatmaps
 from sightline.inspection.structure import inspect_network
 from sightline.pipeline import explain
 from sightline.reports.manifest import describe_run, write_atomically
+from sightline.scores import ScoreRule
 from sightline.types import BoxRule
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ def export_onnx(
     structure = inspect_network(network, torch.zeros(1, 3, *size_hw))
     statistics = (preprocess.mean, preprocess.std) if preprocess else ()
     graph = MapGraph(network, structure, wanted, *statistics).eval()
+    graph.score_rule = _score_rule(model, graph, size_hw)
     proto = _trace(graph, size_hw)
     description = _describe(model, graph, size_hw)
     description["verified"] = verify(proto.SerializeToString(), graph, size_hw)
@@ -69,6 +72,14 @@ def export_onnx(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: file.write(proto.SerializeToString()))
     return {**description, "bytes": path.stat().st_size}
+
+
+def _score_rule(model: LoadedModel, graph: MapGraph, size_hw: tuple[int, int]) -> ScoreRule:
+    """How the model's logits become probabilities, as `explain` finds it."""
+    images = graph.normalised(example_images(graph, 2, size_hw))
+    evidence = observe(graph.network, images, gradient=False)
+    evidence.scores = model.scores
+    return evidence.score_rule or graph.score_rule
 
 
 def check_place(path: Path, force: bool) -> None:
@@ -169,7 +180,7 @@ def _expected(graph: MapGraph, images: Tensor, given: dict[str, Tensor]) -> dict
     found = {
         "logits": explanation.logits,
         "classes": given["classes"],
-        "scores": explanation.logits.softmax(1).gather(1, given["classes"]),
+        "scores": graph.score_rule.probabilities(explanation.logits).gather(1, given["classes"]),
         "maps": explanation.maps,
         "heatmaps": make_heatmaps(given["maps"], (images.shape[2], images.shape[3]), options.normalise),
     }
@@ -210,6 +221,7 @@ def _describe(model: LoadedModel, graph: MapGraph, size_hw: tuple[int, int]) -> 
         preprocess={"input_hw": size_hw, **interpolation, **statistics},
         layer=str(graph.site),
         options=asdict(graph.options),
+        scores=graph.score_rule.name,
         outputs=list(graph.options.outputs),
         opset=OPSET,
     )

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, softmax
+from torch.nn.functional import interpolate
 
 from sightline.engine import Evidence
 from sightline.errors import InputError
 from sightline.methods.registry import register_method
+from sightline.scores import ScoreRule
 from sightline.targets import ClassTarget, Target, logits_of
 
 
@@ -70,10 +71,11 @@ def rise(
     seed: int = 0,
     chunk: int = 32,
 ) -> Tensor:
-    """(1/(N p)) Σ_m y^c(x ⊙ m) m over N = 4,000 random masks m; y^c after softmax.
+    """(1/(N p)) Σ_m y^c(x ⊙ m) m over N = 4,000 random masks m; y^c is the probability of class c.
 
     Masks come from 8×8 grids with p = 0.5 and a random shift, the same for every image of the batch;
-    a callable target is used as it is. Returns (N, K, H, W).
+    probabilities by the rule of the unmasked images (softmax for several outputs, sigmoid for one); a callable target
+    is used as it is. Returns (N, K, H, W).
 
     >>> import sightline, torch
     >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
@@ -93,13 +95,13 @@ def rise(
         for i in range(n):
             output = evidence.rescore(images[i] * drawn)
             rows = torch.full((len(drawn),), i, device=images.device)
-            scores = torch.stack([_probability(t.at(rows), output) for t in targets])
+            scores = torch.stack([_probability(t.at(rows), output, evidence.score_rule) for t in targets])
             total[i] += torch.einsum("km,mhw->khw", scores.to(drawn.dtype), drawn[:, 0])
     return total / (masks * p)
 
 
-def _probability(target: Target, output: object) -> Tensor:
+def _probability(target: Target, output: object, rule: ScoreRule | None) -> Tensor:
     logits = logits_of(output)
-    if isinstance(target, ClassTarget) and logits is not None:
-        return target(softmax(logits, 1))
+    if isinstance(target, ClassTarget) and logits is not None and rule is not None:
+        return target(rule.probabilities(logits))
     return target(output)

@@ -7,35 +7,46 @@ where row m shows image ``rows[m]``; `class_probability` makes one from a networ
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sightline.engine import logits_with_graph
 from sightline.errors import InputError
 from sightline.inspection.recording import eval_mode
+from sightline.scores import ScoreRule, rule_for
 from sightline.targets import logits_of
 
 Score = Callable[[Tensor, Tensor], Tensor]
 
 
 def class_probability(network: nn.Module, classes: Tensor, chunk: int = 32) -> Score:
-    """The softmax probability of ``classes[row]`` for images in chunks: what the functions here call ``score``.
+    """The probability of ``classes[row]`` for images in chunks: what the functions here call ``score``.
+
+    By ``network.scores`` of a loaded model; else by the rule that the first images show (`sightline.scores`).
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
     >>> class_probability(net, torch.tensor([1]))(torch.zeros(3, 3, 2, 2), torch.zeros(3).long()).shape
     torch.Size([3])
     """
 
+    rule: ScoreRule | None = None
+
     def score(images: Tensor, rows: Tensor) -> Tensor:
+        nonlocal rule
         found = []
         with eval_mode(network), torch.no_grad():
             for some, of in zip(torch.split(images, chunk), torch.split(rows, chunk), strict=True):
                 logits = logits_of(network(some))
                 if logits is None:
                     raise InputError("the network gives no scores (N, C); faithfulness needs a classifier")
-                found.append(logits.float().softmax(1).gather(1, classes[of][:, None])[:, 0])
+                if rule is None:
+                    look = partial(logits_with_graph, network, some)
+                    rule = rule_for(logits, getattr(network, "scores", None), look)
+                found.append(rule.probabilities(logits).gather(1, classes[of][:, None])[:, 0])
         return torch.cat(found)
 
     return score

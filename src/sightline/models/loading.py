@@ -28,6 +28,7 @@ from sightline.models.weights import (
     read_weights,
     tensors_sha256,
 )
+from sightline.scores import checked_scores
 
 BUNDLED = Path(__file__).parent / "bundled" / "sightline-tiny40.safetensors"
 
@@ -41,6 +42,7 @@ class LoadedModel(nn.Module):
     ``categories``  its C class names, or None.
     ``preprocess``  from a photo to its input (`Preprocess`), or None.
     ``weights``     where they came from, in words.
+    ``scores``      how logits become probabilities: "softmax", "sigmoid", "none", or "auto" (`sightline.scores`).
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class LoadedModel(nn.Module):
         preprocess: Preprocess | None = None,
         weights: str = "in memory",
         weights_file: Path | None = None,
+        scores: str = "auto",
     ) -> None:
         super().__init__()
         self.network = network
@@ -58,6 +61,7 @@ class LoadedModel(nn.Module):
         self.categories = None if categories is None else tuple(categories)
         self.preprocess = preprocess
         self.weights = weights
+        self.scores = checked_scores(scores)
         self._file = weights_file
         self._file_state = _file_state(weights_file)
         self._file_sha256: str | None = None
@@ -92,6 +96,7 @@ def load_model(
     categories: Sequence[str] | None = None,
     transform: Transform | None = None,
     device: str | torch.device | None = None,
+    scores: str | None = None,
 ) -> LoadedModel:
     """A classifier, ready to be explained: in eval mode, with class names and preprocessing where known.
 
@@ -102,6 +107,9 @@ def load_model(
     ``categories``  the class names; ImageNet's where there are 1,000 classes and none are given.
     ``transform``   a `Preprocess`, a torchvision Compose, or any callable PIL image -> (3, H, W) tensor; by
                 default that of the published weights.
+    ``scores``  how logits become probabilities: "softmax", "sigmoid" (several independent labels), "none" (they
+                are probabilities, or values to be taken as they are), "auto" (see `sightline.scores`); None: what
+                the checkpoint says, else "auto".
     ``device``  "auto" is the first accelerator there is; None leaves the network where it is (the CPU).
 
     GoogLeNet and Inception v3 are taken to want the input that their published weights want
@@ -129,6 +137,9 @@ def load_model(
         loaded = _from_file(None, Path(model), categories, transform)
     else:
         loaded = _named(str(model), weights, categories, transform)
+    if scores is not None and scores != loaded.scores:
+        loaded = _changed(loaded, None, None, None) if loaded is model else loaded
+        loaded.scores = checked_scores(scores)
     return loaded if where is None else loaded.to(where)
 
 
@@ -222,7 +233,8 @@ def _from_file(
     if transform is None and "preprocess" in description:
         transform = Preprocess.from_dict(description["preprocess"])
     names = _categories(categories, classes, str(path))
-    return LoadedModel(network, name, names, _preprocess(transform, family, name), path.name, path)
+    scores = description.get("scores", "auto")
+    return LoadedModel(network, name, names, _preprocess(transform, family, name), path.name, path, scores)
 
 
 def _advice(name: str, made_of: object, state: State) -> str:
@@ -273,6 +285,7 @@ def _changed(
         model.categories if categories is None else categories,
         model.preprocess if transform is None else transform,
     )
+    changed.scores = model.scores
     if weights is None:
         changed.name, changed.weights, changed._file = model.name, model.weights, model._file
     return changed

@@ -38,9 +38,9 @@ CELL = 288  # pixels of a cell's longer side; the type and the margins are given
 class Cell:
     """One class by one method.
 
-    ``heatmap`` (H, W) in [0, 1]; ``score`` the softmax probability in [0, 1]; ``boxes_xyxy`` (B, 4) in photo
-    pixels; ``signed`` (3, H, W), where the method has one, is drawn instead of the heatmap, without the box: its
-    scattered pixels make no region.
+    ``heatmap`` (H, W) in [0, 1]; ``score`` a probability in [0, 1], drawn as a bar and a percentage, or, where
+    ``share`` is False, any value, drawn as a number; ``boxes_xyxy`` (B, 4) in photo pixels; ``signed`` (3, H, W),
+    where the method has one, is drawn instead of the heatmap, without the box: its scattered pixels make no region.
     """
 
     heatmap: Tensor
@@ -48,6 +48,7 @@ class Cell:
     score: float | None = None
     boxes_xyxy: Tensor = field(default_factory=no_boxes)
     signed: Tensor | None = None
+    share: bool = True
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,9 @@ def _draw_heading(canvas: Image, layout: _Layout, column: int, entry: Cell) -> N
     name, small = typeface(layout.px(16), bold=True), typeface(layout.px(13))
     draw.text((left, layout.px(30)), shorten(entry.category, name, layout.column), INK, name, "ls")
     if entry.score is None:
+        return
+    if not entry.share:
+        draw.text((left, layout.px(52)), f"{entry.score:.4g}", INK, small, "ls")
         return
     text = _percent(entry.score)
     room, middle, half = layout.px(64), layout.px(47), layout.px(3)

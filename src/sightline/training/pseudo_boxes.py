@@ -241,8 +241,8 @@ def average_heatmaps(
                 )
                 maps = found.maps[:, 0].flip(-1) if mirrored else found.maps[:, 0]
                 heatmaps.append(make_heatmaps(maps, size_hw, options.normalise, options.percentile))
-                if found.logits is not None:
-                    confidence.append(found.logits.float().softmax(1).gather(1, labels[:, None])[:, 0])
+                if found.scores is not None:
+                    confidence.append(found.scores[:, 0])
     return torch.stack(heatmaps).mean(0).cpu(), torch.stack(confidence).mean(0).cpu()
 
 

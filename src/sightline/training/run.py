@@ -202,6 +202,7 @@ def finish(module: Classifier, data: PhotoData, weights: Path) -> None:
         "architecture": recipe.model.name,
         "architecture_options": recipe.model.options,
         "categories": list(data.train.categories),
+        "scores": "softmax",  # the loss is the cross-entropy of the softmax
         "preprocess": {
             "input_hw": [side, side], "resize": side, "mean": recipe.test.mean, "std": recipe.test.std,
             "interpolation": "bilinear",
