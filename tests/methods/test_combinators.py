@@ -11,14 +11,8 @@ from torch import Tensor, nn
 import sightline
 from sightline.errors import InputError
 from sightline.heatmap import fuse
-from sightline.methods.combinators import (
-    Recipe,
-    combined,
-    flipped,
-    multi_layer,
-    parse_recipe,
-    parse_recipes,
-)
+from sightline.methods.combinators import combined, flipped, multi_layer
+from sightline.methods.spec import MethodSpec, parse_method, parse_methods
 
 
 @pytest.fixture
@@ -78,16 +72,16 @@ def test_fully_cam_fuses_its_layers_itself(net: nn.Module) -> None:
     """The combinator of LayerCAM at both convolutions is Fully-CAM; given layers, Fully-CAM takes them at once."""
     whole = method("fullycam")(net, IMAGES, CLASSES)
     torch.testing.assert_close(multi_layer(method("layercam"), ["1", "3"])(net, IMAGES, CLASSES), whole)
-    named = combined(method("fullycam"), Recipe("fullycam", layers=("1", "3")))
+    named = combined(method("fullycam"), MethodSpec("fullycam", layers=("1", "3")))
     torch.testing.assert_close(named(net, IMAGES, CLASSES), whole)
 
 
 def test_a_recipe_fuses_then_mirrors(net: nn.Module) -> None:
-    recipe = Recipe("layercam", layers=("1", "3"), flip=True)
+    spec = MethodSpec("layercam", layers=("1", "3"), flip=True)
     by_hand = flipped(multi_layer(method("layercam"), ["1", "3"]))
-    found = combined(method("layercam"), recipe)(net, IMAGES, CLASSES)
+    found = combined(method("layercam"), spec)(net, IMAGES, CLASSES)
     assert torch.equal(found, by_hand(net, IMAGES, CLASSES))
-    one = combined(method("layercam"), Recipe("layercam", layers=("1",)))
+    one = combined(method("layercam"), MethodSpec("layercam", layers=("1",)))
     assert torch.equal(one(net, IMAGES, CLASSES), method("layercam")(net, IMAGES, CLASSES, layer="1"))
 
 
@@ -101,29 +95,29 @@ def test_wrong_layers_are_refused(net: nn.Module) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "recipe", "label"),
+    ("text", "spec", "label"),
     [
-        ("cam", Recipe("cam"), "cam"),
-        ("cam:nwc=true", Recipe("cam", {"nwc": True}), "cam nwc=true"),
-        ("gradcam:layer=a,b:flip", Recipe("gradcam", {}, ("a", "b"), True), "gradcam layer=a+b flip"),
-        ("fullycam:layers=a,b", Recipe("fullycam", {"layers": ["a", "b"]}), "fullycam layers=a,b"),
+        ("cam", MethodSpec("cam"), "cam"),
+        ("cam:nwc=true", MethodSpec("cam", {"nwc": True}), "cam nwc=true"),
+        ("gradcam:layer=a,b:flip", MethodSpec("gradcam", {}, ("a", "b"), True), "gradcam layer=a+b flip"),
+        ("fullycam:layers=a,b", MethodSpec("fullycam", {"layers": ["a", "b"]}), "fullycam layers=a,b"),
     ],
 )
-def test_what_a_text_means(text: str, recipe: Recipe, label: str) -> None:
-    assert parse_recipe(text) == recipe
-    assert recipe.label == label
+def test_what_a_text_means(text: str, spec: MethodSpec, label: str) -> None:
+    assert parse_method(text) == spec
+    assert spec.label == label
 
 
 def test_what_holds_for_all() -> None:
-    recipes = parse_recipes(
+    specs = parse_methods(
         ["cam:nwc=false", "gradcam:layer=b", "saliency"], ["nwc=true", "saliency.smooth=0.1"], ["a"]
     )
-    assert recipes == [
-        Recipe("cam", {"nwc": False}, ("a",)),
-        Recipe("gradcam", {"nwc": True}, ("b",)),
-        Recipe("saliency", {"smooth": 0.1}),  # looks at the image's pixels: no layer
+    assert specs == [
+        MethodSpec("cam", {"nwc": False}, ("a",)),
+        MethodSpec("gradcam", {"nwc": True}, ("b",)),
+        MethodSpec("saliency", {"smooth": 0.1}),  # looks at the image's pixels: no layer
     ]
     with pytest.raises(InputError, match="layer='a' was given, and saliency takes no layer"):
-        parse_recipes(["saliency"], layers=["a"])
+        parse_methods(["saliency"], layers=["a"])
     with pytest.raises(InputError, match="did you mean 'gradcam'"):
-        parse_recipe("grad_cam:flip")
+        parse_method("grad_cam:flip")

@@ -13,7 +13,7 @@ from sightline.evaluation.faithfulness import DEFAULT, evaluate_faithfulness, fi
 from sightline.evaluation.faithfulness_report import FaithfulnessReport
 from sightline.evaluation.randomisation import Randomisation, randomisation_check
 from sightline.evaluation.run import Progress
-from sightline.methods.combinators import Recipe
+from sightline.methods.spec import MethodSpec
 from sightline.models.loading import LoadedModel
 from sightline.types import Dataset
 
@@ -38,25 +38,25 @@ def one_model(models: Mapping[str, LoadedModel]) -> LoadedModel:
 def measured(
     model: LoadedModel,
     dataset: Dataset,
-    recipes: Sequence[Recipe],
+    specs: Sequence[MethodSpec],
     metrics: Sequence[str] | None,
     progress: Progress,
     **choices: Any,
 ) -> FaithfulnessReport:
     """The table."""
     return evaluate_faithfulness(
-        model, dataset, recipes, metrics=metrics or DEFAULT, progress=progress, **choices
+        model, dataset, specs, metrics=metrics or DEFAULT, progress=progress, **choices
     )
 
 
 def randomised(
     model: LoadedModel,
     dataset: Dataset,
-    recipes: Sequence[Recipe],
+    specs: Sequence[MethodSpec],
     seed: int,
     view: str,
     input_size: int | None,
 ) -> Randomisation:
     """The randomisation check on the first images."""
     images = first_images(model, dataset, RANDOMISED, view, input_size)
-    return randomisation_check(model, images, recipes, seed=seed)
+    return randomisation_check(model, images, specs, seed=seed)

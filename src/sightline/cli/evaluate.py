@@ -182,9 +182,9 @@ def evaluate(
     from sightline.cli._run import prepare_folder
     from sightline.data import load_dataset
     from sightline.evaluation import evaluate as run
-    from sightline.methods.combinators import parse_recipes
+    from sightline.methods.spec import parse_methods
 
-    recipes = parse_recipes(method or ["cam"], option or [], layer or [], flip)
+    specs = parse_methods(method or ["cam"], option or [], layer or [], flip)
     size_hw = _size(heatmap_size)
     options: dict[str, Any] = {"held_per_class": held_per_class, **_data_options(data_option or [])}
     if faithfulness:
@@ -213,9 +213,9 @@ def evaluate(
         }
         numbers: dict[str, Any] = {"steps": steps, "seed": seed, "resamples": resamples}
         with bar("scoring", quiet=json) as progress:
-            faithful = measured(one, photos, recipes, metric, progress, **shared, **limits, **numbers)
+            faithful = measured(one, photos, specs, metric, progress, **shared, **limits, **numbers)
         if randomise:
-            faithful.randomisation = randomised(one, photos, recipes, seed, **shared)
+            faithful.randomisation = randomised(one, photos, specs, seed, **shared)
         _finish(faithful, out, json)
         return
     _refuse("without --faithfulness there is no use for", {"--metric": metric, "--randomise": randomise})
@@ -230,7 +230,7 @@ def evaluate(
         report = run(
             models,
             splits[0],
-            recipes,
+            specs,
             heatmaps=heatmaps or [],
             heatmap_size=size_hw,
             choose_on=splits[1] if len(splits) > 1 else None,

@@ -20,7 +20,7 @@ from sightline.discovery.result import Result, describe_model
 from sightline.discovery.subsets import apart, labels_of
 from sightline.errors import InputError
 from sightline.evaluation.run import evaluate
-from sightline.methods.combinators import parse_recipe
+from sightline.methods.spec import parse_method
 from sightline.metrics.bootstrap import Interval, bootstrap_interval, paired_difference
 from sightline.models.loading import LoadedModel
 from sightline.pipeline import explain
@@ -220,7 +220,7 @@ def head_gallery(
     learnt: Sequence[Learnt], test: Dataset, thresholds: Sequence[float], title: str, method: str = "cam"
 ) -> PIL.Image.Image:
     """The first test photo of each class, and under it each network's map for that class with its box."""
-    recipe = parse_recipe(method)
+    spec = parse_method(method)
     first = [next(s for s in test.samples if s.label == label) for label in range(len(test.categories))]
     photos = [read_image(sample.source) for sample in first]
     tiles = [
@@ -229,7 +229,7 @@ def head_gallery(
     ]
     rows: list[tuple[str, list[Tile]]] = [("photo\ntrue box dashed", tiles)]
     for one, tau in zip(learnt, thresholds, strict=True):
-        seen = explain(one.model, photos, recipe.name, _each(range(len(photos))), **recipe.options)
+        seen = explain(one.model, photos, spec.name, _each(range(len(photos))), **spec.options)
         heatmaps, boxes = seen.heatmaps().cpu(), seen.boxes(threshold=tau)
         assert seen.logits is not None
         predicted = seen.logits.argmax(1).tolist()

@@ -61,11 +61,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Line:
-    """One row to be: a method's label, its standard, and which recipe it is."""
+    """One row to be: a method's label, its standard, and which spec it is."""
 
     method: str
     standard: str
-    recipe: int = 0
+    spec: int = 0
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Counted:
     indices: list[int] = field(default_factory=list)
     sizes_hw: list[tuple[int, int]] = field(default_factory=list)
     ranks: list[Tensor] = field(default_factory=list)  # (N, 2) bool: true class first, among the first five
-    guesses: list[ILSVRC] = field(default_factory=list)  # one a recipe
+    guesses: list[ILSVRC] = field(default_factory=list)  # one a spec
 
     def __add__(self, other: Counted) -> Counted:
         """The images of both, this one's first: parts of a split may be counted apart and their counts merged."""

@@ -16,10 +16,10 @@ from sightline.evaluation.counting import Batch, Settings, Skipped, chunks
 from sightline.evaluation.faithfulness_report import COLUMNS, GROUPS, FaithfulnessReport
 from sightline.evaluation.models import ModelSource
 from sightline.evaluation.run import Progress, resolved_method
-from sightline.evaluation.selection import ON_BAD, Plan, make_plan
+from sightline.evaluation.selection import ON_BAD, Selection, select_images
 from sightline.explanation import VIEWS
 from sightline.heatmap import make_heatmaps
-from sightline.methods.combinators import Recipe
+from sightline.methods.spec import MethodSpec
 from sightline.metrics import faithfulness as measure
 from sightline.metrics.bootstrap import Interval, bootstrap_interval, paired_difference
 from sightline.metrics.pointing import box_mask, energy_in_mask, pointing_game, relevance_rank_accuracy
@@ -47,7 +47,7 @@ class _Scored:
 def evaluate_faithfulness(
     model: nn.Module,
     dataset: Dataset,
-    methods: Sequence[str | Recipe] = ("cam",),
+    methods: Sequence[str | MethodSpec] = ("cam",),
     *,
     limit: int | None = None,
     batch_size: int = 32,
@@ -97,16 +97,20 @@ def evaluate_faithfulness(
     for name, number in (("batch_size", batch_size), ("limit", limit), ("input_size", input_size)):
         if number is not None and number < 1:
             raise InputError(f"{name}={number}; expected 1 or more")
-    recipes = list({recipe.label: recipe for recipe in map(resolved_method, methods)}.values())
+    specs = list({spec.label: spec for spec in map(resolved_method, methods)}.values())
     loaded = load_model(model)
-    source = ModelSource(loaded.name, loaded, recipes, settings)
+    source = ModelSource(loaded.name, loaded, specs, settings)
     labels = torch.tensor(source.match(dataset)) if "pointing" in groups else None
-    plan = make_plan(dataset, settings, [], limit) if labels is not None else _plan(dataset, limit, on_bad)
+    selection = (
+        select_images(dataset, settings, [], limit)
+        if labels is not None
+        else _selection(dataset, limit, on_bad)
+    )
     rows = _rows(source, seed)
     work = _Work(source, groups, labels, steps, seed)
-    done, total, count = 0, len(plan.indices) * len(rows), 0
-    for chunk in chunks(plan.indices, batch_size):
-        batch = source._batch(dataset, chunk, plan.skipped)
+    done, total, count = 0, len(selection.indices) * len(rows), 0
+    for chunk in chunks(selection.indices, batch_size):
+        batch = source._batch(dataset, chunk, selection.skipped)
         count += len(batch.indices)
         prepared = work.prepare(batch) if batch.indices else None
         for row in rows:
@@ -129,7 +133,7 @@ def evaluate_faithfulness(
             "weights": loaded.weights,
             "weights_sha256": loaded.weights_sha256,
             "input_hw": list(source.preprocess.input_hw),
-            "methods": [recipe.label for recipe in recipes],
+            "methods": [spec.label for spec in specs],
             "metrics": groups,
             "normalise": "max",
             "view": view,
@@ -140,7 +144,7 @@ def evaluate_faithfulness(
             "resamples": resamples,
         },
         made,
-        {dataset[index].id: why for index, why in plan.skipped.reasons.items()},
+        {dataset[index].id: why for index, why in selection.skipped.reasons.items()},
         notes,
     )
 
@@ -183,14 +187,14 @@ def _groups(metrics: Sequence[str], boxes: bool) -> list[str]:
     return chosen
 
 
-def _plan(dataset: Dataset, limit: int | None, on_bad: str) -> Plan:
+def _selection(dataset: Dataset, limit: int | None, on_bad: str) -> Selection:
     """The images, evenly spread; they need neither label nor box."""
     count = len(dataset) if limit is None else min(limit, len(dataset))
-    return Plan(dataset, [place * len(dataset) // count for place in range(count)], Skipped(on_bad))
+    return Selection(dataset, [place * len(dataset) // count for place in range(count)], Skipped(on_bad))
 
 
 def _rows(source: ModelSource, seed: int) -> list[_Scored]:
-    """One empty row a recipe and baseline."""
+    """One empty row a spec and baseline."""
 
     def heat(number: int) -> Heat:
         def of(images: Tensor, classes: Tensor, places: Sequence[int]) -> Tensor:
@@ -208,7 +212,7 @@ def _rows(source: ModelSource, seed: int) -> list[_Scored]:
         maps = measure.centre_maps(len(images), (images.shape[2], images.shape[3]))
         return maps[:, None].to(images).expand(-1, classes.shape[1], -1, -1)
 
-    own = [_Scored(recipe.label, heat(number)) for number, recipe in enumerate(source.recipes)]
+    own = [_Scored(spec.label, heat(number)) for number, spec in enumerate(source.specs)]
     return [*own, *(_Scored(*pair) for pair in zip(BASELINES, (random, centre), strict=True))]
 
 

@@ -27,7 +27,8 @@ from sightline.evaluation.counting import (
     update,
 )
 from sightline.heatmap import make_heatmaps
-from sightline.methods.combinators import Maps, Recipe, combined
+from sightline.methods.combinators import Maps, combined
+from sightline.methods.spec import MethodSpec
 from sightline.metrics.ilsvrc import ILSVRC
 from sightline.metrics.protocols import in_threads
 from sightline.models.loading import LoadedModel
@@ -44,14 +45,16 @@ GUESSED = 3  # the heuristics take boxes of the three most probable classes only
 class ModelSource:
     """A model and its methods: rows = methods × standards, all counted in one pass over the photos."""
 
-    def __init__(self, name: str, model: LoadedModel, recipes: Sequence[Recipe], settings: Settings) -> None:
+    def __init__(
+        self, name: str, model: LoadedModel, specs: Sequence[MethodSpec], settings: Settings
+    ) -> None:
         self.name, self.model, self.settings = name, model, settings
         self.preprocess = _preprocess(model, settings.input_size)
-        self.recipes = list(recipes) if settings.truth != "none" else []
-        self.makers = [map_maker(recipe) for recipe in self.recipes]
+        self.specs = list(specs) if settings.truth != "none" else []
+        self.makers = [map_maker(spec) for spec in self.specs]
         self.lines = [
-            Line(recipe.label, standard, number)
-            for number, recipe in enumerate(self.recipes)
+            Line(spec.label, standard, number)
+            for number, spec in enumerate(self.specs)
             for standard in settings.standards
         ] or [Line("", "")]
         self.outputs = _count_outputs(self)
@@ -78,7 +81,7 @@ class ModelSource:
         counted = Counted(
             [self.settings.tally(line.standard, tau) for line, tau in zip(self.lines, shown, strict=True)]
         )
-        counted.guesses = [ILSVRC(keep=True) for _ in self.recipes] if self.guessing else []
+        counted.guesses = [ILSVRC(keep=True) for _ in self.specs] if self.guessing else []
         classes = torch.tensor(self.match(dataset))
         for chunk in chunks(indices, self.settings.batch_size):
             batch = self._batch(dataset, chunk, skipped)
@@ -94,12 +97,12 @@ class ModelSource:
         right = ranked == labels[:, None]
         counted.ranks.append(torch.stack([right[:, 0], right.any(1)], 1))
         classes = torch.cat([labels[:, None], ranked[:, : GUESSED if self.guessing else 0]], 1)
-        for number in range(len(self.recipes)):
+        for number in range(len(self.specs)):
             maps = self.makers[number](self.model, batch.images, classes.to(batch.images.device)).cpu()
             if self.guessing:
                 self._guess(counted.guesses[number], maps[:, 1:], ranked, labels, batch)
             for line, tally in zip(self.lines, counted.tallies, strict=True):
-                if line.recipe == number:
+                if line.spec == number:
                     update(tally, list(maps[:, 0]), batch)
 
     def _ranked(self, images: Tensor) -> Tensor:
@@ -126,9 +129,7 @@ class ModelSource:
         batch = self._batch(dataset, indices, Skipped("refuse"))
         outputs = self.match(dataset)
         labels = torch.tensor([outputs[sample.label or 0] for sample in batch.samples])
-        maps = self.makers[line.recipe](
-            self.model, batch.images, labels[:, None].to(batch.images.device)
-        ).cpu()
+        maps = self.makers[line.spec](self.model, batch.images, labels[:, None].to(batch.images.device)).cpu()
         boxes = [
             boxes_of(one, geometry, self.settings, line.standard, tau)
             for one, geometry in zip(maps[:, 0], batch.geometries, strict=True)
@@ -166,13 +167,13 @@ def _photo(sample: Sample, truth: str) -> PIL.Image.Image | str:
         return str(error)
 
 
-def map_maker(recipe: Recipe) -> Maps:
-    """The recipe as a function of a model, images and classes."""
+def map_maker(spec: MethodSpec) -> Maps:
+    """The spec as a function of a model, images and classes."""
 
     def maps(model: nn.Module, images: Tensor, classes: Tensor, *, layer: Any = None) -> Tensor:
-        return explain(model, images, method=recipe.name, classes=classes, layer=layer, **recipe.options).maps
+        return explain(model, images, method=spec.name, classes=classes, layer=layer, **spec.options).maps
 
-    return combined(maps, recipe)
+    return combined(maps, spec)
 
 
 def _preprocess(model: LoadedModel, input_size: int | None) -> Preprocess:

@@ -15,7 +15,7 @@ from sightline.errors import InputError
 from sightline.evaluation.models import map_maker
 from sightline.evaluation.run import resolved_method
 from sightline.heatmap import make_heatmaps
-from sightline.methods.combinators import Recipe
+from sightline.methods.spec import MethodSpec
 from sightline.metrics.sanity import can_reset, randomised_cascade, spearman
 from sightline.models.loading import LoadedModel
 from sightline.pictures.overlay import GREY, INK, PAPER, Image, overlay, shorten, typeface
@@ -95,7 +95,7 @@ class Randomisation:
 def randomisation_check(
     model: LoadedModel,
     images: Tensor,
-    methods: Sequence[str | Recipe],
+    methods: Sequence[str | MethodSpec],
     *,
     layers: int = MOST_LAYERS,
     seed: int = 0,
@@ -115,10 +115,10 @@ def randomisation_check(
     """
     if layers < 1:
         raise InputError(f"layers={layers}; expected 1 or more")
-    recipes = list({recipe.label: recipe for recipe in map(resolved_method, methods)}.values())
-    if not recipes or not len(images):
+    specs = list({spec.label: spec for spec in map(resolved_method, methods)}.values())
+    if not specs or not len(images):
         raise InputError("nothing to check: give a method and an image")
-    makers = [map_maker(recipe) for recipe in recipes]
+    makers = [map_maker(spec) for spec in specs]
     names = [name for name, module in model.network.named_modules() if can_reset(module)][::-1]
     shown = set(_spread(len(names), layers))
     with torch.no_grad():
@@ -136,7 +136,7 @@ def randomisation_check(
             found[number].append(spearman(clean[number], now).where(ranked, torch.nan).cpu())
     return Randomisation(
         model.name,
-        [recipe.label for recipe in recipes],
+        [spec.label for spec in specs],
         [names[place] for place in sorted(shown)],
         torch.stack([torch.stack(of) for of in found]),
         images[0].cpu(),

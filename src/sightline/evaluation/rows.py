@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sightline.evaluation.counting import Counted, Settings
 from sightline.evaluation.models import ModelSource
 from sightline.evaluation.saved import SavedSource
-from sightline.evaluation.selection import Plan
+from sightline.evaluation.selection import Selection
 from sightline.metrics.accumulators import BoxTally, PixelTally, differences, intervals, per_image_scores
 from sightline.metrics.baselines import best_constant_box, constant_box_hits
 from sightline.metrics.bootstrap import bootstrap_interval
@@ -59,7 +59,7 @@ def _row(
     guesses = {}
     if found.guesses:
         guesses = {
-            name: found.guesses[line.recipe].per_image(name).numpy() for name in ("top1_loc", "top5_loc")
+            name: found.guesses[line.spec].per_image(name).numpy() for name in ("top1_loc", "top5_loc")
         }
     scores = per_image_scores(boxes, taus, found.right(1), found.right(5), guesses)
     row = Row(source.name, line.method, line.standard, intervals(scores, settings.resamples), taus)
@@ -115,16 +115,18 @@ def _cases(
 
 
 def baselines(
-    plans: Sequence[Plan], counted: Counted, chosen_on: Counted | None, settings: Settings
+    selections: Sequence[Selection], counted: Counted, chosen_on: Counted | None, settings: Settings
 ) -> list[Baseline]:
     """The centre box, and the constant box that fits most: chosen on the other split, else here (and so named)."""
     if settings.truth != "boxes":
         return []
-    here = [plans[0].dataset[index].boxes_xyxy for index in counted.indices], counted.sizes_hw
+    here = [selections[0].dataset[index].boxes_xyxy for index in counted.indices], counted.sizes_hw
     boxes = [("centre box (margin 1/8)", torch.tensor(CENTRE), "fixed")]
     if chosen_on is not None:
-        there = [plans[1].dataset[index].boxes_xyxy for index in chosen_on.indices], chosen_on.sizes_hw
-        boxes.append((f"best constant box of {plans[1].dataset.split}", best_constant_box(*there), "chosen"))
+        there = [selections[1].dataset[index].boxes_xyxy for index in chosen_on.indices], chosen_on.sizes_hw
+        boxes.append(
+            (f"best constant box of {selections[1].dataset.split}", best_constant_box(*there), "chosen")
+        )
     else:
         boxes.append(("best constant box", best_constant_box(*here), "swept"))
     found = []

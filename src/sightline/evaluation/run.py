@@ -14,8 +14,8 @@ from sightline.evaluation.counting import Advance, Counted, Settings, Skipped
 from sightline.evaluation.models import ModelSource
 from sightline.evaluation.rows import baselines, compared
 from sightline.evaluation.saved import SavedSource
-from sightline.evaluation.selection import Plan, check_choice, checked, make_plan, truth_of
-from sightline.methods.combinators import Recipe, parse_recipe
+from sightline.evaluation.selection import Selection, check_choice, checked, select_images, truth_of
+from sightline.methods.spec import MethodSpec, parse_method
 from sightline.metrics.accumulators import BoxTally
 from sightline.models.loading import load_model
 from sightline.reports.tables import Report
@@ -31,7 +31,7 @@ SALIENCY_SMOOTH = 0.02
 def evaluate(
     model: Models,
     dataset: Dataset,
-    methods: Sequence[str | Recipe] = ("cam",),
+    methods: Sequence[str | MethodSpec] = ("cam",),
     *,
     heatmaps: Sequence[str | Path] = (),
     heatmap_size: tuple[int, int] | None = None,
@@ -64,7 +64,7 @@ def evaluate(
 
     ``model``: of `load_model`, several (or name -> model), or None with ``heatmaps``: folders of saved maps of
     the true classes, each of its photo's size or all of ``heatmap_size`` (h, w). ``methods``: names,
-    ``NAME:OPTION=VALUE:…``, or `Recipe`; saliency is smoothed by 0.02 unless told otherwise. ``protocol``: as in
+    ``NAME:OPTION=VALUE:…``, or `MethodSpec`; saliency is smoothed by 0.02 unless told otherwise. ``protocol``: as in
     `sweep_ious`, or "pxap" where masks are known. ``gt_only``: no maps of predicted classes (for slow methods).
     ``input_size``: instead of the model's own. ``limit``: so many images, evenly spread. ``on_bad``: "refuse" or
     "skip" what cannot be scored. ``cases``: how many best, median and worst cases a row keeps. A data set without
@@ -108,19 +108,23 @@ def evaluate(
     check_choice(dataset, choose_on, settings)
     splits = [dataset, *([choose_on] if choose_on else [])]
     sources = _sources(model, methods, heatmaps, heatmap_size, settings, splits)
-    plans = [make_plan(split, settings, sources, limit if split is dataset else None) for split in splits]
-    total = sum(len(plan.indices) for plan in plans) * len(sources)
+    selections = [
+        select_images(split, settings, sources, limit if split is dataset else None) for split in splits
+    ]
+    total = sum(len(selection.indices) for selection in selections) * len(sources)
     run = _Run(sources, fixed, progress, scorer or ModelSource.score, total)
     thresholds, chosen_on = (
-        run.choose(plans[1]) if choose_on else ([fixed_only(fixed, s) for s in sources], None)
+        run.choose(selections[1]) if choose_on else ([fixed_only(fixed, s) for s in sources], None)
     )
-    counted = [run.count(source, plans[0], taus) for source, taus in zip(sources, thresholds, strict=True)]
+    counted = [
+        run.count(source, selections[0], taus) for source, taus in zip(sources, thresholds, strict=True)
+    ]
     rows = compared(sources, counted, thresholds, dataset, settings)
     return Report(
-        _described(settings, sources, plans, counted[-1], chosen_on, fixed, heatmaps),
+        _described(settings, sources, selections, counted[-1], chosen_on, fixed, heatmaps),
         rows,
-        baselines(plans, counted[-1], chosen_on, settings),
-        {dataset[index].id: why for index, why in plans[0].skipped.reasons.items()},
+        baselines(selections, counted[-1], chosen_on, settings),
+        {dataset[index].id: why for index, why in selections[0].skipped.reasons.items()},
         _notes(sources, settings, dataset),
     )
 
@@ -136,22 +140,24 @@ class _Run:
     total: int
     done: int = 0
 
-    def count(self, source: Source, plan: Plan, thresholds: Sequence[Mapping[str, float]]) -> Counted:
+    def count(
+        self, source: Source, selection: Selection, thresholds: Sequence[Mapping[str, float]]
+    ) -> Counted:
         """One pass; the IoUs of single images are kept at the chosen threshold, else at the fixed one."""
         shown = [taus.get("chosen", taus.get("fixed", 0.0)) for taus in thresholds]
-        left = [index for index in plan.indices if index not in plan.skipped.reasons]
-        told = (plan.dataset, left, shown, plan.skipped, self._advance)
+        left = [index for index in selection.indices if index not in selection.skipped.reasons]
+        told = (selection.dataset, left, shown, selection.skipped, self._advance)
         counted = self.scorer(source, *told) if isinstance(source, ModelSource) else source.score(*told)
         if not counted.indices:
-            raise InputError(f"no image of {plan.dataset.name} {plan.dataset.split} can be scored")
+            raise InputError(f"no image of {selection.dataset.name} {selection.dataset.split} can be scored")
         return counted
 
-    def choose(self, plan: Plan) -> tuple[list[list[dict[str, float]]], Counted]:
+    def choose(self, selection: Selection) -> tuple[list[list[dict[str, float]]], Counted]:
         """For every row of every source its thresholds, the chosen one the best of this other split."""
         found = []
         for source in self.sources:
             taus = fixed_only(self.fixed, source)
-            counted = self.count(_without_guesses(source), plan, taus)
+            counted = self.count(_without_guesses(source), selection, taus)
             for row, tally in zip(taus, counted.tallies, strict=True):
                 assert isinstance(tally, BoxTally)  # `check_choice` has seen to it
                 row["chosen"] = tally.best
@@ -171,16 +177,16 @@ def fixed_only(fixed: Mapping[str, float], source: Source) -> list[dict[str, flo
 
 def _sources(
     model: Models,
-    methods: Sequence[str | Recipe],
+    methods: Sequence[str | MethodSpec],
     folders: Sequence[str | Path],
     size_hw: tuple[int, int] | None,
     settings: Settings,
     splits: Sequence[Dataset],
 ) -> list[Source]:
-    recipes = {recipe.label: recipe for recipe in map(resolved_method, methods)}
+    specs = {spec.label: spec for spec in map(resolved_method, methods)}
     found: list[Source] = []
     for name, one in _named(model).items():
-        source = ModelSource(name, load_model(one), list(recipes.values()), settings)
+        source = ModelSource(name, load_model(one), list(specs.values()), settings)
         source.match(splits[0])  # refuses now, not after the work
         found.append(source)
     found += [SavedSource(folder, settings, size_hw, splits) for folder in folders]
@@ -204,12 +210,12 @@ def _named(model: Models) -> dict[str, nn.Module]:
     return found
 
 
-def resolved_method(method: str | Recipe) -> Recipe:
-    """The recipe that a name stands for; saliency gets its smoothing."""
-    recipe = parse_recipe(method) if isinstance(method, str) else method
-    if recipe.name == "saliency":
-        return replace(recipe, options={"smooth": SALIENCY_SMOOTH, **recipe.options})
-    return recipe
+def resolved_method(method: str | MethodSpec) -> MethodSpec:
+    """The spec that a name stands for; saliency gets its smoothing."""
+    spec = parse_method(method) if isinstance(method, str) else method
+    if spec.name == "saliency":
+        return replace(spec, options={"smooth": SALIENCY_SMOOTH, **spec.options})
+    return spec
 
 
 def _without_guesses(source: Source) -> Source:
@@ -217,13 +223,13 @@ def _without_guesses(source: Source) -> Source:
     if isinstance(source, SavedSource):
         return source
     other = replace(source.settings, gt_only=True)
-    return ModelSource(source.name, source.model, source.recipes, other)
+    return ModelSource(source.name, source.model, source.specs, other)
 
 
 def _described(
     settings: Settings,
     sources: Sequence[Source],
-    plans: Sequence[Plan],
+    selections: Sequence[Selection],
     counted: Counted,
     chosen_on: Counted | None,
     fixed: Mapping[str, float],
@@ -231,7 +237,7 @@ def _described(
 ) -> dict[str, Any]:
     """All that the numbers depend on, as results.json and manifest.json hold it."""
     models = [source for source in sources if isinstance(source, ModelSource)]
-    dataset, other = plans[0].dataset, plans[1].dataset if chosen_on else None
+    dataset, other = selections[0].dataset, selections[1].dataset if chosen_on else None
     return {
         "dataset": dataset.name,
         "split": dataset.split,
@@ -241,7 +247,9 @@ def _described(
         "thresholds": dict(fixed),
         "choose_on": other.split if other else None,
         "choose_images": len(chosen_on.indices) if chosen_on else None,
-        "choose_skipped": {other[i].id: why for i, why in plans[1].skipped.reasons.items()} if other else {},
+        "choose_skipped": {other[i].id: why for i, why in selections[1].skipped.reasons.items()}
+        if other
+        else {},
         "models": [
             {
                 "name": source.name,
@@ -252,9 +260,7 @@ def _described(
             }
             for source in models
         ],
-        "methods": [
-            {**asdict(recipe), "label": recipe.label} for recipe in (models[0].recipes if models else [])
-        ],
+        "methods": [{**asdict(spec), "label": spec.label} for spec in (models[0].specs if models else [])],
         "heatmaps": [str(folder) for folder in folders],
     }
 
@@ -262,8 +268,8 @@ def _described(
 def _notes(sources: Sequence[Source], settings: Settings, dataset: Dataset) -> list[str]:
     """What a reader of the table must know besides."""
     notes = []
-    recipes = [recipe for source in sources for recipe in source.recipes]
-    if any(recipe.name == "saliency" and recipe.options["smooth"] == SALIENCY_SMOOTH for recipe in recipes):
+    specs = [spec for source in sources for spec in source.specs]
+    if any(spec.name == "saliency" and spec.options["smooth"] == SALIENCY_SMOOTH for spec in specs):
         notes.append(
             "saliency is smoothed by a Gaussian, σ = 2 % of the side: the paper's backprop baseline."
         )

@@ -23,7 +23,7 @@ from sightline.evaluation.counting import (
     true_mask,
     update,
 )
-from sightline.methods.combinators import Recipe
+from sightline.methods.spec import MethodSpec
 from sightline.metrics.protocols import in_threads
 from sightline.types import Dataset, Geometry
 
@@ -41,7 +41,7 @@ class SavedSource:
         self.folder, self.settings, self.name = Path(folder), settings, ""
         self.lines = [Line(f"maps in {self.folder.name}", standard) for standard in settings.standards]
         self._maps = _saved_maps(self.folder, splits, size_hw)
-        self.recipes: list[Recipe] = []
+        self.specs: list[MethodSpec] = []
 
     def strangers(self) -> list[str]:
         """Files that belong to no image."""

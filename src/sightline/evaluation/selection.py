@@ -18,7 +18,7 @@ ON_BAD = ("refuse", "skip")
 
 
 @dataclass
-class Plan:
+class Selection:
     """Which images of a split are scored."""
 
     dataset: Dataset
@@ -83,9 +83,9 @@ def check_choice(dataset: Dataset, choose_on: Dataset | None, settings: Settings
         )
 
 
-def make_plan(
+def select_images(
     dataset: Dataset, settings: Settings, sources: Sequence[ModelSource | SavedSource], limit: int | None
-) -> Plan:
+) -> Selection:
     """The images to be scored, after a look at all that can be known without opening a photo."""
     count = len(dataset) if limit is None else min(limit, len(dataset))
     indices = [place * len(dataset) // count for place in range(count)]
@@ -101,7 +101,7 @@ def make_plan(
                     "on-bad skip leaves them out"
                 )
             source.check(dataset, [i for i in indices if i not in skipped.reasons], skipped)
-    return Plan(dataset, [index for index in indices if index not in skipped.reasons], skipped)
+    return Selection(dataset, [index for index in indices if index not in skipped.reasons], skipped)
 
 
 def _lacks(dataset: Dataset, index: int, truth: str) -> str | None:

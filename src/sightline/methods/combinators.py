@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from sightline.errors import InputError
 from sightline.heatmap import REDUCTIONS, fuse
-from sightline.methods.options import parse_options
 from sightline.methods.registry import get_method
+from sightline.methods.spec import MethodSpec
 
 
 class Maps(Protocol):
@@ -70,82 +69,17 @@ def multi_layer(
     return maps
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """A method as a row of a table uses it: its name, its options, its layers, mirrored or not."""
-
-    name: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    layers: tuple[str, ...] = ()
-    flip: bool = False
-
-    @property
-    def label(self) -> str:
-        """The name with all that is not by default.
-
-        >>> Recipe("cam", {"nwc": True}, flip=True).label
-        'cam nwc=true flip'
-        """
-        options = [f"{name}={_spelled(value)}" for name, value in self.options.items()]
-        layers = [f"layer={'+'.join(self.layers)}"] if self.layers else []
-        return " ".join([self.name, *options, *layers, *(["flip"] if self.flip else [])])
-
-
-def parse_recipe(text: str) -> Recipe:
-    """A `Recipe` from ``NAME`` or ``NAME:OPTION=VALUE:…``; ``layer=a,b`` and ``flip`` may stand among the options.
-
-    Raises `InputError` with near matches.
-
-    >>> parse_recipe("cam:nwc=true:flip")
-    Recipe(name='cam', options={'nwc': True}, layers=(), flip=True)
-    """
-    name, *parts = [part.strip() for part in text.split(":")]
-    get_method(name)
-    layers = [part.removeprefix("layer=") for part in parts if part.startswith("layer=")]
-    own = [part for part in parts if part != "flip" and not part.startswith("layer=")]
-    chosen = tuple(one.strip() for entry in layers for one in entry.split(","))
-    return Recipe(name, parse_options([name], own)[name], chosen, "flip" in parts)
-
-
-def parse_recipes(
-    texts: Sequence[str], options: Sequence[str] = (), layers: Sequence[str] = (), flip: bool = False
-) -> list[Recipe]:
-    """The recipes of several texts, and what is to hold for all of them where they do not say otherwise.
-
-    ``options`` are NAME=VALUE for every method that has it, or METHOD.NAME=VALUE; ``layers`` serve the methods that
-    look at a layer. Raises `InputError` with near matches.
-
-    >>> [r.label for r in parse_recipes(["cam", "gradcam:nwc=false"], ["nwc=true"], flip=True)]
-    ['cam nwc=true flip', 'gradcam nwc=false flip']
-    """
-    recipes = [parse_recipe(text) for text in texts]
-    common = parse_options(list(dict.fromkeys(recipe.name for recipe in recipes)), options)
-    looking = [recipe for recipe in recipes if "activations" in get_method(recipe.name).needs]
-    if layers and not looking:
-        names = ", ".join(recipe.name for recipe in recipes)
-        raise InputError(f"layer={layers[0]!r} was given, and {names} takes no layer")
-    return [
-        Recipe(
-            recipe.name,
-            {**common[recipe.name], **recipe.options},
-            recipe.layers or (tuple(layers) if recipe in looking else ()),
-            recipe.flip or flip,
-        )
-        for recipe in recipes
-    ]
-
-
-def combined(method: Maps, recipe: Recipe) -> Maps:
-    """``method`` with what the recipe asks for around it: its layers fused, then the mirror image.
+def combined(method: Maps, spec: MethodSpec) -> Maps:
+    """``method`` with what the spec asks for around it: its layers fused, then the mirror image.
 
     A method that fuses layers itself (`fullycam`) gets them all at once.
     """
-    layers: Any = list(recipe.layers)
-    if len(layers) > 1 and get_method(recipe.name).layers is None:
+    layers: Any = list(spec.layers)
+    if len(layers) > 1 and get_method(spec.name).layers is None:
         method = multi_layer(method, layers)
     elif layers:
         method = _at(method, layers if len(layers) > 1 else layers[0])
-    return flipped(method) if recipe.flip else method
+    return flipped(method) if spec.flip else method
 
 
 def _at(method: Maps, where: Any) -> Maps:
@@ -153,9 +87,3 @@ def _at(method: Maps, where: Any) -> Maps:
         return method(model, images, classes, layer=where if layer is None else layer)
 
     return maps
-
-
-def _spelled(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
