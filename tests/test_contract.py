@@ -20,11 +20,12 @@ from toynets import BatchNormToy, ClassConvToy, GapToy, InplaceToy, Toy, make_im
 
 METHODS = sorted(sightline.list_methods())
 CLASS_AGNOSTIC = {"eigencam"}  # the same map for every class, and its docstring says so
-NEEDS_A_CLASS = {"cam"}  # reads the class's weights: no callable target
+NEEDS_A_CLASS = {"cam", "finercam"}  # the class's weights, the other classes' scores: no callable target
 # Enough to show a value, not more: a default of 4,000 masks tests patience only.
 QUICK: dict[str, dict[str, Any]] = {
     "rise": {"masks": 24, "grid": 4},
     "smoothgrad": {"samples": 3},
+    "smoothgradcam_pp": {"samples": 3},
     "integrated_gradients": {"steps": 4},
     "occlusion": {"window": 4, "stride": 4},
 }
@@ -390,7 +391,8 @@ def test_twice_is_the_same(method: str) -> None:
 def test_the_methods_of_the_specification_are_there() -> None:
     named = (
         "cam gradcam gradcam_pp guided_backprop guided_gradcam saliency fullycam layercam occlusion hirescam "
-        "gradcam_elementwise xgradcam eigencam eigengradcam scorecam ablationcam rise smoothgrad integrated_gradients"
+        "gradcam_elementwise xgradcam eigencam eigengradcam scorecam ablationcam rise smoothgrad integrated_gradients "
+        "recipro_cam finercam input_x_gradient fullgrad smoothgradcam_pp"
     )
     assert set(named.split()) <= set(METHODS)
 

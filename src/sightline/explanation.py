@@ -129,7 +129,7 @@ class Explanation:
     def contributions(self, top: int = 8) -> Contributions:
         """The channel maps w_k^c A^k whose sum over all k is the class map (Zhou et al. 2016, Figure 2); `cam` only.
 
-        For a class convolution's head that sum lacks the bias and comes before the ReLU. With ``top`` = C all.
+        With ``bias=True`` that sum lacks the bias and comes before the ReLU. With ``top`` = C all.
 
         >>> example("cam").contributions(top=2).maps.shape
         torch.Size([1, 1, 2, 6, 6])

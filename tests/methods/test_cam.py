@@ -40,7 +40,7 @@ AVERAGED = [
 
 
 @pytest.mark.parametrize("nwc", [False, True])
-@pytest.mark.parametrize("name", POOLING_HEADS)
+@pytest.mark.parametrize("name", [*POOLING_HEADS, *CLASS_CONVS])
 def test_equals_the_reference(name: str, nwc: bool) -> None:
     net, x = build(name), make_images()
     explanation = sightline.explain(net, x, method="cam", classes=PICKED, nwc=nwc)
@@ -52,9 +52,9 @@ def test_equals_the_reference(name: str, nwc: bool) -> None:
 
 
 @pytest.mark.parametrize("name", CLASS_CONVS)
-def test_class_convolution_is_the_map(name: str) -> None:
+def test_with_bias_the_class_convolution_is_the_map(name: str) -> None:
     net, x = build(name), make_images()
-    explanation = sightline.explain(net, x, method="cam", classes=PICKED)
+    explanation = sightline.explain(net, x, method="cam", classes=PICKED, bias=True)
     torch.testing.assert_close(explanation.maps, each(class_convolution, net, x, PICKED), rtol=0, atol=1e-10)
     scores = explanation.logits.gather(1, PICKED)
     torch.testing.assert_close(explanation.maps.mean((2, 3)), scores, rtol=0, atol=1e-10)
@@ -70,6 +70,8 @@ def test_by_hand() -> None:
     explanation = sightline.explain(net, x, method="cam", classes=both)
     assert explanation.maps[0].tolist() == [[[1, 0], [3, 2]], [[0, 1], [0, 1]]]
     assert explanation.logits.tolist() == [[2.0, -0.5]]
+    with_bias = sightline.explain(net, x, method="cam", classes=both, bias=True).maps
+    assert with_bias[0].tolist() == [[[1.5, 0.5], [3.5, 2.5]], [[-1, 0], [-1, 0]]]  # its means are the scores
     positive = sightline.explain(net, x, method="cam", classes=both, nwc=True)
     assert positive.maps[0, 0].tolist() == [[1, 2], [3, 4]]
     assert positive.logits.tolist() == [[2.0, -0.5]]
@@ -82,6 +84,23 @@ def test_mean_plus_bias_is_the_score(name: str) -> None:
     explanation = sightline.explain(net, x, method="cam", classes=every)
     (fc,) = [m for m in net.modules() if isinstance(m, nn.Linear)]
     torch.testing.assert_close(explanation.maps.mean((2, 3)) + fc.bias, net(x), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", AVERAGED)
+def test_with_bias_the_mean_is_the_score(name: str) -> None:
+    net, x = build(name), make_images(3)
+    every = torch.arange(CLASSES).expand(3, -1)
+    maps = sightline.explain(net, x, method="cam", classes=every, bias=True).maps
+    torch.testing.assert_close(maps.mean((2, 3)), net(x), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", CLASS_CONVS)
+def test_nwc_differs_from_cam_by_the_clamped_weights_alone(name: str) -> None:
+    net, x = build(name), make_images()
+    with torch.no_grad():
+        net.classifier[1].weight.abs_()  # nothing to clamp
+    maps = sightline.explain(net, x, method="cam", classes=PICKED).maps
+    assert torch.equal(sightline.explain(net, x, method="cam", classes=PICKED, nwc=True).maps, maps)
 
 
 def test_maps_of_all_classes_sum_to_the_map_of_the_summed_weights() -> None:

@@ -15,12 +15,13 @@ PICKED = torch.tensor([[2, 0], [1, 3]])
 METHODS = {"eigencam": eigencam, "eigengradcam": eigengradcam}
 
 
+@pytest.mark.parametrize("centre", [True, False])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", ALL_TOYS)
-def test_equals_the_svd(name: str, method: str) -> None:
+def test_equals_the_svd(name: str, method: str, centre: bool) -> None:
     net, x = build(name), make_images()
-    maps = sightline.explain(net, x, method=method, classes=PICKED).maps
-    expected = each(METHODS[method], net, x, PICKED)
+    maps = sightline.explain(net, x, method=method, classes=PICKED, centre=centre).maps
+    expected = each(METHODS[method], net, x, PICKED, centre=centre)
     assert expected.abs().max() > 1e-3
     torch.testing.assert_close(maps, expected, rtol=0, atol=1e-8 * float(expected.abs().max()))
 
@@ -40,6 +41,21 @@ def test_by_hand() -> None:
     maps = sightline.explain(HandGap([[1, 1, 1]], [0]), x, method="eigencam", classes=0, layer="body").maps
     expected = torch.tensor([[-10.0, -5], [0, 15]], dtype=torch.float64)
     torch.testing.assert_close(maps[0, 0], expected, rtol=0, atol=1e-9)
+
+
+def test_by_hand_without_centring_as_in_the_paper() -> None:
+    # The same image: A = P·u of rank one, so the projection of A itself is 5 P = [[5, 10], [15, 30]].
+    x = image([[[3, 6], [9, 18]], [[4, 8], [12, 24]], [[0, 0], [0, 0]]])
+    net = HandGap([[1, 1, 1]], [0])
+    maps = sightline.explain(net, x, method="eigencam", classes=0, layer="body", centre=False).maps
+    expected = torch.tensor([[5.0, 10], [15, 30]], dtype=torch.float64)
+    torch.testing.assert_close(maps[0, 0], expected, rtol=0, atol=1e-9)
+
+
+def test_without_centring_a_map_of_activations_is_not_negative() -> None:
+    # Perron–Frobenius: the first singular vectors of a matrix ≥ 0 have one sign.
+    maps = sightline.explain(build("vgg end"), make_images(), method="eigencam", centre=False).maps
+    assert (maps >= -1e-12).all()
 
 
 def test_the_sign_follows_the_sum_of_the_channels() -> None:

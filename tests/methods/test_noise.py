@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 import sightline
+from references.gradcam import smoothgradcam_pp
 from references.gradients import largest_magnitude, mean_gradient
 from references.plain import each
 from references.rise import rise
 from sightline.errors import InputError
-from toynets import GapToy, HandFlat, HandGap, build, make_images, prepare
+from toynets import GapToy, HandFlat, HandGap, build, flat_weight, image, make_images, prepare
 
 PICKED = torch.tensor([[2, 0], [1, 3]])
 
@@ -37,6 +38,40 @@ def listen(x: Tensor, method: str, **options: object) -> tuple[sightline.Explana
     net = prepare(Listening())
     explanation = sightline.explain(net, x, method=method, **options)
     return explanation, net.changed(x[:1]), net
+
+
+# Smooth Grad-CAM++
+
+
+@pytest.mark.filterwarnings("ignore:.*denominator")
+@pytest.mark.parametrize("samples", [1, 7])
+def test_smoothgradcam_pp_takes_the_moments_of_the_gradients_of_the_images_it_showed(samples: int) -> None:
+    x = make_images(1)
+    explanation, noisy, net = listen(x, "smoothgradcam_pp", classes=PICKED[:1], samples=samples, sigma=0.2)
+    assert torch.equal(noisy[:samples], noisy[-samples:])
+    expected = torch.stack([smoothgradcam_pp(net, x, noisy[:samples], int(c)) for c in PICKED[0]])
+    assert expected.max() > 1e-3
+    torch.testing.assert_close(explanation.maps[0], expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:.*denominator")
+@pytest.mark.parametrize("name", ["vgg end", "gap", "squeezenet end"])
+def test_smoothgradcam_pp_without_noise_is_gradcam_pp(name: str) -> None:
+    net, x = build(name), make_images()
+    plain = sightline.explain(net, x, method="gradcam_pp", classes=PICKED).maps
+    maps = sightline.explain(net, x, method="smoothgradcam_pp", classes=PICKED, sigma=0.0, samples=2).maps
+    torch.testing.assert_close(maps, plain, rtol=0, atol=1e-10)
+
+
+def test_smoothgradcam_pp_by_hand() -> None:
+    # A flat linear head: every noisy image has the same g1 = [[1, 2], [0, -1]], whatever the noise. ΣA1 = 10:
+    # a = 1/(2 + 10 g) at g = 1, 2: 1/12 and 1/22; w = 1/12 + 2/22 = 23/132.
+    g, none = [[1, 2], [0, -1]], [[0, 0], [0, 0]]
+    net = HandFlat(flat_weight([[g, none, none]]), [0.0])
+    x = image([[[1, 2], [3, 4]], none, none])
+    maps = sightline.explain(net, x, method="smoothgradcam_pp", classes=0, layer="body", samples=3).maps
+    expected = 23 / 132 * x[0, 0]
+    torch.testing.assert_close(maps[0, 0], expected, rtol=0, atol=1e-12)
 
 
 # SmoothGrad

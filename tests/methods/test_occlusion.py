@@ -87,3 +87,9 @@ def test_tiles_on_a_linear_model_share_out_the_score() -> None:
 def test_impossible_windows_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(InputError, match=r"window|stride"):
         sightline.explain(build("gap"), make_images(), method="occlusion", **options)
+
+
+@pytest.mark.parametrize(("window", "stride"), [(4, 5), ((4, 2), (4, 3)), ((2, 4), (3, 4))])
+def test_a_stride_larger_than_the_window_is_refused(window: object, stride: object) -> None:
+    with pytest.raises(InputError, match=r"stride .* is larger than the window"):
+        sightline.explain(build("gap"), make_images(), method="occlusion", window=window, stride=stride)

@@ -87,3 +87,21 @@ def layercam(net: Toy, x: Tensor, c: int, layer: str | None = None) -> Tensor:
         for j in range(w):
             out[i, j] = max(sum(max(g[k][i][j], 0.0) * a[k][i][j] for k in range(channels)), 0.0)
     return out
+
+
+def smoothgradcam_pp(net: Toy, x: Tensor, noisy: Tensor, c: int) -> Tensor:
+    """Omeiza et al. 2019: the derivatives of Grad-CAM++ are means over the noisy images (S, 3, H, W)."""
+    a, _ = layer_and_gradient(net, x, c)
+    slopes = [layer_and_gradient(net, noisy[s : s + 1], c)[1] for s in range(len(noisy))]
+    channels, h, w = a.shape
+    total = torch.zeros(h, w, dtype=a.dtype)
+    for k in range(channels):
+        mass, weight = float(a[k].sum()), 0.0
+        for i in range(h):
+            for j in range(w):
+                d1, d2, d3 = (sum(float(g[k, i, j]) ** m for g in slopes) / len(slopes) for m in (1, 2, 3))
+                denominator = 2 * d2 + mass * d3
+                if denominator > 0:
+                    weight += d2 / denominator * max(d1, 0.0)
+        total = total + weight * a[k]
+    return total.clamp(min=0)

@@ -20,7 +20,8 @@ def ablationcam(
 
     Only the part of the network behind the layer runs again, ``chunk`` channels at once (by `torch.fx`; where
     the network cannot be traced all of it runs, with the same result). ``nwc`` clamps w at 0. A channel that
-    is zero already has w = 0; a score of exactly 0 is not divided by. Returns (N, K, h, w), ≥ 0.
+    is zero already has w = 0; a score of exactly 0 is not divided by. The paper divides by y^c itself; by its
+    magnitude, as here, the map of a negative score keeps its sign. Returns (N, K, h, w), ≥ 0.
 
     >>> import sightline, torch
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(),

@@ -12,13 +12,14 @@ from sightline.targets import Target
 
 
 @register_method("cam", paper="Zhou et al., CVPR 2016", needs=("activations", "classifier"))
-def cam(evidence: Evidence, target: Target, *, nwc: bool = False) -> Tensor:
-    """M_c = Σ_k w_k^c A^k, the weights of the linear layer behind the pooling (no ReLU, no bias).
+def cam(evidence: Evidence, target: Target, *, nwc: bool = False, bias: bool = False) -> Tensor:
+    """M_c = Σ_k w_k^c A^k, the weights of the linear layer (or 1×1 class convolution) of the head; no ReLU.
 
-    With global average pooling mean_xy M_c + b_c = S_c. Where the class convolution is the head (SqueezeNet,
-    NIN), M_c is its output channel c, bias and ReLU included, and mean_xy M_c = S_c. ``nwc`` (Bae et al., ECCV
-    2020): M_c = Σ_k max(w_k^c, 0) A^k, without bias; the logits keep the signed weights.
-    Returns (N, h, w). Raises `UnsupportedError` for any other head and for a target that is no class.
+    With global average pooling mean_xy M_c + b_c = S_c. ``bias`` adds b_c at every place and, where the class
+    convolution is the head and a ReLU follows it (SqueezeNet), applies that ReLU: M_c is then what the network
+    averages, and mean_xy M_c = S_c. ``nwc`` (Bae et al., ECCV 2020): M_c = Σ_k max(w_k^c, 0) A^k; the logits keep
+    the signed weights. Returns (N, h, w). Raises `UnsupportedError` for any other head and for a target that is
+    no class.
 
     >>> import sightline, torch
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1),
@@ -29,13 +30,12 @@ def cam(evidence: Evidence, target: Target, *, nwc: bool = False) -> Tensor:
     """
     if target.classes is None or evidence.head is None:
         raise UnsupportedError("cam explains a class by its weights, not a callable target; use 'gradcam'")
-    weight, bias = evidence.classifier_weights()
+    weight, offset = evidence.classifier_weights()
     chosen = weight[target.classes]
-    if nwc:
-        return class_map(chosen.clamp(min=0), evidence.activations)
-    maps = class_map(chosen, evidence.activations)
-    if evidence.head.kind == "conv":
-        maps = maps + bias[target.classes][:, None, None]
+    maps = class_map(chosen.clamp(min=0) if nwc else chosen, evidence.activations)
+    if not bias:
+        return maps
+    maps = maps + offset[target.classes][:, None, None]
     return maps.relu() if evidence.head.relu else maps
 
 

@@ -10,25 +10,29 @@ from sightline.methods.registry import register_method
 from sightline.targets import Target
 
 
-def first_component(maps: Tensor) -> Tensor:
-    """Projection of the centred columns of (N, hw, C) on the first right singular vector: (N, C, h, w) -> (N, h, w).
+def first_component(maps: Tensor, centre: bool = True) -> Tensor:
+    """The columns of X (N, hw, C) projected on its first right singular vector: (N, C, h, w) -> (N, h, w).
 
-    X v₁ = σ₁ u₁, and u₁ is the first eigenvector of the Gram matrix X Xᵀ (hw × hw), v₁ that of Xᵀ X (C × C);
-    the smaller one is taken. The sign is the one that correlates positively with Σ_k A^k.
+    ``centre``: each column's mean is subtracted first. X v₁ = σ₁ u₁, and u₁ is the first eigenvector of the Gram
+    matrix X Xᵀ (hw × hw), v₁ that of Xᵀ X (C × C); the smaller one is taken. The sign is the one that correlates
+    positively with Σ_k A^k (without centring: whose product with Σ_k A^k is positive).
 
     >>> first_component(torch.tensor([[[[0., 2.]], [[0., 0.]]]]))
     tensor([[[-1.,  1.]]])
+    >>> first_component(torch.tensor([[[[0., 2.]], [[0., 0.]]]]), centre=False)
+    tensor([[[0., 2.]]])
     """
     n, _, h, w = maps.shape
     x = maps.flatten(2).transpose(1, 2)
     total = x.sum(2)
-    x = x - x.mean(1, keepdim=True)
+    if centre:
+        x, total = x - x.mean(1, keepdim=True), total - total.mean(1, keepdim=True)
     if x.shape[1] <= x.shape[2]:
         values, vectors = torch.linalg.eigh(x @ x.transpose(1, 2))
         projection = vectors[:, :, -1] * values[:, -1:].clamp(min=0).sqrt()
     else:  # more positions than channels (an early layer): v₁ itself, from the C × C matrix
         projection = (x @ torch.linalg.eigh(x.transpose(1, 2) @ x).eigenvectors[:, :, -1:])[:, :, 0]
-    agreement = (projection * (total - total.mean(1, keepdim=True))).sum(1, keepdim=True)
+    agreement = (projection * total).sum(1, keepdim=True)
     signed: Tensor = projection * torch.where(agreement < 0, -1.0, 1.0).to(projection)
     return signed.reshape(n, h, w)
 
@@ -39,27 +43,31 @@ def first_component(maps: Tensor) -> Tensor:
     needs=("activations",),
     class_specific=False,
 )
-def eigencam(evidence: Evidence, target: Target) -> Tensor:
+def eigencam(evidence: Evidence, target: Target, *, centre: bool = True) -> Tensor:
     """The first principal component of the target layer: what stands out, whatever the class.
 
-    The columns of A (hw × C) are centred and projected on the first right singular vector; class-agnostic: the
-    map is the same for every class. No ReLU. Returns (N, h, w).
+    A (hw × C) is projected on its first right singular vector; class-agnostic: the map is the same for every
+    class. ``centre=True`` subtracts each column's mean first, as pytorch-grad-cam does; ``centre=False`` is the
+    paper's, which projects A as it is (on activations ≥ 0 its first component is close to the mean activation).
+    No ReLU. Returns (N, h, w).
 
     >>> import sightline, torch
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2))
     >>> sightline.explain(net, torch.rand(1, 3, 8, 8), method="eigencam", layer="0").maps.shape
     torch.Size([1, 1, 6, 6])
     """
-    return first_component(evidence.activations)
+    return first_component(evidence.activations, centre)
 
 
 @register_method("eigengradcam", paper="Muhammad & Yeasin, IJCNN 2020, on g ⊙ A (pytorch-grad-cam)")
-def eigengradcam(evidence: Evidence, target: Target) -> Tensor:
+def eigengradcam(evidence: Evidence, target: Target, *, centre: bool = True) -> Tensor:
     """The first principal component of g ⊙ A: Eigen-CAM made class-specific. Returns (N, h, w).
+
+    ``centre`` as in `eigencam`.
 
     >>> import sightline, torch
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2))
     >>> sightline.explain(net, torch.rand(1, 3, 8, 8), method="eigengradcam", layer="0").maps.shape
     torch.Size([1, 1, 6, 6])
     """
-    return first_component(evidence.gradient(target) * evidence.activations)
+    return first_component(evidence.gradient(target) * evidence.activations, centre)

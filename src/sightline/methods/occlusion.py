@@ -52,7 +52,8 @@ def occlusion(
     """The mean drop y^c(x) − y^c(masked) of the grey windows over each pixel.
 
     A window (side 1/7 of the image; pixels, a pair (h, w), or a share of the sides) of ``value`` (0: grey after
-    normalisation) slides by half its side; ``chunk`` masked images run at once. Returns (N, K, H, W).
+    normalisation) slides by half its side, a stride no larger than the window, so that every pixel is covered;
+    ``chunk`` masked images run at once. Returns (N, K, H, W).
 
     >>> import sightline, torch
     >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
@@ -65,6 +66,11 @@ def occlusion(
     if not (1 <= wh <= height and 1 <= ww <= width and sh >= 1 and sw >= 1):
         raise InputError(
             f"window {(wh, ww)} with stride {(sh, sw)} does not fit an image of {(height, width)}"
+        )
+    if sh > wh or sw > ww:
+        raise InputError(
+            f"stride {(sh, sw)} is larger than the window {(wh, ww)} and leaves pixels that no window covers; "
+            f"expected a stride of at most {(wh, ww)}"
         )
     images = evidence.images.detach()
     windows = [(y, x) for y in window_starts(height, wh, sh) for x in window_starts(width, ww, sw)]

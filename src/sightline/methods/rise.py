@@ -75,7 +75,8 @@ def rise(
 
     Masks come from 8×8 grids with p = 0.5 and a random shift, the same for every image of the batch;
     probabilities by the rule of the unmasked images (softmax for several outputs, sigmoid for one); a callable target
-    is used as it is. Returns (N, K, H, W).
+    is used as it is. At the border the enlarged grid repeats its outermost half-cell (bilinear,
+    ``align_corners=False``) where the authors' resize mirrors it: the masks differ there only. Returns (N, K, H, W).
 
     >>> import sightline, torch
     >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))

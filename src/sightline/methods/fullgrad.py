@@ -1,0 +1,116 @@
+"""FullGrad: the gradient by the image and by every bias."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sightline.engine import Evidence, observe, refuse_inference_mode
+from sightline.heatmap import upsample
+from sightline.inspection.structure import LayerRef, inspect_network
+from sightline.methods.registry import register_method
+from sightline.targets import Target
+
+
+@dataclass(frozen=True)
+class FullGradients:
+    """x ⊙ g (N, 3, H, W), and g ⊙ b (N, C_l, h_l, w_l) for the bias of every layer with a spatial map.
+
+    On a network of ReLUs (and poolings, additions, linear layers) all of them and the biases behind the last
+    pooling sum to y^c.
+    """
+
+    image: Tensor
+    biases: list[Tensor]
+
+
+def bias_of(module: nn.Module) -> Tensor | None:
+    """What a layer adds to each channel (C,); of a batch norm in eval mode the whole constant b − m·w/√(v + ε).
+
+    >>> norm = nn.BatchNorm2d(1, eps=0.0).eval()
+    >>> norm.running_mean += 2
+    >>> bias_of(norm)
+    tensor([-2.])
+    """
+    bias = getattr(module, "bias", None)
+    if not isinstance(module, _BatchNorm):
+        return bias.detach() if isinstance(bias, Tensor) and bias.ndim == 1 else None
+    mean, variance = module.running_mean, module.running_var
+    if mean is None or variance is None:
+        return bias.detach() if isinstance(bias, Tensor) else None
+    shift = -mean / (variance + module.eps).sqrt()
+    return (shift * module.weight + module.bias).detach() if module.affine else shift
+
+
+def bias_layers(network: nn.Module, images: Tensor) -> list[tuple[LayerRef, Tensor]]:
+    """Every layer with a spatial map and a bias (C,), in the order of the pass; a layer called twice counts twice.
+
+    Where a norm carries its activation inside (timm's ``BatchNormAct2d``) it is looked at before that activation.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3, bias=False), nn.BatchNorm2d(5)).eval()
+    >>> [str(site) for site, _ in bias_layers(net, torch.zeros(1, 3, 8, 8))]
+    ['0', '3']
+    """
+    rows = {row.name: row.shape[0] for row in inspect_network(network, images).layers}
+    modules = dict(network.named_modules())
+    found = []
+    for row, channels in rows.items():
+        name, hashed, call = row.partition("#")
+        bias = bias_of(modules[name]) if name in modules else None
+        if bias is None or len(bias) != channels:
+            continue
+        inside = [child for child, _ in modules[name].named_children()]
+        if inside and f"{name}.{inside[0]}{hashed}{call}" not in rows:
+            continue
+        site = f"{name}.{inside[0]}" if inside else name
+        found.append((LayerRef(site, int(call) if call else None), bias))
+    return found
+
+
+def full_gradients(evidence: Evidence, targets: Sequence[Target]) -> list[FullGradients]:
+    """The decomposition of each target's score, from one further forward pass."""
+    refuse_inference_mode()
+    layers = bias_layers(evidence.network, evidence.images)
+    seen = observe(evidence.network, evidence.images, [site for site, _ in layers], input_gradient=True)
+    found = []
+    for target in targets:
+        slopes = seen.gradients(target) if layers else []
+        parts = [g * bias.to(g)[:, None, None] for g, (_, bias) in zip(slopes, layers, strict=True)]
+        found.append(FullGradients(seen.images.detach() * seen.input_gradient(target), parts))
+    return found
+
+
+@register_method("fullgrad", paper="Srinivas & Fleuret, NeurIPS 2019", needs=(), joint=True)
+def fullgrad(evidence: Evidence, targets: Sequence[Target], *, rescale: bool = False) -> Tensor:
+    """Σ_channels |x ⊙ g| + Σ_l Σ_channels up(|g^l ⊙ b^l|), over the biases b^l of all layers with a spatial map.
+
+    x is the image as the network gets it, g^l the gradient at the output of layer l; a batch norm's b is the whole
+    constant that it adds. Completeness: on a network of ReLUs the signed terms, with those of the biases behind
+    the last pooling, sum to y^c; a saturated ReLU6, GELU, … has a constant of its own, which is left out. The paper
+    rescales each term to [0, 1] before it adds them (``rescale=True``). Returns (N, K, H, W), ≥ 0.
+
+    >>> import sightline
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+    >>> sightline.explain(net, torch.rand(1, 3, 8, 8), method="fullgrad").maps.shape
+    torch.Size([1, 1, 8, 8])
+    """
+    maps = []
+    for parts in full_gradients(evidence, targets):
+        total = _magnitude(parts.image, rescale)
+        for part in parts.biases:  # added up before it is enlarged: both are linear
+            total = total + upsample(_magnitude(part, rescale), evidence.size_hw)
+        maps.append(total)
+    return torch.stack(maps, 1)
+
+
+def _magnitude(part: Tensor, rescale: bool) -> Tensor:
+    """Σ_channels |part|: (N, C, h, w) -> (N, h, w); ``rescale``: |part| of each image taken to [0, 1] first."""
+    size = part.abs()
+    if rescale:
+        low, high = size.amin((1, 2, 3), keepdim=True), size.amax((1, 2, 3), keepdim=True)
+        size = (size - low) / (high - low).where(high > low, 1)
+    return size.sum(1)
