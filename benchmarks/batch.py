@@ -108,10 +108,10 @@ def throughput(arguments: argparse.Namespace) -> list[str]:
 
     from sightline import load_model
     from sightline.batch.decode import prepare
+    from sightline.batch.listing import items_of, read_items
     from sightline.batch.local_engine import Local
     from sightline.batch.run import explain_batch
     from sightline.batch.worker import BatchOptions, ready
-    from sightline.data.items import items_of, read_items
 
     torch.manual_seed(0)
     lines, scratch = [machine(), ""], Path(tempfile.mkdtemp())
@@ -121,7 +121,7 @@ def throughput(arguments: argparse.Namespace) -> list[str]:
     items = list(items_of(read_items([str(small)])))
     chunks = [items[start : start + work.batch_size] for start in range(0, n, work.batch_size)]
     images = [
-        prepare(chunk, model.preprocess, "whole").images.contiguous(memory_format=torch.channels_last)
+        prepare(chunk, model.preprocess, "whole").photos.images.contiguous(memory_format=torch.channels_last)
         for chunk in chunks
     ]
     ready(model, work)
@@ -195,9 +195,9 @@ def parts(arguments: argparse.Namespace) -> list[str]:
 
     from sightline import load_model
     from sightline.batch.decode import prepare
+    from sightline.batch.listing import items_of, read_items
     from sightline.batch.shards import Folder
     from sightline.batch.worker import BatchOptions, explain_prepared, ready
-    from sightline.data.items import items_of, read_items
 
     torch.manual_seed(0)
     lines, work = [machine(), ""], BatchOptions(batch_size=arguments.batch_size)
@@ -212,7 +212,7 @@ def parts(arguments: argparse.Namespace) -> list[str]:
         clock = [time.process_time()]
         batch = prepare(items[start : start + work.batch_size], model.preprocess, "whole")
         clock.append(time.process_time())
-        images = batch.images.contiguous(memory_format=torch.channels_last)
+        images = batch.photos.images.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
             if not number:
                 model(images)  # warm-up
@@ -254,7 +254,7 @@ def choices(arguments: argparse.Namespace) -> list[str]:
 
     from sightline import load_model
     from sightline.batch.worker import BatchOptions, ready
-    from sightline.data.photos import decode_image
+    from sightline.data.images import decode_image
 
     def draft(data: bytes) -> None:
         image = Image.open(BytesIO(data))

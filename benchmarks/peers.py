@@ -139,7 +139,7 @@ def squeezenet(weights: Path | None) -> nn.Module:
 def image_of(photo: Path | None, side: int) -> Tensor:
     if photo is None:
         return torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-    from sightline.data.photos import read_image
+    from sightline.data.images import read_image
     from sightline.models.preprocess import Preprocess
 
     imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

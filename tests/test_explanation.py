@@ -215,3 +215,20 @@ def test_cam_on_another_head_says_so_and_names_gradcam():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
     with pytest.raises(UnsupportedError, match="use 'gradcam'"):
         sightline.explain(net, torch.rand(1, 3, 8, 8), method="cam")
+
+
+def test_arrays_and_photo_batches_are_explained_as_their_photo_is():
+    import numpy as np
+
+    from sightline.data.photos import PhotoBatch
+
+    model = loaded()
+    wanted = sightline.explain(model, scene(), method="cam", classes=[0], view="crop")
+    array = sightline.explain(model, [np.asarray(scene())], method="cam", classes=[0], view="crop")
+    batch = PhotoBatch.load([scene()], model.preprocess, "crop", keep_photos=False)
+    loaded_once = sightline.explain(model, batch, method="cam", classes=[0])
+    for found in (array, loaded_once):
+        assert torch.equal(found.maps, wanted.maps)
+        assert found.geometries == wanted.geometries
+        assert found.view == "crop"
+    assert loaded_once.photos is None

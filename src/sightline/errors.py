@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -64,3 +66,30 @@ def warn_renamed(old: str, new: str) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == "sightline":
         level, frame = level + 1, frame.f_back
     warnings.warn(f"{old} is now called {new}", DeprecationWarning, stacklevel=level)
+def near_matches(name: str, names: Iterable[str]) -> str:
+    """The nearest of ``names`` as the end of a message, or nothing.
+
+    >>> near_matches("dgo.jpg", ["dog.jpg", "cat.jpg"])
+    "; did you mean 'dog.jpg'?"
+    """
+    near = [repr(match) for match in difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)]
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def no_such(argument: str) -> str:
+    """One line on a path that does not exist, with the nearest names in the deepest folder that does.
+
+    >>> no_such("/nowhere/a.jpg")
+    "no such file or folder: '/nowhere/a.jpg' (/ has no 'nowhere')"
+    """
+    path = Path(argument).expanduser()
+    folder = path.parent
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    wrong = path.relative_to(folder).parts[0] if path != folder else path.name
+    try:
+        names = [entry.name for entry, _ in zip(os.scandir(folder), range(5000), strict=False)]
+    except OSError:  # a folder that may not be listed has no names to offer
+        names = []
+    place = "" if folder == path.parent else f" ({folder} has no {wrong!r})"
+    return f"no such file or folder: {argument!r}{place}{near_matches(wrong, names)}"

@@ -1,24 +1,22 @@
-"""The road, in one process: images in, one forward pass, a method's equation, an `Explanation` out."""
+"""`explain`: photos in, one forward pass, a method's equation, an `Explanation` out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sightline.data.items import Item
+from sightline.data.photos import VIEWS, PhotoBatch
 from sightline.engine import Evidence
 from sightline.errors import InputError, unknown
-from sightline.explanation import VIEWS, Explanation
+from sightline.explanation import Explanation
 from sightline.methods import Method, get_method
 from sightline.methods.observation import Layer, observe_for
 from sightline.models.loading import LoadedModel
 from sightline.targets import CallableTarget, Classes, ClassTarget, Target, resolve_classes
-from sightline.types import Geometry
-
-if TYPE_CHECKING:
-    import PIL.Image
 
 
 def explain(
@@ -33,12 +31,13 @@ def explain(
 ) -> Explanation:
     """Explain what ``model`` sees in ``batch``: one raw map for each image and class.
 
-    ``model``: from `load_model`, or any nn.Module with a tensor batch. ``batch``: float tensor (N, 3, H, W), or
-    a PIL image, a path, or a list of these (the model's own transform is then used; ``view`` "whole" shows the
-    network all of the photo, "crop" its own resize and centre crop). ``classes``: "top1", "topK", an index, a
-    category name, a list of these, or LongTensor (N,) or (N, K). ``target``: instead of classes, a callable
-    output -> (N,). ``layer``: a name, a module, or (methods that fuse) a list; found by itself if None.
-    ``options``: those of the method. The network runs in eval mode and is afterwards as it was.
+    ``model``: from `load_model`, or any nn.Module with a tensor batch. ``batch``: float tensor (N, 3, H, W); or a
+    path, a PIL image, an array (H, W, 3) of uint8, or a list of these (the model's own transform is then used;
+    ``view`` "whole" shows the network all of the photo, "crop" its own resize and centre crop); or a `PhotoBatch`.
+    ``classes``: "top1", "topK", an index, a category name, a list of these, or LongTensor (N,) or (N, K).
+    ``target``: instead of classes, a callable output -> (N,). ``layer``: a name, a module, or (methods that fuse)
+    a list; found automatically if None. ``options``: those of the method. The network runs in eval mode and is
+    afterwards as it was.
     Raises `InputError` for what was given wrongly, `UnsupportedError` where the method cannot serve the model.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
@@ -50,8 +49,8 @@ def explain(
     if not isinstance(model, nn.Module):
         raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module or a loaded model")
     network = model.network if isinstance(model, LoadedModel) else model
-    images, geometries, photos = prepare(model, batch, view)
-    evidence, sites = observe_for(chosen, network, images, layer, resolved)
+    photos = as_batch(model, batch, view)
+    evidence, sites = observe_for(chosen, network, photos.images, layer, resolved)
     evidence.scores = getattr(model, "scores", None)
     targets, indices = _targets(evidence, classes, target, getattr(model, "categories", None))
     maps, signed = _run(chosen, evidence, targets, resolved)
@@ -60,32 +59,35 @@ def explain(
         classes=indices,
         logits=evidence.logits,
         signed=signed,
-        geometries=geometries,
+        geometries=photos.geometries,
         method=method,
         model_name=getattr(model, "name", type(model).__name__),
-        view=view if photos is not None else "tensor",
+        view=photos.view,
         layers=[str(s) for s in sites],
         options=resolved,
-        input_hw=(images.shape[2], images.shape[3]),
+        input_hw=(photos.images.shape[2], photos.images.shape[3]),
         categories=getattr(model, "categories", None),
-        photos=photos,
-        images=images if photos is None else None,
+        photos=photos.photos,
+        images=photos.images if photos.photos is None else None,
         score_rule=evidence.score_rule,
         _model=model,
         _evidence=evidence if method == "cam" else None,
     )
 
 
-def prepare(
-    model: nn.Module, batch: Any, view: str = "whole"
-) -> tuple[Tensor, list[Geometry], list[PIL.Image.Image] | None]:
-    """What a user gave -> (N, 3, H, W) on the model's device, geometries, and the photos (None for a tensor)."""
+def as_batch(model: nn.Module, batch: Any, view: str = "whole") -> PhotoBatch:
+    """What a user gave as a `PhotoBatch` on the model's device and in its precision.
+
+    A `PhotoBatch` stays as it is (``view`` is its own), a tensor is taken as prepared, and anything else is read
+    with the model's own preprocessing.
+    """
     if view not in VIEWS:
         raise unknown("view", view, VIEWS)
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(0))
+    if isinstance(batch, PhotoBatch):
+        return batch.to(model)
     if isinstance(batch, Tensor):
-        return _checked_tensor(batch, like), [Geometry.identity(_hw(batch))] * len(batch), None
-    items = list(batch) if isinstance(batch, (list, tuple)) else [batch]
+        return PhotoBatch.of_tensor(batch).to(model)
+    items = list(batch) if isinstance(batch, (list, tuple)) and not isinstance(batch, Item) else [batch]
     if not items:
         raise InputError("batch is empty; expected at least one image")
     if isinstance(items[0], Tensor):
@@ -96,27 +98,7 @@ def prepare(
             f"batch is a {type(items[0]).__name__}, and this model has no transform; give a float tensor "
             "(N, 3, H, W), or wrap it: sightline.load_model(model, transform=...)"
         )
-    from sightline.data.photos import read_image
-
-    photos = [read_image(item) for item in items]
-    prepared = [preprocess.prepare(photo, view) for photo in photos]
-    images = torch.stack([tensor for tensor, _ in prepared]).to(like.device, like.dtype)
-    return images, [geometry for _, geometry in prepared], photos
-
-
-def _hw(batch: Tensor) -> tuple[int, int]:
-    return (batch.shape[-2], batch.shape[-1])
-
-
-def _checked_tensor(batch: Tensor, like: Tensor) -> Tensor:
-    if batch.ndim != 4 or 0 in batch.shape:
-        hint = "; add the batch dimension: x[None]" if batch.ndim == 3 else ""
-        raise InputError(f"batch has shape {tuple(batch.shape)}; expected (N, 3, H, W){hint}")
-    if not batch.is_floating_point():
-        raise InputError(
-            f"batch is {batch.dtype}; expected a float tensor, normalised as the model was trained"
-        )
-    return batch.to(like.device, like.dtype if like.numel() else batch.dtype)
+    return PhotoBatch.load(items, preprocess, view).to(model)
 
 
 def _targets(

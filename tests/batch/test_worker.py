@@ -99,7 +99,7 @@ def test_heatmaps_may_be_left_out_or_kept_at_the_size_of_the_map(model: LoadedMo
     small = torch.nn.Sequential(torch.nn.AvgPool2d(2), *model.network)
     pooled = sightline.load_model(small, categories=model.categories, transform=model.preprocess)
     kept = explain_prepared(pooled, batch, BatchOptions(heatmap_size="map", channels_last=False)).heatmaps
-    expected = sightline.explain(pooled, batch.images).heatmaps((8, 8))[:, 0]
+    expected = sightline.explain(pooled, batch.photos.images).heatmaps((8, 8))[:, 0]
     assert kept is not None
     assert np.array_equal(kept, (expected * 255).round().to(torch.uint8).numpy())
 

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sightline.data.items import Item, digest, items_of, read_items, tar_items
+from sightline.batch.listing import digest, items_of, read_items, tar_items
+from sightline.data.items import Item
 from sightline.errors import ImageError, InputError
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sightline.data.photos import IMAGE_SUFFIXES, expand_paths, read_image
+from sightline.data.images import read_image
+from sightline.data.items import IMAGE_SUFFIXES, expand_paths
 from sightline.errors import ImageError, InputError
 from sightline.types import ZipMember
 
@@ -259,7 +260,7 @@ def test_zip_errors(tmp_path: Path) -> None:
 def test_no_pixels_nan_and_wrong_type() -> None:
     assert one_line(Image.new("RGB", (0, 5))).endswith("has no pixels: 0 × 5")
     assert one_line(Image.fromarray(np.array([[np.nan]], np.float32))).endswith("holds NaN or Inf")
-    with pytest.raises(InputError, match="a path, a ZipMember or a PIL image; got ndarray"):
+    with pytest.raises(InputError, match=r"an array of float64, shape \(2, 2\); expected uint8, \(H, W\)"):
         read_image(np.zeros((2, 2)))  # type: ignore[arg-type]
 
 
@@ -333,3 +334,64 @@ def test_expand_paths_refuses(folder: Path, argument: str, message: str) -> None
     with pytest.raises(InputError) as caught:
         expand_paths([argument])
     assert str(caught.value) == message
+
+
+# --- arrays -------------------------------------------------------------------------------------
+
+
+def test_arrays_are_photos() -> None:
+    rgb = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    assert np.array_equal(np.asarray(read_image(rgb)), rgb)
+    assert np.array_equal(np.asarray(read_image(rgb[:, ::-1])), rgb[:, ::-1])
+    grey = read_image(rgb[..., 0])
+    assert np.array_equal(np.asarray(grey), np.repeat(rgb[..., :1], 3, axis=2))
+    clear = np.dstack([rgb, np.array([[0, 255, 0], [255, 255, 255]], np.uint8)])
+    read = np.asarray(read_image(clear))
+    assert read[0].tolist() == [[255, 255, 255], rgb[0, 1].tolist(), [255, 255, 255]]  # transparent: white
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((4, 4, 3)), "array of float64, shape (4, 4, 3); expected uint8"),
+        (np.zeros((4, 4, 2), np.uint8), "shape (4, 4, 2); expected uint8, (H, W), (H, W, 3) or (H, W, 4)"),
+        (np.zeros((2, 4, 4, 3), np.uint8), "several photos are a list: list(array)"),
+        (np.zeros((0, 4), np.uint8), "has no pixels"),
+    ],
+)
+def test_arrays_that_are_no_photo(array: np.ndarray, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        read_image(array)
+
+
+def test_a_photo_that_was_read_may_be_read_again(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    once = read_image(saved(corners(), tmp_path / "a.png", exif=exif))
+    assert once.size == (4, 6)
+    assert np.array_equal(np.asarray(read_image(once)), np.asarray(once))
+
+
+# --- what is left out ---------------------------------------------------------------------------
+
+
+def test_folders_and_globs_leave_out_the_output_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "in/b.png", "in/out/c.png", "out/d.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        saved(corners(), tmp_path / name)
+
+    def found(*arguments: str, without: tuple[str, ...] = ("out", "in/out")) -> list[str]:
+        return [path.as_posix() for path in expand_paths(arguments, without)]
+
+    assert found(".") == ["a.png", "in/b.png"]
+    assert found("**/*.png") == ["a.png", "in/b.png"]
+    assert found("*") == ["a.png", "in/b.png"]
+    assert found("in") == ["in/b.png"]
+    assert found("out") == ["out/d.png"]  # who names the folder itself wants what is in it
+    assert found("out/*.png") == ["out/d.png"]
+    assert found("out/d.png") == ["out/d.png"]
+    with pytest.raises(InputError, match="out is a folder without images"):
+        found("out", without=("out/d.png",))

@@ -8,7 +8,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from sightline.data.saved_maps import SavedMaps, photo_size, read_map
+from sightline.data.images import photo_size
+from sightline.data.saved_maps import SavedMaps, read_map
 from sightline.errors import ImageError
 from sightline.types import Sample, ZipMember
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sightline.data.adapters.tiny_imagenet import read_tiny_imagenet
-from sightline.data.photos import read_image
+from sightline.data.images import read_image
 from sightline.data.splits import hold_out
 from sightline.errors import InputError
 from sightline.types import ZipMember

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision import models, transforms
 
-from sightline.data.photos import read_image
+from sightline.data.images import read_image
 from sightline.errors import InputError, UnsupportedError
 from sightline.models import loading
 from sightline.models.families import gapnet, lookup, torchvision

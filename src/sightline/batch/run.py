@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from sightline.batch.listing import digest, read_items
 from sightline.batch.local_engine import Local
 from sightline.batch.shards import KIND, Folder, Plan
 from sightline.batch.worker import BatchOptions
-from sightline.data.items import digest, read_items
 from sightline.errors import InputError, UnsupportedError
 from sightline.methods import get_method
 from sightline.models.loading import LoadedModel

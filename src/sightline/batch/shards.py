@@ -25,8 +25,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sightline.batch.listing import items_of
 from sightline.batch.worker import ROWS, Array, BatchOptions, BatchResult
-from sightline.data.items import Item, items_of
+from sightline.data.items import Item
 from sightline.errors import InputError
 from sightline.reports.manifest import write_atomically
 

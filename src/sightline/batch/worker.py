@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from torch import Tensor
 
 from sightline.batch.decode import Prepared
 from sightline.boxes import cutoffs, make_boxes
+from sightline.data.images import read_image
 from sightline.data.items import Item
-from sightline.data.photos import decode_image
 from sightline.errors import InputError
 from sightline.explanation import Explanation
 from sightline.models.loading import LoadedModel
+from sightline.pictures.overlay import overlay
 from sightline.pipeline import explain
 from sightline.reports.manifest import write_atomically
 from sightline.types import BoxRule
@@ -110,22 +111,21 @@ def explain_prepared(
     """
     if not batch.items:
         return BatchResult(ROWS.empty_table(), None, batch.errors)
-    images = batch.images
+    photos = batch.photos
     if work.channels_last:
-        images = images.contiguous(memory_format=torch.channels_last)
+        photos = photos.to(memory_format=torch.channels_last)
     explanation = explain(
         model,
-        images,
+        photos,
         method=work.method,
         classes=work.classes,
         layer=work.layers or None,
         **work.method_options,
     )
-    explanation = replace(explanation, geometries=batch.geometries, view=work.view)
     heatmaps = explanation.heatmaps(normalise=work.rule.normalise, percentile=work.rule.percentile)
     rows = _rows(explanation, heatmaps, batch, work)
     if overlays is not None:
-        _draw(explanation, batch, work, overlays)
+        _draw(explanation, heatmaps, rows, batch, work, overlays)
     return BatchResult(rows, _kept(explanation, heatmaps, work), batch.errors)
 
 
@@ -138,11 +138,11 @@ def _rows(explanation: Explanation, heatmaps: Tensor, batch: Prepared, work: Bat
     n, classes = explanation.classes.shape
     each = [i for i in range(n) for _ in range(classes)]
     indices, names = explanation.classes.flatten().tolist(), explanation.categories
-    geometries = [batch.geometries[i] for i in each]
+    geometries = [explanation.geometries[i] for i in each]
     columns = [
         [batch.items[i].id for i in each],
         [batch.items[i].path for i in each],
-        [batch.sha256[i] for i in each],
+        [batch.photos.sha256[i] for i in each],
         [g.photo_hw[0] for g in geometries],
         [g.photo_hw[1] for g in geometries],
         [list(g.shown_xyxy) for g in geometries],
@@ -150,7 +150,7 @@ def _rows(explanation: Explanation, heatmaps: Tensor, batch: Prepared, work: Bat
         indices,
         [names[index] if names else f"class {index}" for index in indices],
         scores.flatten().cpu().numpy(),
-        [batch.geometries[i].to_photo(found[i][k]).tolist() for i in range(n) for k in range(classes)],
+        [explanation.geometries[i].to_photo(found[i][k]).tolist() for i in range(n) for k in range(classes)],
         cuts.flatten().float().numpy(),
     ]
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, ROWS, strict=True)], schema=ROWS)
@@ -179,13 +179,29 @@ def quantise(heatmaps: Tensor, bits: int) -> Array:
     return sixteen
 
 
-def _draw(explanation: Explanation, batch: Prepared, work: BatchOptions, folder: Path) -> None:
-    """A PNG for each image and class, named by the image's id; the photo is read once more for it."""
-    drawn = replace(explanation, photos=[decode_image(item.read(), item.path) for item in batch.items])
+def _draw(
+    explanation: Explanation,
+    heatmaps: Tensor,
+    rows: pa.Table,
+    batch: Prepared,
+    work: BatchOptions,
+    folder: Path,
+) -> None:
+    """A PNG for each row, named by the image's id; the photo is read once more for it."""
+    boxes, indices = rows["boxes_xyxy"].to_pylist(), rows["class_index"].to_pylist()
+    classes = explanation.classes.shape[1]
     for i, item in enumerate(batch.items):
-        for k, index in enumerate(explanation.classes[i].tolist()):
-            picture = drawn.overlay(i, k, work.colormap, rule=work.rule)
-            path = folder / overlay_name(item.id, index)
+        photo = read_image(item)
+        for k in range(classes):
+            row = i * classes + k
+            picture = overlay(
+                photo,
+                heatmaps[i, k].float().cpu(),
+                colormap=work.colormap,
+                boxes_xyxy=torch.tensor(boxes[row]).view(-1, 4),
+                shown_xyxy=explanation.geometries[i].shown_xyxy,
+            )
+            path = folder / overlay_name(item.id, indices[row])
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, partial(picture.save, format="PNG"))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline.data import load_dataset
-from sightline.data.photos import IMAGE_SUFFIXES
+from sightline.data.items import IMAGE_SUFFIXES
 from sightline.errors import InputError
 from sightline.evaluation.faithfulness import DEFAULT, evaluate_faithfulness, first_images, photo_folder
 from sightline.evaluation.faithfulness_report import FaithfulnessReport

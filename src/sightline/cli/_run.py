@@ -132,7 +132,7 @@ def _batches(photos: Sequence[Photo], size: int) -> Iterator[list[Photo]]:
 
 
 def _read(batch: Sequence[Photo], errors: list[dict[str, str]]) -> Iterator[tuple[Photo, PIL.Image.Image]]:
-    from sightline.data.photos import read_image
+    from sightline.data.images import read_image
 
     for photo in batch:
         try:

@@ -134,7 +134,7 @@ def explain(
     from sightline.cli._options import load, read_classes
     from sightline.cli._print import report_errors, show
     from sightline.cli._settings import checked_settings
-    from sightline.data.photos import expand_paths
+    from sightline.data.items import expand_paths
     from sightline.types import BoxRule
 
     kept: dict[str, Any] = {

@@ -1,38 +1,18 @@
-"""What is to be explained: a folder, a pattern, a list in CSV or Parquet, or tar shards become one table of items.
-
-An item is a file, or a stretch of bytes inside a tar, so that any process can read any item by itself. The table
-is Arrow: a million items take about 120 MB, and pickling it for a worker process copies buffers, not objects.
-"""
+"""What a user names, as files: photos, folders and patterns; and `Item`, one image wherever it lies."""
 
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
-import tarfile
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from pathlib import Path, PurePath, PurePosixPath
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path, PurePath
+from typing import BinaryIO, NamedTuple
 
-import pyarrow as pa
-import pyarrow.compute as pc
+from sightline.errors import ImageError, InputError, no_such
 
-from sightline.data.photos import IMAGE_SUFFIXES, images_below, is_image, no_such
-from sightline.errors import ImageError, InputError, unknown
-
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("file", pa.string()),
-        ("member", pa.string()),
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
-        ("fault", pa.string()),
-    ]
+IMAGE_SUFFIXES = tuple(
+    ".avif .bmp .gif .jpeg .jpg .jpe .pbm .pgm .png .ppm .tif .tiff .webp".split()  # noqa: SIM905
 )
-LISTS, TAR = (".csv", ".parquet"), ".tar"
-PATH_COLUMNS, ID_COLUMNS = ("path", "file", "image", "filename"), ("id", "image_id")
 
 
 class Item(NamedTuple):
@@ -59,8 +39,6 @@ class Item(NamedTuple):
 
     def read(self) -> bytes:
         """Its bytes; raises `ImageError` with the reason where they cannot be had."""
-        from sightline.data.photos import file_bytes
-
         if self.fault is not None:
             raise ImageError(self.fault)
         if self.offset is None and not is_url(self.file):
@@ -78,54 +56,9 @@ class Item(NamedTuple):
             raise ImageError(f"{self.path} cannot be read: {reason}") from error
 
 
-def is_list(argument: str) -> bool:
-    """Whether an argument is a list or a shard, and so asks for the batch road by itself.
-
-    >>> is_list("photos.csv"), is_list("shards/*.tar"), is_list("photos/")
-    (True, True, False)
-    """
-    return PurePosixPath(argument).suffix.lower() in (*LISTS, TAR)
-
-
 def is_url(path: str) -> bool:
     """Whether a path names a store of fsspec's (``s3://…``), not a file of this machine."""
     return "://" in path
-
-
-def read_items(arguments: Sequence[str]) -> pa.Table:
-    """The items that ``arguments`` name, in order, as a table of `SCHEMA`; each id once.
-
-    Files, folders, globs; ``LIST.csv`` and ``LIST.parquet`` with a column ``path`` and perhaps ``id`` (relative
-    paths start at the list); ``SHARD.tar``, not compressed; each also as a URL that fsspec reads. The id is the
-    path below the folder that was named (``TAR/MEMBER`` in a tar), or the whole path where two would share one.
-    Raises `InputError` where an argument does not exist or gives no image, and for an image that comes twice.
-    """
-    if not arguments:
-        raise InputError("no images given; expected files, folders, patterns, a CSV, a Parquet or tar files")
-    tables = [_checked(argument, _table(_items(argument))) for argument in arguments]
-    items = pa.concat_tables(tables).combine_chunks()
-    member = pc.fill_null(items["member"], "")
-    joined = pc.binary_join_element_wise(items["file"], member, "!")
-    whole = pc.if_else(pc.is_null(items["member"]), items["file"], joined)
-    if (twice := _twice(whole)) is not None:
-        raise InputError(f"{twice!r} is listed twice; expected each image once")
-    return items if _twice(items["id"]) is None else items.set_column(0, "id", whole).combine_chunks()
-
-
-def items_of(table: pa.Table) -> Iterator[Item]:
-    """The rows of a table (or of a slice of it) as `Item`."""
-    for batch in table.to_batches():
-        yield from (Item(*row) for row in zip(*(column.to_pylist() for column in batch.columns), strict=True))
-
-
-def digest(table: pa.Table) -> str:
-    """SHA-256 over all items in their order: two listings are the same if and only if theirs are."""
-    found = hashlib.sha256()
-    for start in range(0, len(table), 65536):
-        part = table.slice(start, 65536)
-        for item in items_of(part):
-            found.update(repr(tuple(item)).encode())
-    return found.hexdigest()
 
 
 def open_binary(path: str) -> BinaryIO:
@@ -138,173 +71,109 @@ def open_binary(path: str) -> BinaryIO:
     return file
 
 
-def _table(items: Iterable[Item]) -> pa.Table:
-    remaining, batches = iter(items), []
-    while rows := list(islice(remaining, 4096)):  # a list of all would be larger than the table
-        columns = [
-            pa.array(column, field.type)
-            for column, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)
-        ]
-        batches.append(pa.record_batch(columns, schema=SCHEMA))
-    return pa.Table.from_batches(batches, SCHEMA)
+def file_bytes(path: Path) -> bytes:
+    """The content of a file that should be an image; `ImageError` with the reason where it cannot be had."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ImageError(no_such(str(path))) from None
+    except IsADirectoryError:
+        raise ImageError(f"{path} is a folder; expected an image file") from None
+    except OSError as error:
+        if path.is_dir():  # Windows reports a folder as "permission denied"
+            raise ImageError(f"{path} is a folder; expected an image file") from None
+        raise ImageError(f"{path} cannot be opened: {error.strerror or error}") from error
 
 
-def _checked(argument: str, table: pa.Table) -> pa.Table:
-    if not len(table):
-        raise InputError(f"{argument} gives no image (looked for {', '.join(IMAGE_SUFFIXES)})")
-    return table
+def expand_paths(
+    arguments: Sequence[str | os.PathLike[str]], without: Collection[str | os.PathLike[str]] = ()
+) -> list[Path]:
+    """The files that ``arguments`` name: files, folders, and globs (``**`` too), each file once, in order.
+
+    A file is taken whatever its suffix. A folder gives the images below it (`IMAGE_SUFFIXES`; no hidden
+    ones), sorted. A glob gives the images and folders that match it. Folders and globs leave out the files and
+    folders of ``without``, such as the output folder of an earlier run. Raises `InputError` where an argument
+    does not exist, or gives no image.
+
+    >>> expand_paths([])
+    Traceback (most recent call last):
+    sightline.errors.InputError: no images given; expected files, folders or patterns such as 'photos/*.jpg'
+    """
+    if not arguments:
+        raise InputError("no images given; expected files, folders or patterns such as 'photos/*.jpg'")
+    found: dict[str, Path] = {}
+    for argument in arguments:
+        for path in _expand(os.fspath(argument), without):
+            found.setdefault(os.path.abspath(path), path)
+    return list(found.values())
 
 
-def _twice(ids: pa.ChunkedArray) -> str | None:
-    """An id that comes more than once, if there is one."""
-    if len(pc.unique(ids)) == len(ids):
-        return None
-    counts = pc.value_counts(ids.combine_chunks())
-    return str(counts.filter(pc.greater(counts.field("counts"), 1))[0]["values"].as_py())
-
-
-def _items(argument: str) -> Iterator[Item]:
-    suffix = PurePosixPath(argument).suffix.lower()
-    if argument.lower().endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")):
-        raise InputError(
-            f"{argument} is a compressed tar, whose images cannot be reached singly; unpack it to .tar"
-        )
-    if suffix not in (*LISTS, TAR):
-        yield from _remote_images(argument) if is_url(argument) else _local_images(argument)
-        return
-    for file in _matching(argument):
-        yield from tar_items(file) if suffix == TAR else _listed(file)
-
-
-def _matching(argument: str) -> list[str]:
-    """The files that a name or pattern of lists or shards stands for."""
-    if is_url(argument):
-        files = [url for _, url in _remote(argument)]
-    else:
-        files = sorted(glob.glob(argument)) if glob.has_magic(argument) else [os.path.expanduser(argument)]
-        files = [file for file in files if os.path.isfile(file)]
-    if not files:
-        raise InputError(
-            no_such(argument) if not glob.has_magic(argument) else f"no file matches {argument!r}"
-        )
-    return files
-
-
-def _local_images(argument: str) -> Iterator[Item]:
+def _expand(argument: str, without: Collection[str | os.PathLike[str]]) -> list[Path]:
     path = Path(argument).expanduser()
     if path.is_dir():
-        start = len(path.parts)
-        yield from (Item("/".join(file.parts[start:]), str(file)) for file in images_below(path))
-    elif path.exists():
-        yield Item(path.name, str(path))
-    elif glob.has_magic(argument):
-        for name in sorted(glob.glob(str(path), recursive=True)):
-            if os.path.isdir(name):
-                yield from _local_images(name)
-            elif is_image(PurePath(name)):
-                yield Item(os.path.basename(name), name)
-    else:
-        raise InputError(no_such(argument))
+        return list(images_below(path, without)) or _none(f"{argument} is a folder without images")
+    if path.exists():
+        return [path]
+    if glob.has_magic(argument):
+        return list(_images_matching(str(path), without)) or _none(f"no image matches {argument!r}")
+    raise InputError(no_such(argument))
 
 
-def _remote_images(argument: str) -> Iterator[Item]:
-    found = [pair for pair in _remote(argument) if is_image(PurePosixPath(pair[0]))]
-    folders = [path.rpartition("/")[0] for path, _ in found]
-    root = os.path.commonpath(folders) if found else ""
-    for path, url in found:
-        yield Item(path.removeprefix(root).lstrip("/"), url)
+def _none(what: str) -> list[Path]:
+    raise InputError(f"{what} (looked for {', '.join(IMAGE_SUFFIXES)})")
 
 
-def _remote(argument: str) -> list[tuple[str, str]]:
-    """The files of a URL that names a file, a folder, or a pattern: each as its store calls it, and as a URL."""
-    import fsspec
-
-    try:
-        store, path = fsspec.core.url_to_fs(argument)
-        if glob.has_magic(argument):
-            found = store.glob(path)
-        else:
-            found = store.find(path) if store.isdir(path) else [path] if store.exists(path) else []
-        return [(name, store.unstrip_protocol(name)) for name in sorted(found)]
-    except Exception as error:  # each store has errors of its own; a missing one is an ImportError
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{argument} cannot be listed: {reason}") from error
+def is_image(path: PurePath) -> bool:
+    """Whether a file's name is that of an image, and not hidden."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
-def _listed(file: str) -> Iterator[Item]:
-    """The rows of a CSV or Parquet file with a column ``path``."""
-    table = _read_list(file)
-    place = _column(table, PATH_COLUMNS)
-    if place is None:
-        raise unknown(
-            "columns", ", ".join(table.column_names), ["path"], hint=f"in {file}; it needs one column `path`"
-        )
-    name = _column(table, ID_COLUMNS)
-    folder = file.rpartition("/")[0] if is_url(file) else os.path.dirname(file)
-    ids = pa.nulls(len(table)) if name is None else table[name]
-    for number, (path, given) in enumerate(zip(table[place], ids, strict=True), start=1):
-        text = path.as_py()
-        if not text:
-            raise InputError(f"{file}: row {number} has no path")
-        whole = text if is_url(text) or os.path.isabs(text) else "/".join(filter(None, [folder, text]))
-        yield Item(str(text if given.as_py() is None else given.as_py()), whole)
+def images_below(folder: Path, without: Collection[str | os.PathLike[str]] = ()) -> Iterator[Path]:
+    """The images below a folder (`IMAGE_SUFFIXES`; nothing hidden), sorted folder by folder.
 
-
-def _column(table: pa.Table, names: Sequence[str]) -> str | None:
-    return next((name for name in names if name in table.column_names), None)
-
-
-def _read_list(file: str) -> pa.Table:
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    wanted = (*PATH_COLUMNS, *ID_COLUMNS)
-    try:
-        with open_binary(file) as stream:
-            if file.lower().endswith(".parquet"):
-                whole: Any = pyarrow.parquet.ParquetFile(stream)
-                there = [name for name in whole.schema_arrow.names if name in wanted]
-                return whole.read(columns=there) if there else whole.schema_arrow.empty_table()
-            text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(wanted, pa.string()))
-            return pyarrow.csv.read_csv(stream, convert_options=text)
-    except FileNotFoundError:
-        raise InputError(no_such(file)) from None
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{file} cannot be read as a list: {' '.join(str(error).split())}") from error
-
-
-def tar_items(file: str) -> Iterator[Item]:
-    """The images of an uncompressed tar, and one item with a fault where the tar is cut off.
-
-    Only headers are read. What lies before the cut is whole; the member that the cut goes through and the tar
-    itself are items that fail with their reason.
+    Files and folders of ``without`` are left out; ``folder`` itself, or a folder that holds it, is not.
     """
-    name, last = os.path.basename(file), "its beginning"
-    with open_binary(file) as stream:
-        length = stream.seek(0, os.SEEK_END)
-        stream.seek(0)
-        try:
-            with tarfile.open(fileobj=stream, mode="r:") as archive:
-                while (member := archive.next()) is not None:
-                    vars(archive)["members"] = []  # tarfile would keep every header
-                    last = member.name
-                    if member.isreg() and is_image(PurePosixPath(member.name)):
-                        yield _member(file, name, member, length)
-                stream.seek(archive.offset)
-                end = stream.read(tarfile.BLOCKSIZE)
-            cut = None if end == bytes(tarfile.BLOCKSIZE) else "it has no end mark"
-        except tarfile.TarError as error:
-            if last == "its beginning":
-                raise InputError(f"{file} is not an uncompressed tar: {error}") from None
-            cut = str(error)
-    if cut is not None:
-        yield Item(name, file, fault=f"{file} is cut off after {last}: {cut}; what it held beyond is lost")
+    absent = _absent(folder, without)
+    for parent, folders, files in os.walk(folder):
+        place = Path(parent)
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and not _in(place / n, absent))
+        yield from (p for p in map(place.joinpath, sorted(files)) if is_image(p) and not _in(p, absent))
 
 
-def _member(file: str, name: str, member: tarfile.TarInfo, length: int) -> Item:
-    fault = None
-    if member.issparse():
-        fault = f"{file}!{member.name} is stored sparse; pack the tar without --sparse"
-    elif member.offset_data + member.size > length:
-        fault = f"{file}!{member.name} is cut off with its tar"
-    return Item(f"{name}/{member.name}", file, member.name, member.offset_data, member.size, fault)
+def matches(pattern: str, without: Collection[str | os.PathLike[str]] = ()) -> Iterator[Path]:
+    """The images and folders that match a glob, sorted; ``without`` as in `images_below`."""
+    absent = _absent(_fixed_part(pattern), without)
+    for path in map(Path, sorted(glob.glob(pattern, recursive=True))):
+        if not _in(path, absent) and (is_image(path) or path.is_dir()):
+            yield path
+
+
+def _images_matching(pattern: str, without: Collection[str | os.PathLike[str]]) -> Iterator[Path]:
+    for path in matches(pattern, without):
+        yield from images_below(path, without) if path.is_dir() else [path]
+
+
+def _fixed_part(pattern: str) -> Path:
+    """The folder that all matches of a glob lie below.
+
+    >>> _fixed_part("photos/2024/*/a?.jpg").as_posix()
+    'photos/2024'
+    """
+    parts = Path(pattern).parts
+    magic = next(number for number, part in enumerate([*parts, "*"]) if glob.has_magic(part))
+    return Path(*parts[:magic])
+
+
+def _absent(root: Path, without: Collection[str | os.PathLike[str]]) -> set[str]:
+    """The absolute paths of ``without``, less those that hold ``root``: who names a folder wants what is in it."""
+    places = {os.path.abspath(path) for path in without}
+    start = os.path.abspath(root)
+    return {place for place in places if place != start and place not in map(str, Path(start).parents)}
+
+
+def _in(path: Path, absent: Collection[str]) -> bool:
+    """Whether a path, or a folder that holds it, is among these absolute paths."""
+    if not absent:
+        return False
+    whole = os.path.abspath(path)
+    return whole in absent or any(str(parent) in absent for parent in Path(whole).parents)

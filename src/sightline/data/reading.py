@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sightline.errors import InputError, unknown
-from sightline.types import Dataset, Sample, no_boxes
+from sightline.data.images import photo_size
+from sightline.errors import ImageError, InputError, unknown
+from sightline.types import Dataset, no_boxes
 
 Box = tuple[float, float, float, float]
 
@@ -217,9 +218,9 @@ def check_images(dataset: Dataset) -> list[str]:
     faults = []
     for sample in dataset.samples:
         try:
-            size_hw = _size_on_disk(sample)
-        except OSError as error:
-            faults.append(f"{sample.source}: {error}")
+            size_hw = photo_size(sample.source)
+        except ImageError as error:
+            faults.append(f"{sample.source}: {error.__cause__ or error}")
             continue
         for box in sample.boxes_xyxy.tolist():
             try:
@@ -227,24 +228,3 @@ def check_images(dataset: Dataset) -> list[str]:
             except InputError as error:
                 faults.append(str(error).split("; bad_boxes")[0])
     return faults
-
-
-def _size_on_disk(sample: Sample) -> tuple[int, int]:
-    import io
-    import zipfile
-
-    from PIL import Image
-
-    from sightline.types import ZipMember
-
-    source = sample.source
-    if isinstance(source, Image.Image):
-        return source.height, source.width
-    if isinstance(source, ZipMember):
-        with zipfile.ZipFile(source.archive) as archive:
-            file: io.BytesIO | Path = io.BytesIO(archive.read(source.member))
-    else:
-        file = source
-    with Image.open(file) as image:
-        turned = image.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 lie on their side
-        return (image.width, image.height) if turned else (image.height, image.width)

@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sightline.data.photos import no_such, read_image
-from sightline.errors import ImageError, InputError
-from sightline.types import ImageSource, Sample
+from sightline.data.images import photo_size
+from sightline.errors import InputError, no_such
+from sightline.types import Sample
 
 MAP_SUFFIXES = (".npy", ".npz", ".png")
 _GREY = ("1", "L", "I", "I;16", "I;16B", "F")
-_EXIF_ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)
 Array = NDArray[Any]
 
 
@@ -88,20 +87,6 @@ def read_map(path: Path) -> Array:
     if found.dtype.kind == "f" and not np.isfinite(found).all():
         raise InputError(f"{path} holds {'NaN' if np.isnan(found).any() else 'Inf'}")
     return found if found.dtype == np.float64 else found.astype(np.float32)
-
-
-def photo_size(source: ImageSource) -> tuple[int, int]:
-    """(height, width) of a photo as it is looked at; of a file only the header is read."""
-    if not isinstance(source, Path):
-        photo = read_image(source)
-        return photo.height, photo.width
-    try:
-        with Image.open(source) as header:
-            lying = header.getexif().get(_EXIF_ORIENTATION) in _LYING
-            width, height = header.size
-    except (OSError, ValueError, SyntaxError):
-        raise ImageError(f"{source} cannot be read as an image") from None
-    return (width, height) if lying else (height, width)
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.data.adapters.captions import CaptionedImage
-from sightline.data.photos import read_image
+from sightline.data.images import read_image
 from sightline.discovery.answerer import pooled_model
 from sightline.discovery.captioner import (
     EPOCHS,

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from sightline.data.adapters.captions import CaptionedImage
-from sightline.data.photos import read_image
+from sightline.data.images import read_image
 from sightline.discovery.features import Features, extract_features
 from sightline.discovery.gallery import RIGHT, WRONG, Tile, gallery, mapped
 from sightline.discovery.head_maps import head_maps, heat

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from sightline.data.photos import read_bytes, read_image
+from sightline.data.images import read_bytes, read_image
 from sightline.discovery.cache import VectorCache
 from sightline.discovery.progress import bar
 from sightline.engine import observe
 from sightline.errors import ImageError, InputError, UnsupportedError
 from sightline.inspection.structure import LayerRef, inspect_network
 from sightline.models.weights import tensors_sha256
-from sightline.pipeline import prepare
+from sightline.pipeline import as_batch
 from sightline.reports.manifest import write_atomically
 from sightline.types import ImageSource, Sample
 
@@ -249,7 +249,7 @@ class Maker:
     def __init__(self, model: nn.Module, view: str, grid: int = 1) -> None:
         self.model, self.view, self.grid = model, view, grid
         self.network: nn.Module = getattr(model, "network", model)
-        images, _, _ = prepare(model, [probe_photo()], view)
+        images = as_batch(model, [probe_photo()], view).images
         self.site = target_layer(self.network, images)
         preprocess: Any = getattr(model, "preprocess", None)
         pixels = hashlib.sha256(images.float().cpu().numpy().tobytes()).hexdigest()
@@ -266,7 +266,7 @@ class Maker:
         }
 
     def features(self, photos: list[PIL.Image.Image]) -> NDArray[np.float32]:
-        images, _, _ = prepare(self.model, photos, self.view)
+        images = as_batch(self.model, photos, self.view).images
         activations = observe(self.network, images, [self.site], gradient=False).activations
         pooled = activations.mean((2, 3)) if self.grid == 1 else adaptive_avg_pool2d(activations, self.grid)
         values: NDArray[np.float32] = pooled.flatten(1).float().cpu().numpy()

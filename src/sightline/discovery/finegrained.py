@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sightline.data.photos import read_image
+from sightline.data.images import read_image
 from sightline.discovery.features import Features, crop, extract_features
 from sightline.discovery.gallery import RIGHT, WRONG, Tile, framed, gallery
 from sightline.discovery.linear import COSTS, LinearHead, fit_linear

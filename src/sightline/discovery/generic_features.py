@@ -12,7 +12,7 @@ import PIL.Image
 from numpy.typing import NDArray
 from torch import nn
 
-from sightline.data.photos import read_image
+from sightline.data.images import read_image
 from sightline.discovery.features import Features, extract_features
 from sightline.discovery.gallery import RIGHT, WRONG, Tile, framed, gallery, mapped
 from sightline.discovery.linear import COSTS, LinearHead, attach_head, fit_linear

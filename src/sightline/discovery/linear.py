@@ -21,7 +21,7 @@ from sightline.inspection.trunk import trunk_up_to
 from sightline.models.families.gapnet import GapNet
 from sightline.models.loading import LoadedModel
 from sightline.models.pooling import GlobalAveragePool
-from sightline.pipeline import prepare
+from sightline.pipeline import as_batch
 from sightline.reports.manifest import write_atomically
 
 COSTS = (1e-4, 1e-3, 1e-2, 1e-1)  # of standardised features
@@ -189,7 +189,7 @@ def attach_head(model: nn.Module, head: LinearHead, categories: Sequence[str] | 
     """
     network: nn.Module = getattr(model, "network", model)
     name = str(getattr(model, "name", type(model).__name__))
-    images, _, _ = prepare(model, [probe_photo()])
+    images = as_batch(model, [probe_photo()]).images
     site = target_layer(network, images)
     activations = observe(network, images, [site], gradient=False).activations
     classes, channels = head.weight.shape

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sightline.boxes import make_boxes
 from sightline.data.classes import match_classes
-from sightline.data.photos import read_bytes, read_image
+from sightline.data.images import read_bytes, read_image
 from sightline.discovery.cache import VectorCache
 from sightline.discovery.features import Maker, Source, probe_photo, source_of
 from sightline.discovery.linear import LinearHead
@@ -26,7 +26,7 @@ from sightline.heatmap import make_heatmaps
 from sightline.methods.cam import class_map
 from sightline.methods.observation import observe_for
 from sightline.methods.registry import get_method
-from sightline.pipeline import prepare
+from sightline.pipeline import as_batch
 from sightline.types import BoxRule, Geometry, ImageSource
 
 CHUNK = 256  # heatmaps upsampled at once
@@ -96,7 +96,8 @@ class MapMaker:
 
     def _made(self, photos: list[PIL.Image.Image]) -> list[NDArray[np.float32]]:
         """One row an image: h, w, class, the geometry, and the map."""
-        images, geometries, _ = prepare(self.maker.model, photos)
+        batch = as_batch(self.maker.model, photos)
+        images, geometries = batch.images, batch.geometries
         activations = observe(self.maker.network, images, [self.maker.site], gradient=False).activations
         weight, bias = (torch.from_numpy(x).to(activations) for x in (self.head.weight, self.head.bias))
         classes = (activations.mean((2, 3)) @ weight.T + bias).argmax(1)
@@ -125,7 +126,7 @@ def own_head(model: nn.Module, classes: Sequence[str]) -> LinearHead | None:
         return None
     try:
         places = match_classes(classes, known, len(known))
-        images, _, _ = prepare(model, [probe_photo()])
+        images = as_batch(model, [probe_photo()]).images
         evidence, _ = observe_for(get_method("cam"), getattr(model, "network", model), images)
     except InputError:  # another head, or a class that it does not know: then there is none to give
         return None

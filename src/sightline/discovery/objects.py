@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sightline.data.adapters.scenes import Mask, Scenes
-from sightline.data.photos import read_image
+from sightline.data.images import read_image
 from sightline.discovery.features import Features, extract_features
 from sightline.discovery.gallery import Tile, gallery, mapped
 from sightline.discovery.head_maps import head_maps, heat

@@ -8,7 +8,7 @@ import PIL.Image
 import torch
 from torch import Tensor, nn
 
-from sightline.data.photos import read_image
+from sightline.data.images import read_image
 from sightline.discovery.features import Source, probe_photo, source_id, source_of, target_layer
 from sightline.discovery.progress import bar
 from sightline.engine import observe
@@ -17,7 +17,7 @@ from sightline.inspection.receptive_field import ReceptiveField, receptive_field
 from sightline.inspection.structure import LayerRef
 from sightline.methods.observation import observe_for
 from sightline.methods.registry import get_method
-from sightline.pipeline import prepare
+from sightline.pipeline import as_batch
 from sightline.targets import ClassTarget, logits_of, resolve_classes
 from sightline.types import Geometry
 
@@ -42,7 +42,7 @@ class ObservedNetwork:
     @classmethod
     def of(cls, model: nn.Module) -> ObservedNetwork:
         network: nn.Module = getattr(model, "network", model)
-        images, _, _ = prepare(model, [probe_photo()])
+        images = as_batch(model, [probe_photo()]).images
         return cls(model, network, target_layer(network, images), images)
 
     def check(self, units: Sequence[int]) -> None:
@@ -130,7 +130,7 @@ class ImageReader:
                     self.errors[source_id(self.sources[number], number)] = str(error)
             if photos:
                 some = True
-                yield numbers, prepare(self.model, photos)[0]
+                yield numbers, as_batch(self.model, photos).images
         if not some:
             raise InputError(
                 f"none of the {len(self.sources)} images can be read; {next(iter(self.errors.values()))}"
@@ -141,8 +141,8 @@ class ImageReader:
 
     def one(self, number: int) -> tuple[PIL.Image.Image, Tensor, Geometry]:
         photo = self.photo(number)
-        images, geometries, _ = prepare(self.model, [photo])
-        return photo, images[0], geometries[0]
+        batch = as_batch(self.model, [photo])
+        return photo, batch.images[0], batch.geometries[0]
 
     def labels(self, names: Sequence[str] | None) -> Sequence[str]:
         if names is not None:

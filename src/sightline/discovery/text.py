@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 from torch import Tensor, nn
 
-from sightline.data.photos import read_image
+from sightline.data.images import read_image
 from sightline.discovery.features import extract_features
 from sightline.discovery.gallery import RIGHT, WRONG, Tile, gallery, mapped
 from sightline.discovery.head_maps import head_maps, heat

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sightline.data.adapters.vqa import Question
-from sightline.data.photos import read_image
+from sightline.data.images import read_image
 from sightline.discovery.answerer import (
     EPOCHS,
     Answerer,

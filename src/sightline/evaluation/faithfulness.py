@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sightline.data.photos import expand_paths
+from sightline.data.items import expand_paths
 from sightline.errors import InputError, unknown
 from sightline.evaluation.counting import Batch, Settings, Skipped, chunks
 from sightline.evaluation.faithfulness_report import COLUMNS, GROUPS, FaithfulnessReport

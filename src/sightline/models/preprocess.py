@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sightline.data.photos import read_image
+from sightline.data.images import read_image
+from sightline.data.photos import VIEWS
 from sightline.errors import InputError, unknown
 from sightline.inspection.transform import measure, run
 from sightline.models.torchvision_transform import read_transform
 from sightline.types import Geometry
 
-VIEWS = ("whole", "crop")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 

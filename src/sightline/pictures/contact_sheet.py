@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import PIL.Image
 from PIL import ImageDraw
 
-from sightline.data.photos import read_image
+from sightline.data.images import read_image
 from sightline.pictures.overlay import GREY, INK, PAPER, Colour, Image, resized, shorten, typeface
 
 if TYPE_CHECKING:

@@ -112,7 +112,7 @@ def features(
     models = _models(model or [], given, categories, device)  # type: ignore[arg-type]
     options: dict[str, Any] = {"view": view, "batch_size": batch_size, "cache": cache, "progress": not json}
     if data is None:
-        from sightline.data.photos import expand_paths
+        from sightline.data.items import expand_paths
 
         _alone(expand_paths(paths or []), None, models, out, form, **options)
         return

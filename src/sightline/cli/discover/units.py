@@ -108,7 +108,7 @@ def _images(
 ) -> tuple[Sequence[Source], list[str] | None]:
     """The images, and of a data set what each of them shows."""
     from sightline.data import load_dataset
-    from sightline.data.photos import expand_paths
+    from sightline.data.items import expand_paths
 
     if data is None:
         return expand_paths(paths), None

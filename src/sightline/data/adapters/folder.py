@@ -6,7 +6,7 @@ import csv
 from collections import defaultdict
 from pathlib import Path
 
-from sightline.data.photos import IMAGE_SUFFIXES
+from sightline.data.items import IMAGE_SUFFIXES
 from sightline.data.reading import Box, BoxCheck, at, boxes_tensor, finish, four_numbers
 from sightline.errors import InputError, unknown
 from sightline.types import Dataset, Sample

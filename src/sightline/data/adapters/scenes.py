@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from sightline.data.adapters.coco import image_folder, read_coco
 from sightline.data.adapters.coco import recognise as is_coco
 from sightline.data.adapters.labelme import Polygons, polygon_mask, read_polygons
-from sightline.data.photos import images_below, read_image
+from sightline.data.images import read_image
+from sightline.data.items import images_below
 from sightline.data.reading import Files, finish, keyed, rows, whole
 from sightline.data.records import field, read_lists, records
 from sightline.data.splits import hold_out

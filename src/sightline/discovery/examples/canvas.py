@@ -9,7 +9,7 @@ from pathlib import Path
 import PIL.Image
 from PIL import ImageDraw, ImageFilter
 
-from sightline.data.photos import read_image
+from sightline.data.images import read_image
 from sightline.discovery.subsets import only_classes
 from sightline.errors import InputError, unknown
 from sightline.types import Dataset, Sample

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sightline.data.photos import read_image
+from sightline.data.images import read_image
 from sightline.discovery.examples.canvas import empty_folder, save
 from sightline.discovery.progress import bar
 from sightline.reports.manifest import write_atomically

@@ -9,7 +9,7 @@ from pathlib import Path
 import PIL.Image
 from PIL import ImageDraw, ImageFont
 
-from sightline.data.photos import read_image
+from sightline.data.images import read_image
 from sightline.discovery.examples.canvas import Corners, empty_folder, save
 from sightline.discovery.progress import bar
 from sightline.reports.manifest import write_atomically

@@ -1,0 +1,254 @@
+"""The listing of a batch run: folders, patterns, lists in CSV or Parquet and tar shards become one table of items.
+
+An item is a file, or a stretch of bytes inside a tar, so that any process can read any item by itself. The table
+is Arrow: a million items take about 120 MB, and pickling it for a worker process copies buffers, not objects.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import tarfile
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sightline.data.items import (
+    IMAGE_SUFFIXES,
+    Item,
+    images_below,
+    is_image,
+    is_url,
+    matches,
+    open_binary,
+)
+from sightline.errors import InputError, no_such, unknown
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("file", pa.string()),
+        ("member", pa.string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("fault", pa.string()),
+    ]
+)
+LISTS, TAR = (".csv", ".parquet"), ".tar"
+PATH_COLUMNS, ID_COLUMNS = ("path", "file", "image", "filename"), ("id", "image_id")
+
+
+def read_items(
+    arguments: Sequence[str | os.PathLike[str]], without: Collection[str | os.PathLike[str]] = ()
+) -> pa.Table:
+    """The items that ``arguments`` name, in order, as a table of `SCHEMA`; each id once.
+
+    Files, folders, globs; ``LIST.csv`` and ``LIST.parquet`` with a column ``path`` and perhaps ``id`` (relative
+    paths start at the list); ``SHARD.tar``, not compressed; each also as a URL that fsspec reads. The id is the
+    path below the folder that was named (``TAR/MEMBER`` in a tar), or the whole path where two would share one.
+    Folders and globs leave out the files and folders of ``without``, such as the output folder of an earlier run.
+    Raises `InputError` where an argument does not exist or gives no image, and for an image that comes twice.
+    """
+    if not arguments:
+        raise InputError("no images given; expected files, folders, patterns, a CSV, a Parquet or tar files")
+    named = [os.fspath(argument) for argument in arguments]
+    tables = [_checked(argument, _table(_items(argument, without))) for argument in named]
+    items = pa.concat_tables(tables).combine_chunks()
+    member = pc.fill_null(items["member"], "")
+    joined = pc.binary_join_element_wise(items["file"], member, "!")
+    whole = pc.if_else(pc.is_null(items["member"]), items["file"], joined)
+    if (twice := _twice(whole)) is not None:
+        raise InputError(f"{twice!r} is listed twice; expected each image once")
+    return items if _twice(items["id"]) is None else items.set_column(0, "id", whole).combine_chunks()
+
+
+def items_of(table: pa.Table) -> Iterator[Item]:
+    """The rows of a table (or of a slice of it) as `Item`."""
+    for batch in table.to_batches():
+        yield from (Item(*row) for row in zip(*(column.to_pylist() for column in batch.columns), strict=True))
+
+
+def digest(table: pa.Table) -> str:
+    """SHA-256 over all items in their order: two listings are the same if and only if theirs are."""
+    found = hashlib.sha256()
+    for start in range(0, len(table), 65536):
+        part = table.slice(start, 65536)
+        for item in items_of(part):
+            found.update(repr(tuple(item)).encode())
+    return found.hexdigest()
+
+
+def _table(items: Iterable[Item]) -> pa.Table:
+    remaining, batches = iter(items), []
+    while rows := list(islice(remaining, 4096)):  # a list of all would be larger than the table
+        columns = [
+            pa.array(column, field.type)
+            for column, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)
+        ]
+        batches.append(pa.record_batch(columns, schema=SCHEMA))
+    return pa.Table.from_batches(batches, SCHEMA)
+
+
+def _checked(argument: str, table: pa.Table) -> pa.Table:
+    if not len(table):
+        raise InputError(f"{argument} gives no image (looked for {', '.join(IMAGE_SUFFIXES)})")
+    return table
+
+
+def _twice(ids: pa.ChunkedArray) -> str | None:
+    """An id that comes more than once, if there is one."""
+    if len(pc.unique(ids)) == len(ids):
+        return None
+    counts = pc.value_counts(ids.combine_chunks())
+    return str(counts.filter(pc.greater(counts.field("counts"), 1))[0]["values"].as_py())
+
+
+def _items(argument: str, without: Collection[str | os.PathLike[str]]) -> Iterator[Item]:
+    suffix = PurePosixPath(argument).suffix.lower()
+    if argument.lower().endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")):
+        raise InputError(
+            f"{argument} is a compressed tar, whose images cannot be reached singly; unpack it to .tar"
+        )
+    if suffix not in (*LISTS, TAR):
+        yield from _remote_images(argument) if is_url(argument) else _local_images(argument, without)
+        return
+    for file in _matching(argument):
+        yield from tar_items(file) if suffix == TAR else _listed(file)
+
+
+def _matching(argument: str) -> list[str]:
+    """The files that a name or pattern of lists or shards stands for."""
+    if is_url(argument):
+        files = [url for _, url in _remote(argument)]
+    else:
+        files = sorted(glob.glob(argument)) if glob.has_magic(argument) else [os.path.expanduser(argument)]
+        files = [file for file in files if os.path.isfile(file)]
+    if not files:
+        raise InputError(
+            no_such(argument) if not glob.has_magic(argument) else f"no file matches {argument!r}"
+        )
+    return files
+
+
+def _local_images(argument: str, without: Collection[str | os.PathLike[str]]) -> Iterator[Item]:
+    path = Path(argument).expanduser()
+    if path.is_dir():
+        start = len(path.parts)
+        yield from (Item("/".join(file.parts[start:]), str(file)) for file in images_below(path, without))
+    elif path.exists():
+        yield Item(path.name, str(path))
+    elif glob.has_magic(argument):
+        for match in matches(str(path), without):
+            yield from (
+                _local_images(str(match), without) if match.is_dir() else [Item(match.name, str(match))]
+            )
+    else:
+        raise InputError(no_such(argument))
+
+
+def _remote_images(argument: str) -> Iterator[Item]:
+    found = [pair for pair in _remote(argument) if is_image(PurePosixPath(pair[0]))]
+    folders = [path.rpartition("/")[0] for path, _ in found]
+    root = os.path.commonpath(folders) if found else ""
+    for path, url in found:
+        yield Item(path.removeprefix(root).lstrip("/"), url)
+
+
+def _remote(argument: str) -> list[tuple[str, str]]:
+    """The files of a URL that names a file, a folder, or a pattern: each as its store calls it, and as a URL."""
+    import fsspec
+
+    try:
+        store, path = fsspec.core.url_to_fs(argument)
+        if glob.has_magic(argument):
+            found = store.glob(path)
+        else:
+            found = store.find(path) if store.isdir(path) else [path] if store.exists(path) else []
+        return [(name, store.unstrip_protocol(name)) for name in sorted(found)]
+    except Exception as error:  # each store has errors of its own; a missing one is an ImportError
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{argument} cannot be listed: {reason}") from error
+
+
+def _listed(file: str) -> Iterator[Item]:
+    """The rows of a CSV or Parquet file with a column ``path``."""
+    table = _read_list(file)
+    place = _column(table, PATH_COLUMNS)
+    if place is None:
+        raise unknown(
+            "columns", ", ".join(table.column_names), ["path"], hint=f"in {file}; it needs one column `path`"
+        )
+    name = _column(table, ID_COLUMNS)
+    folder = file.rpartition("/")[0] if is_url(file) else os.path.dirname(file)
+    ids = pa.nulls(len(table)) if name is None else table[name]
+    for number, (path, given) in enumerate(zip(table[place], ids, strict=True), start=1):
+        text = path.as_py()
+        if not text:
+            raise InputError(f"{file}: row {number} has no path")
+        whole = text if is_url(text) or os.path.isabs(text) else "/".join(filter(None, [folder, text]))
+        yield Item(str(text if given.as_py() is None else given.as_py()), whole)
+
+
+def _column(table: pa.Table, names: Sequence[str]) -> str | None:
+    return next((name for name in names if name in table.column_names), None)
+
+
+def _read_list(file: str) -> pa.Table:
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    wanted = (*PATH_COLUMNS, *ID_COLUMNS)
+    try:
+        with open_binary(file) as stream:
+            if file.lower().endswith(".parquet"):
+                whole: Any = pyarrow.parquet.ParquetFile(stream)
+                there = [name for name in whole.schema_arrow.names if name in wanted]
+                return whole.read(columns=there) if there else whole.schema_arrow.empty_table()
+            text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(wanted, pa.string()))
+            return pyarrow.csv.read_csv(stream, convert_options=text)
+    except FileNotFoundError:
+        raise InputError(no_such(file)) from None
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{file} cannot be read as a list: {' '.join(str(error).split())}") from error
+
+
+def tar_items(file: str) -> Iterator[Item]:
+    """The images of an uncompressed tar, and one item with a fault where the tar is cut off.
+
+    Only headers are read. What lies before the cut is whole; the member that the cut goes through and the tar
+    itself are items that fail with their reason.
+    """
+    name, last = os.path.basename(file), "its beginning"
+    with open_binary(file) as stream:
+        length = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
+        try:
+            with tarfile.open(fileobj=stream, mode="r:") as archive:
+                while (member := archive.next()) is not None:
+                    vars(archive)["members"] = []  # tarfile would keep every header
+                    last = member.name
+                    if member.isreg() and is_image(PurePosixPath(member.name)):
+                        yield _member(file, name, member, length)
+                stream.seek(archive.offset)
+                end = stream.read(tarfile.BLOCKSIZE)
+            cut = None if end == bytes(tarfile.BLOCKSIZE) else "it has no end mark"
+        except tarfile.TarError as error:
+            if last == "its beginning":
+                raise InputError(f"{file} is not an uncompressed tar: {error}") from None
+            cut = str(error)
+    if cut is not None:
+        yield Item(name, file, fault=f"{file} is cut off after {last}: {cut}; what it held beyond is lost")
+
+
+def _member(file: str, name: str, member: tarfile.TarInfo, length: int) -> Item:
+    fault = None
+    if member.issparse():
+        fault = f"{file}!{member.name} is stored sparse; pack the tar without --sparse"
+    elif member.offset_data + member.size > length:
+        fault = f"{file}!{member.name} is cut off with its tar"
+    return Item(f"{name}/{member.name}", file, member.name, member.offset_data, member.size, fault)

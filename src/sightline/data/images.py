@@ -1,0 +1,244 @@
+"""Photos from anywhere to upright 8-bit RGB: the one place where image files are decoded."""
+
+from __future__ import annotations
+
+import os
+import warnings
+import zipfile
+from collections.abc import Callable
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from sightline.data.items import Item, file_bytes
+from sightline.errors import ImageError, InputError, near_matches, no_such
+from sightline.types import ZipMember
+
+PhotoSource = str | Path | ZipMember | Item | Image.Image | NDArray[Any]  # whatever `read_image` reads
+
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {  # EXIF 2.3, tag 0x0112: what undoes each orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read_image(source: PhotoSource) -> Image.Image:
+    """Read a photo as an upright 8-bit RGB image, or raise `ImageError` with one line that says why not.
+
+    ``source``: a path, a member of a zip archive, an `Item` of a listing, a PIL image, or an array of uint8
+    (H, W), (H, W, 3) RGB or (H, W, 4) RGBA. The content decides what a file is, not its name. EXIF rotation is
+    applied. Transparent pixels are laid on white. Of an animation the first frame is read (of a PIL image its
+    current one). 16-bit grey is scaled from 0..65535 to 0..255. Of 32-bit integers and floats the range is taken
+    to be the first of 0..1 (floats), 0..255 and 0..65535 that holds the picture, else its own minimum and maximum.
+    CMYK is converted without its colour profile. The result is a new image without EXIF, so that reading it again
+    changes nothing.
+
+    >>> read_image(Image.new("LA", (4, 2), (0, 0))).getpixel((0, 0))
+    (255, 255, 255)
+    """
+    name = source_name(source)
+    if isinstance(source, np.ndarray):
+        source = _image_of(source)
+    if isinstance(source, Image.Image):
+        image = source
+        return _explained(lambda: _to_rgb(image, name), name)
+    return decode_image(_bytes_of(source), name)
+
+
+def decode_image(data: bytes, name: str) -> Image.Image:
+    """The photo in the bytes of an image file, read as `read_image` reads it; ``name`` is for the messages.
+
+    >>> decode_image(b"", "a.jpg")
+    Traceback (most recent call last):
+    sightline.errors.ImageError: a.jpg is empty (0 bytes)
+    """
+
+    def read() -> Image.Image:
+        with _open(data, name) as image:
+            return _to_rgb(image, name)
+
+    return _explained(read, name)
+
+
+def _explained(read: Callable[[], Image.Image], name: str) -> Image.Image:
+    """What ``read`` gives, or an `ImageError` with one line that says why it gives nothing."""
+    with warnings.catch_warnings():
+        # Pillow warns of much that is either handled here or harmless. Only its own warnings are
+        # silenced, so that a thread that restores the filters late hides nothing else.
+        warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
+        try:
+            return read()
+        except (ImageError, MemoryError):
+            raise
+        except Image.DecompressionBombError:
+            raise ImageError(f"{name}: more pixels than the limit allows; {_limit()}") from None
+        except UnidentifiedImageError:
+            raise ImageError(f"{name} is not an image of a known format, whatever its name says") from None
+        except Exception as error:  # Pillow's decoders raise almost anything on damaged data
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ImageError(f"{name} is damaged or truncated: {reason}") from error
+
+
+def source_name(source: PhotoSource) -> str:
+    """What messages call a photo: its path, or what is known of an image in memory.
+
+    >>> source_name(ZipMember(Path("photos.zip"), "a.jpg")), source_name(np.zeros((4, 6), np.uint8))
+    ('photos.zip!a.jpg', 'the array (4, 6)')
+    """
+    if isinstance(source, Image.Image):
+        return str(getattr(source, "filename", "") or f"the PIL image ({source.mode}, {source.size})")
+    if isinstance(source, np.ndarray):
+        return f"the array {source.shape}"
+    if isinstance(source, Item):
+        return source.path
+    if isinstance(source, (str, Path, ZipMember)):
+        return str(source)
+    raise InputError(
+        f"a photo is a path, a PIL image or an array (H, W, 3) of uint8; got {type(source).__name__}"
+    )
+
+
+def _image_of(array: NDArray[Any]) -> Image.Image:
+    """A photo given as an array of 8-bit grey, RGB or RGBA."""
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,), (4,)):
+        raise InputError(
+            f"the photo is an array of {array.dtype}, shape {array.shape}; expected uint8, (H, W), (H, W, 3) or "
+            f"(H, W, 4){_array_hint(array)}"
+        )
+    if 0 in array.shape:
+        raise ImageError(f"the array {array.shape} has no pixels")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _array_hint(array: NDArray[Any]) -> str:
+    if array.ndim == 4:
+        return "; several photos are a list: list(array)"
+    if array.dtype.kind == "f":
+        return "; a tensor that is normalised already: torch.from_numpy(array), (N, 3, H, W)"
+    return ""
+
+
+def _bytes_of(source: str | Path | ZipMember | Item) -> bytes:
+    if isinstance(source, Item):
+        return source.read()
+    return _member_bytes(source) if isinstance(source, ZipMember) else file_bytes(Path(source))
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    if not data:
+        raise ImageError(f"{name} is empty (0 bytes)")
+    image = Image.open(BytesIO(data))
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        pixels = f"{image.width} × {image.height} = {image.width * image.height:,} pixels"
+        raise ImageError(f"{name}: {pixels}, more than the limit allows; {_limit()}")
+    return image
+
+
+def _limit() -> str:
+    limit = f"the limit is {Image.MAX_IMAGE_PIXELS:,} pixels"
+    return f"{limit} (raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file)"
+
+
+def read_bytes(source: PhotoSource) -> bytes:
+    """The bytes of an image file as they stand, or the RGB pixels of an image in memory: for checksums.
+
+    >>> read_bytes(Image.new("L", (2, 1), "black"))
+    b'2 1 \\x00\\x00\\x00\\x00\\x00\\x00'
+    """
+    if isinstance(source, (Image.Image, np.ndarray)):
+        photo = read_image(source)
+        return f"{photo.width} {photo.height} ".encode() + photo.tobytes()
+    return _bytes_of(source)
+
+
+@lru_cache(maxsize=4)
+def _archive(path: Path, process: int) -> zipfile.ZipFile:
+    """An open archive; one for each process, because a fork would share its place in the file."""
+    return zipfile.ZipFile(path)
+
+
+def _member_bytes(source: ZipMember) -> bytes:
+    try:
+        return _archive(source.archive, os.getpid()).read(source.member)
+    except FileNotFoundError:
+        raise ImageError(no_such(str(source.archive))) from None
+    except KeyError:
+        names = _archive(source.archive, os.getpid()).namelist()
+        raise ImageError(
+            f"{source.archive} has no member {source.member!r}{near_matches(source.member, names)}"
+        ) from None
+    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        raise ImageError(f"{source} cannot be read from its archive: {error}") from error
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if not (image.width and image.height):
+        raise ImageError(f"{name} has no pixels: {image.width} × {image.height}")
+    image.load()
+    orientation = _orientation(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _eight_bits(image, name)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB")  # always a new image
+    if orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[orientation])
+    image.info = {}  # its orientation is applied: who reads this image again must not apply it twice
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) where the EXIF block is damaged: its picture may still be whole."""
+    try:
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:  # Pillow's EXIF parser raises almost anything on damaged data
+        return 1
+
+
+def _eight_bits(image: Image.Image, name: str) -> Image.Image:
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ImageError(f"{name} holds NaN or Inf")
+    low, high = _value_range(image.mode, float(values.min()), float(values.max()))
+    scaled = (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
+    return Image.fromarray(scaled.round().astype(np.uint8))
+
+
+def _value_range(mode: str, low: float, high: float) -> tuple[float, float]:
+    """What becomes 0 and what becomes 255."""
+    if mode.startswith("I;16"):
+        return 0.0, 65535.0
+    usual = [255.0, 65535.0] if mode == "I" else [1.0, 255.0, 65535.0]
+    top = next((top for top in usual if low >= 0 and high <= top), None)
+    return (low, high) if top is None else (0.0, top)
+
+
+def photo_size(source: PhotoSource) -> tuple[int, int]:
+    """(height, width) of a photo as `read_image` shows it; of a file only the header is read.
+
+    >>> photo_size(Image.new("RGB", (6, 4)))
+    (4, 6)
+    """
+    if isinstance(source, (Image.Image, np.ndarray)):
+        photo = read_image(source)
+        return photo.height, photo.width
+    try:
+        with Image.open(source if isinstance(source, (str, Path)) else BytesIO(_bytes_of(source))) as header:
+            lying = _orientation(header) >= 5  # orientations 5 to 8 lie on their side
+            width, height = header.size
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ImageError(f"{source_name(source)} cannot be read as an image") from error
+    return (width, height) if lying else (height, width)
