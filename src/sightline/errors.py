@@ -69,7 +69,7 @@ def warn_renamed(old: str, new: str) -> None:
 def near_matches(name: str, names: Iterable[str]) -> str:
     """The nearest of ``names`` as the end of a message, or nothing.
 
-    >>> near_matches("dgo.jpg", ["dog.jpg", "cat.jpg"])
+    >>> near_matches("dgo.jpg", ["dog.jpg", "x.png"])
     "; did you mean 'dog.jpg'?"
     """
     near = [repr(match) for match in difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)]
