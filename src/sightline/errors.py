@@ -66,6 +66,8 @@ def warn_renamed(old: str, new: str) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == "sightline":
         level, frame = level + 1, frame.f_back
     warnings.warn(f"{old} is now called {new}", DeprecationWarning, stacklevel=level)
+
+
 def near_matches(name: str, names: Iterable[str]) -> str:
     """The nearest of ``names`` as the end of a message, or nothing.
 

@@ -15,7 +15,7 @@ import sightline
 from sightline.boxes import iou
 from sightline.cli.demo import BUNDLED_BOXES
 from sightline.data import load_dataset
-from sightline.data.photos import read_image
+from sightline.data.images import read_image
 from sightline.demo_photos import photo_path
 from sightline.models.loading import BUNDLED
 
