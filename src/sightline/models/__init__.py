@@ -1,0 +1,1 @@
+"""Classifiers: loading, families of networks, preprocessing, weights."""

@@ -1,0 +1,1 @@
+"""Training on image labels, and on the boxes that the maps of a classifier give."""

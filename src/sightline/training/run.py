@@ -227,10 +227,10 @@ def finish(module: Classifier, data: PhotoData, weights: Path) -> None:
 def versions() -> dict[str, str]:
     import torchvision
 
-    import sightline
+    from sightline import __version__
 
     return {
-        "sightline": getattr(sightline, "__version__", "0"), "torch": torch.__version__,
+        "sightline": __version__, "torch": torch.__version__,
         "torchvision": torchvision.__version__, "lightning": lightning.__version__,
         "python": platform.python_version(),
     }  # fmt: skip
