@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sightline.methods import list_methods, register_method
     from sightline.models.loading import LoadedModel, list_models, load_model
     from sightline.pipeline import explain
+    from sightline.plugins import load_plugin
     from sightline.types import BoxRule
 
 __version__ = "0.1.0"
@@ -30,6 +31,7 @@ _HOME = {
     "LoadedModel": "sightline.models.loading",
     "list_models": "sightline.models.loading",
     "load_model": "sightline.models.loading",
+    "load_plugin": "sightline.plugins",
     "ImageError": "sightline.errors",
     "InputError": "sightline.errors",
     "UnsupportedError": "sightline.errors",
@@ -46,6 +48,7 @@ __all__ = [
     "list_methods",
     "list_models",
     "load_model",
+    "load_plugin",
     "register_method",
 ]
 

@@ -21,8 +21,10 @@ from sightline.batch.worker import BatchOptions
 from sightline.errors import InputError
 from sightline.evaluation import evaluate
 from sightline.evaluation.counting import Skipped, chunks, merged
+from sightline.methods import register_method, unregister_method
 from sightline.metrics.accumulators import BoxTally, PixelTally
 from sightline.metrics.protocols import Rescaling
+from sightline.plugins import forget_plugin, load_plugin
 from sightline.types import Dataset, Sample
 from toybatch import SMALL, contents
 
@@ -162,3 +164,40 @@ def test_evaluate_on_ray_gives_the_same_table_to_the_last_digit(engine: Any, dat
     spread = evaluate(model, dataset, **ROWS, resamples=50, scorer=engine.score)
     assert spread.table() == whole.table()
     assert [row.scores for row in spread.rows] == [row.scores for row in whole.rows]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_methods_of_the_user_s_own_are_known_to_the_actors(
+    engine: Any, photos: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    """One of a plugin's, one that was registered here: both give the bits of one machine."""
+    plugin = tmp_path / "own_plugin.py"
+    plugin.write_text(
+        "from sightline import register_method\n\n"
+        '@register_method("own", paper="a test")\n'
+        "def own(evidence, target):\n    return evidence.activations.sum(1)\n"
+    )
+    load_plugin(plugin)
+
+    @register_method("local", paper="a test")
+    def local(evidence: Any, target: Any) -> torch.Tensor:
+        return evidence.activations.square().sum(1)
+
+    model = toybatch.small_model()
+    try:
+        for method in ("own", "local"):
+            work = BatchOptions(method=method, **SMALL)
+            for name, where in (("here", Local(workers=0)), ("there", engine)):
+                explain_batch(model, [photos], tmp_path / method / name, work, where)
+            assert contents(tmp_path / method / "there") == contents(tmp_path / method / "here")
+        rows: dict[str, Any] = {"methods": ["own", "local"], "batch_size": 2, "resamples": 50}
+        there = evaluate(model, dataset, **rows, scorer=engine.score)
+        assert there.table() == evaluate(model, dataset, **rows).table()
+        plugin.unlink()
+        unregister_method("own")
+        with pytest.raises(InputError, match=r"own_plugin\.py: no such file"):
+            explain_batch(model, [photos], tmp_path / "gone", BatchOptions(**SMALL), engine)
+    finally:
+        unregister_method("local")
+        forget_plugin(plugin)

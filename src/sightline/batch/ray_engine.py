@@ -21,6 +21,7 @@ from sightline.batch.decode import prepare
 from sightline.batch.shards import Folder, Plan
 from sightline.batch.worker import BatchOptions, explain_prepared, ready
 from sightline.errors import InputError, UnsupportedError
+from sightline.methods.registry import Additions
 from sightline.models.loading import LoadedModel
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class Ray:
 
     ``address``  of a running cluster ("auto", "host:6379", "ray://host:10001"); None starts Ray on this machine.
     ``device``   "cpu", or "auto": GPUs where the cluster has some.
-    Input and output folders must be seen by every machine under the same path, or inputs be URLs.
+    Input and output folders must be seen by every machine under the same path, or inputs be URLs; so must plugins
+    (`load_plugin`). Methods registered without a plugin, such as a notebook's, are sent along.
     Raises `InputError` where the cluster cannot be reached, `UnsupportedError` where Ray is not installed.
     """
 
@@ -107,6 +109,7 @@ class Ray:
             _Explainer,
             fn_constructor_args=(
                 self.threads,
+                Additions.here(),
                 ray.put(model),
                 plan.work,
                 target.overlays if plan.work.overlays else None,
@@ -136,7 +139,9 @@ class Ray:
             return source.score(dataset, indices, shown, skipped, advance)
         shared = ray.put((source, dataset, pieces, list(shown)))
         data = self._rows(len(pieces)).map(
-            _Scorer, fn_constructor_args=(self.threads, shared), **self._actors(len(pieces))
+            _Scorer,
+            fn_constructor_args=(self.threads, Additions.here(), shared),
+            **self._actors(len(pieces)),
         )
         found = []
         for row in _rows_of(data):
@@ -174,14 +179,19 @@ class Ray:
 class _Explainer:
     """An actor: one model, `explain_prepared` on each batch."""
 
-    def __init__(self, threads: int, model: Any, work: BatchOptions, overlays: Path | None) -> None:
+    def __init__(
+        self, threads: int, additions: Additions, model: Any, work: BatchOptions, overlays: Path | None
+    ) -> None:
         import ray
 
         torch.set_num_threads(threads)
+        _, self.error = _told(additions.register)
         loaded = _on_gpu(ray.get(model))
         self.model, self.work, self.overlays = ready(loaded, work), work, overlays
 
     def __call__(self, row: Row) -> Row:
+        if self.error:
+            return {"shard": row["shard"], "count": row["count"], "data": b"", "error": self.error}
         batch = pickle.loads(row["data"])
         data, error = _told(lambda: explain_prepared(self.model, batch, self.work, self.overlays))
         return {"shard": row["shard"], "count": row["count"], "data": data, "error": error}
@@ -190,10 +200,11 @@ class _Explainer:
 class _Scorer:
     """An actor: one model and its methods, which count one batch a call."""
 
-    def __init__(self, threads: int, shared: Any) -> None:
+    def __init__(self, threads: int, additions: Additions, shared: Any) -> None:
         import ray
 
         torch.set_num_threads(threads)
+        _, self.error = _told(additions.register)
         self.source, self.dataset, self.pieces, self.shown = ray.get(shared)
         _on_gpu(self.source.model)
 
@@ -206,7 +217,7 @@ class _Scorer:
             counted = self.source.score(self.dataset, piece, self.shown, skipped, lambda count: None)
             return counted, skipped.reasons
 
-        data, error = _told(count)
+        data, error = (b"", self.error) if self.error else _told(count)
         return {"count": len(piece), "data": data, "error": error}
 
 

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import errno
 import importlib
+import itertools
+import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 
 from sightline.cli._verbs import verbs_in
 from sightline.errors import InputError
+from sightline.plugins import VARIABLE, load_plugin
 
 ORDER = (
     "explain",
@@ -74,6 +78,13 @@ def build_app() -> typer.Typer:
 def _root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE.py|MODULE",
+            help="Code of yours that registers methods, data sets or metrics; repeatable, before or after the verb.",
+        ),
+    ] = None,
 ) -> None:
     """Where does an image classifier look, and can it therefore find the object?
 
@@ -83,8 +94,10 @@ def _root(
     sightline demo
     sightline explain photo.jpg
     sightline explain photos/ --model resnet50 --method cam --method layercam --classes top5
+    sightline --plugin mine.py explain photo.jpg --method mine
     ```
     """
+    _load_plugins(plugin or [])
     if version:
         from sightline import __version__
 
@@ -93,15 +106,60 @@ def _root(
         typer.echo(context.get_help())
 
 
+def _load_plugins(plugins: Sequence[str]) -> None:
+    """Load what ``--plugin`` names, and name it in the environment, for processes that this one starts."""
+    for plugin in plugins:
+        load_plugin(plugin)
+    if plugins:
+        given = [os.path.abspath(name) if name.endswith(".py") else name for name in plugins]
+        before = filter(None, os.environ.get(VARIABLE, "").split(os.pathsep))
+        os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys([*before, *given]))
+
+
+def _plugins_first(arguments: Sequence[str]) -> list[str]:
+    """The arguments with every ``--plugin`` before the verb, where Typer looks for it.
+
+    >>> _plugins_first(["explain", "a.jpg", "--plugin", "mine.py"])
+    ['--plugin', 'mine.py', 'explain', 'a.jpg']
+    """
+    first: list[str] = []
+    others: list[str] = []
+    left = iter(arguments)
+    for argument in left:
+        if argument == "--":
+            return [*first, *others, argument, *left]
+        if argument == "--plugin":
+            value = list(itertools.islice(left, 1))
+            (first if value else others).extend([argument, *value])
+        else:
+            (first if argument.startswith("--plugin=") else others).append(argument)
+    return [*first, *others]
+
+
+@contextmanager
+def _environment_kept(variable: str) -> Iterator[None]:
+    """A variable of the environment is afterwards as it was."""
+    before = os.environ.get(variable)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(variable, None)
+        else:
+            os.environ[variable] = before
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code.
 
     0 done; 2 a mistake of the user's, told in one line on stderr; 3 some images could not be read, the others
     are done; 130 interrupted.
     """
+    given = _plugins_first(sys.argv[1:] if arguments is None else arguments)
     shown, warnings.showwarning = warnings.showwarning, _show_warning
     try:
-        code = build_app()(arguments, prog_name="sightline", standalone_mode=False)
+        with _environment_kept(VARIABLE):
+            code = build_app()(given, prog_name="sightline", standalone_mode=False)
         if code == INTERRUPTED:  # some versions of Typer make Ctrl-C an exit code themselves
             raise KeyboardInterrupt
         return code if isinstance(code, int) else OK

@@ -1,28 +1,5 @@
-"""The methods, one paper a file; importing this package registers them all."""
+"""The methods, one paper per file; a file here is found and registered by itself at the first look-up."""
 
-from sightline.methods import (
-    ablationcam,
-    cam,
-    eigencam,
-    finercam,
-    fullgrad,
-    fullycam,
-    gradcam,
-    gradcam_pp,
-    guided,
-    hirescam,
-    input_x_gradient,
-    integrated_gradients,
-    layercam,
-    occlusion,
-    recipro_cam,
-    rise,
-    saliency,
-    scorecam,
-    smoothgrad,
-    smoothgradcam_pp,
-    xgradcam,
-)
 from sightline.methods.registry import (
     Method,
     get_method,
@@ -31,31 +8,4 @@ from sightline.methods.registry import (
     unregister_method,
 )
 
-__all__ = [
-    "Method",
-    "ablationcam",
-    "cam",
-    "eigencam",
-    "finercam",
-    "fullgrad",
-    "fullycam",
-    "get_method",
-    "gradcam",
-    "gradcam_pp",
-    "guided",
-    "hirescam",
-    "input_x_gradient",
-    "integrated_gradients",
-    "layercam",
-    "list_methods",
-    "occlusion",
-    "recipro_cam",
-    "register_method",
-    "rise",
-    "saliency",
-    "scorecam",
-    "smoothgrad",
-    "smoothgradcam_pp",
-    "unregister_method",
-    "xgradcam",
-]
+__all__ = ["Method", "get_method", "list_methods", "register_method", "unregister_method"]

@@ -10,6 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from sightline.errors import InputError, unknown
+from sightline.options import keyword_options
+from sightline.plugins import from_plugin, load_plugin, loaded_plugins
+from sightline.registry import Registry
 
 NEEDS = ("activations", "gradient", "input_gradient", "guided", "classifier")
 
@@ -36,8 +39,7 @@ class Method:
     @property
     def options(self) -> dict[str, inspect.Parameter]:
         """Its keyword-only options with their defaults, read from the signature."""
-        parameters = inspect.signature(self.function).parameters.values()
-        return {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        return keyword_options(self.function)
 
     def checked_options(self, given: dict[str, Any]) -> dict[str, Any]:
         """The defaults overridden by ``given``; raises `InputError` for an option that the method lacks."""
@@ -55,7 +57,7 @@ class Method:
         return (inspect.getdoc(self.function) or "").partition("\n")[0]
 
 
-_METHODS: dict[str, Method] = {}
+METHODS = Registry[Method]("method", builtin=("sightline.methods.*",))
 
 
 def register_method(
@@ -72,7 +74,8 @@ def register_method(
 
     ``needs`` says what the forward pass must keep: "activations" of the target layer, the "gradient" to it,
     the "input_gradient", the "guided" one, the "classifier" weights. Options are the function's keyword-only
-    arguments. Registering a name again replaces it.
+    arguments. Registering a name again replaces it; a built-in method of that name is hidden until
+    `unregister_method`.
 
     >>> @register_method("mine", paper="this line", needs=("activations",))
     ... def mine(evidence, target, *, power=2.0):
@@ -86,17 +89,16 @@ def register_method(
             raise unknown("need", need, NEEDS)
 
     def decorate(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        _METHODS[name] = Method(
-            name, function, paper, frozenset(needs), signed, joint, class_specific, layers
-        )
+        method = Method(name, function, paper, frozenset(needs), signed, joint, class_specific, layers)
+        METHODS.add(name, method, getattr(function, "__module__", ""))
         return function
 
     return decorate
 
 
 def unregister_method(name: str) -> None:
-    """Take a method out of the table again."""
-    del _METHODS[name]
+    """Take a method out of the table again; a built-in one of that name is found again."""
+    METHODS.remove(name)
 
 
 def get_method(name: str) -> Method:
@@ -105,9 +107,7 @@ def get_method(name: str) -> Method:
     >>> get_method("gradcam").paper
     'Selvaraju et al., ICCV 2017'
     """
-    if name not in _METHODS:
-        raise unknown("method", name, list_methods())
-    return _METHODS[name]
+    return METHODS.get(name)
 
 
 def list_methods() -> dict[str, str]:
@@ -116,4 +116,28 @@ def list_methods() -> dict[str, str]:
     >>> list_methods()["cam"]
     'Zhou et al., CVPR 2016'
     """
-    return {name: _METHODS[name].paper for name in sorted(_METHODS)}
+    return {name: METHODS.get(name).paper for name in METHODS.names()}
+
+
+@dataclass(frozen=True)
+class Additions:
+    """What this process knows of methods beyond the built-in ones, for another process to know, too.
+
+    ``plugins`` are loaded there; ``methods`` are those that come from no plugin, such as a notebook's.
+    """
+
+    plugins: tuple[str, ...]
+    methods: tuple[Method, ...]
+
+    @classmethod
+    def here(cls) -> Additions:
+        """Those of this process."""
+        known = METHODS.own.values()
+        return cls(tuple(loaded_plugins()), tuple(m for m in known if not from_plugin(m.function)))
+
+    def register(self) -> None:
+        """Make them known in this process. Raises `InputError` for a plugin that cannot be loaded here."""
+        for plugin in self.plugins:
+            load_plugin(plugin)
+        for method in self.methods:
+            METHODS.add(method.name, method, "")

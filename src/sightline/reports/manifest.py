@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from sightline.plugins import loaded_plugins
+
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless")
 
 
@@ -24,6 +26,7 @@ def describe_run(**facts: Any) -> dict[str, Any]:
     return {
         "sightline": __version__,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        **({"plugins": plugins} if (plugins := loaded_plugins()) else {}),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **facts,
     }

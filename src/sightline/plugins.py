@@ -1,0 +1,144 @@
+"""A user's own code, loaded once: a file, a module, or an installed distribution's entry point.
+
+A plugin is a module; importing it runs its `register_method`, `register_dataset` and `register_metric` decorators.
+Only what the user named is run: with `load_plugin` or ``--plugin``, in ``SIGHTLINE_PLUGINS``, or by installing a
+distribution that has an entry point of the group ``sightline.plugins``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import threading
+import traceback
+import warnings
+import zlib
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+
+from sightline.errors import InputError
+
+GROUP = "sightline.plugins"
+VARIABLE = "SIGHTLINE_PLUGINS"  # names of plugins, separated as PATH is
+
+_loaded: dict[str, ModuleType] = {}
+_lock = threading.RLock()
+_found = False
+
+
+def load_plugin(plugin: str | Path) -> ModuleType:
+    """Import a plugin, FILE.py or the name of a module, and return it; a second call returns the same module.
+
+    Raises `InputError` in one line, with the line of the file, for what does not exist or fails.
+
+    >>> load_plugin("mine.py")
+    Traceback (most recent call last):
+    sightline.errors.InputError: plugin mine.py: no such file
+    """
+    is_file = Path(plugin).suffix == ".py"
+    name = str(Path(plugin).resolve()) if is_file else str(plugin)
+    with _lock:
+        if name not in _loaded:
+            _loaded[name] = _run_file(Path(plugin), name) if is_file else _import_module(name)
+        return _loaded[name]
+
+
+def loaded_plugins() -> list[str]:
+    """Files (absolute paths) and modules that the user has named so far: what another process has to load, too."""
+    return list(_loaded)
+
+
+def from_plugin(function: object) -> bool:
+    """Whether a function was defined in a plugin that the user has named."""
+    module = getattr(function, "__module__", None)
+    return any(loaded.__name__ == module for loaded in _loaded.values())
+
+
+def find_plugins() -> None:
+    """Load, once, what ``SIGHTLINE_PLUGINS`` names and what installed distributions offer.
+
+    A distribution whose plugin fails is a warning of one line: its user may not know that it has one. What is named
+    in the variable was asked for, so that a failure is an `InputError`.
+    """
+    global _found
+    with _lock:
+        if _found:
+            return
+        _found = True  # before loading: a plugin may look something up while it is imported
+        for entry in entry_points(group=GROUP):
+            _load_entry(entry)
+        for name in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
+            load_plugin(name)
+
+
+def search_again() -> None:
+    """Let the next look-up search for plugins once more; those that are loaded stay loaded."""
+    global _found
+    _found = False
+
+
+def forget_plugin(plugin: str | Path) -> None:
+    """Let `load_plugin` run this one again (after a change in a notebook); what it registered stays until then."""
+    name = str(Path(plugin).resolve()) if Path(plugin).suffix == ".py" else str(plugin)
+    if module := _loaded.pop(name, None):
+        sys.modules.pop(module.__name__, None)
+
+
+def _load_entry(entry: EntryPoint) -> None:
+    try:
+        plugin = entry.load()
+        if callable(plugin):
+            plugin()
+    except (Exception, SystemExit) as error:
+        owner = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown distribution"
+        warnings.warn(
+            f"plugin {entry.name!r} of {owner} could not be loaded: {_described(error)}", stacklevel=2
+        )
+
+
+def _run_file(path: Path, key: str) -> ModuleType:
+    """The module of a file, in `sys.modules` under a name of its own, so that what it defines can be pickled."""
+    if not path.is_file():
+        raise InputError(f"plugin {path}: no such file")
+    name = f"sightline_plugin_{path.stem}_{zlib.crc32(key.encode()):08x}"
+    spec = importlib.util.spec_from_file_location(name, key)
+    assert spec is not None  # the suffix is .py
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise InputError(f"plugin {path}{_line_of(error, key)}: {_described(error)}") from error
+    return module
+
+
+def _import_module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name.partition(".")[0] and error.name != name:
+            raise InputError(f"plugin {name}: {_described(error)}") from error
+        raise InputError(
+            f"plugin {name!r}: no such module; expected FILE.py or an installed module"
+        ) from None
+    except (Exception, SystemExit) as error:
+        raise InputError(f"plugin {name}: {_described(error)}") from error
+
+
+def _line_of(error: BaseException, file: str) -> str:
+    """The last line of ``file`` that the error passed through, as text; "" where there is none."""
+    if isinstance(error, SyntaxError) and error.filename == file:
+        return f", line {error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def _described(error: BaseException) -> str:
+    """The kind of an error and its message, in one line."""
+    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}: {' '.join(message.split())}"

@@ -1,0 +1,86 @@
+"""One pattern for methods, data sets and metrics: a table of names that a user's own code can add to."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import threading
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Generic, TypeVar
+
+from sightline.errors import unknown
+from sightline.plugins import find_plugins
+
+T = TypeVar("T")
+HERE = __name__.partition(".")[0]
+
+
+class Registry(Generic[T]):
+    """Names and what they stand for; built-in entries and plugins are loaded at the first look-up.
+
+    ``what`` names an entry in messages. ``builtin``: the modules whose import registers the built-in entries;
+    ``package.*`` stands for every module of a package. An entry of the user's own is found before a built-in one of
+    the same name, whichever was registered first.
+
+    >>> shapes = Registry[int]("shape")
+    >>> shapes.add("square", 4, "mine")
+    >>> shapes.get("square"), shapes.names()
+    (4, ['square'])
+    >>> shapes.get("sqare")
+    Traceback (most recent call last):
+    sightline.errors.InputError: unknown shape 'sqare'; did you mean 'square'?
+    """
+
+    def __init__(self, what: str, builtin: Sequence[str] = ()) -> None:
+        self.what, self.builtin = what, builtin
+        self._builtin: dict[str, T] = {}
+        self._own: dict[str, T] = {}
+        self._ready = False
+        self._lock = threading.RLock()
+
+    def add(self, name: str, entry: T, module: str) -> None:
+        """Register ``entry``, defined in ``module``; a name that is taken there is replaced."""
+        (self._builtin if module.partition(".")[0] == HERE else self._own)[name] = entry
+
+    def get(self, name: str) -> T:
+        """The entry of that name; raises `InputError` with near matches."""
+        entries = self.entries()
+        if name not in entries:
+            raise unknown(self.what, name, self.names())
+        return entries[name]
+
+    def names(self) -> list[str]:
+        """Every name, sorted."""
+        return sorted(self.entries())
+
+    def entries(self) -> dict[str, T]:
+        """Every entry by its name: the built-in ones in their modules' order, then the user's own."""
+        self._load()
+        return {**self._builtin, **self._own}
+
+    @property
+    def own(self) -> Mapping[str, T]:
+        """The entries that are not built in: the user's and the plugins'."""
+        self._load()
+        return MappingProxyType(self._own)
+
+    def remove(self, name: str) -> None:
+        """Take an entry out again; a built-in one of that name that it hid is found again."""
+        self.get(name)
+        del (self._own if name in self._own else self._builtin)[name]
+
+    def _load(self) -> None:
+        with self._lock:
+            if not self._ready:
+                self._ready = True  # before loading: what is loaded may look something up itself
+                for module in self.builtin:
+                    _import(module)
+        find_plugins()
+
+
+def _import(module: str) -> None:
+    package = importlib.import_module(module.removesuffix(".*"))
+    if module.endswith(".*"):
+        for found in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{package.__name__}.{found.name}")
