@@ -13,7 +13,7 @@ def test_methods_lists_every_method_with_its_options(sightline: Any, monkeypatch
     rows = {line.split()[0]: line for line in result.out.splitlines()[1:]}
     assert list(rows) == list(list_methods())
     assert "Zhou et al., CVPR 2016" in rows["cam"]
-    assert rows["cam"].rstrip().endswith("nwc")
+    assert rows["cam"].rstrip().endswith("nwc, bias")
 
 
 def test_one_method_shows_its_equation_and_options(sightline: Any) -> None:
