@@ -19,7 +19,7 @@ LONGEST = 420  # lines of a module
 
 # A room (a folder or a file of src/sightline) imports only from rooms above it.
 ORDER = (
-    "errors", "types", "demo_photos", "progress", "heatmap", "components", "boxes", "scores", "targets", "data",
+    "errors", "plugins", "registry", "options", "types", "demo_photos", "progress", "heatmap", "components", "boxes", "scores", "targets", "data",
     "inspection", "models", "engine", "methods", "metrics", "pictures", "reports", "explanation", "pipeline",
     "evaluation", "batch", "training", "export", "discovery", "app", "cli",
 )  # fmt: skip
