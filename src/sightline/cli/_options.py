@@ -48,6 +48,44 @@ def load(
     return load_model(model, weights=weights, categories=names, device=device, scores=said)
 
 
+def load_models(
+    names: Sequence[str],
+    weights: Sequence[str | None],
+    categories: Path | None,
+    device: str,
+    scores: str = "auto",
+) -> dict[str, LoadedModel]:
+    """The models by what they are called in a table: a checkpoint by its file's name.
+
+    ``weights``: one for each name, or none at all.
+    """
+    if weights and len(weights) != len(names):
+        raise InputError(f"{len(weights)} --weights for {len(names)} --model; expected one each, or none")
+    if not names:
+        bundled = load(None, None, categories, device, scores)
+        return {bundled.name: bundled}
+    found: dict[str, LoadedModel] = {}
+    for place, name in enumerate(names):
+        file = weights[place] if weights else None
+        label = _called(name)
+        if label in found:
+            label = " ".join(filter(None, [name, file])) if name != label or file else f"{name} ({place + 1})"
+        found[label] = load(name, file, categories, device, scores)
+    return found
+
+
+def _called(name: str) -> str:
+    """A model's name; of a file its stem, of a training's ``weights.safetensors`` its folder.
+
+    >>> _called("resnet50")
+    'resnet50'
+    """
+    path = Path(name)
+    if not path.is_file():
+        return name
+    return path.resolve().parent.name if path.stem == "weights" else path.stem
+
+
 def read_categories(path: Path) -> list[str]:
     """Class names, one a line; an empty line inside the list is an error, as it would shift the others."""
     try:

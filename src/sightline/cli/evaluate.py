@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sightline.cli._options import Categories, Device
+from sightline.cli._options import Categories, Device, Scores
 
 if TYPE_CHECKING:
     from sightline.evaluation.faithfulness_report import FaithfulnessReport
-    from sightline.models.loading import LoadedModel
     from sightline.reports.tables import Report
 
 DATA, ROWS, BOXES, OUTPUT = "Data", "Rows of the table", "Heatmaps and boxes", "Output"
@@ -60,6 +59,7 @@ def evaluate(
         list[str] | None, typer.Option(help="One for each --model, in their order.", rich_help_panel=ROWS)
     ] = None,
     categories: Categories = None,
+    scores: Scores = "auto",
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -178,6 +178,7 @@ def evaluate(
 
     Exit code 0: done; 2: a mistake in the command; 3: some images were skipped, the others are done.
     """
+    from sightline.cli._options import load_models
     from sightline.cli._print import bar
     from sightline.cli._run import prepare_folder
     from sightline.data import load_dataset
@@ -203,7 +204,7 @@ def evaluate(
         _refuse("--faithfulness cuts no boxes and needs a model", unused)
         photos = dataset_or_photos(data, dataset, split, options)
         prepare_folder(out)
-        one = one_model(_models(model or [], weights or [], categories, device))
+        one = one_model(load_models(model or [], weights or [], categories, device, scores))
         shared: dict[str, Any] = {"view": view, "input_size": input_size}
         limits: dict[str, Any] = {
             "limit": limit,
@@ -225,7 +226,9 @@ def evaluate(
     scorer = _scorer(engine, address, device)
     prepare_folder(out)
     where = "cpu" if engine == "ray" else device  # Ray's actors move it to the devices that they are given
-    models = {} if heatmaps and not model else _models(model or [], weights or [], categories, where)
+    models = (
+        {} if heatmaps and not model else load_models(model or [], weights or [], categories, where, scores)
+    )
     with bar("scoring", quiet=json) as progress:
         report = run(
             models,
@@ -282,40 +285,6 @@ def _refuse(why: str, given: dict[str, Any]) -> None:
 
     if names := [name for name, value in given.items() if value]:
         raise InputError(f"{why}; leave out {', '.join(names)}")
-
-
-def _models(
-    names: Sequence[str], weights: Sequence[str], categories: Path | None, device: str
-) -> dict[str, LoadedModel]:
-    """The models by what they are called in the table: a checkpoint by its file's name."""
-    from sightline.cli._options import load
-    from sightline.errors import InputError
-
-    if weights and len(weights) != len(names):
-        raise InputError(f"{len(weights)} --weights for {len(names)} --model; expected one each, or none")
-    if not names:
-        bundled = load(None, None, categories, device)
-        return {bundled.name: bundled}
-    found: dict[str, LoadedModel] = {}
-    for place, name in enumerate(names):
-        file = weights[place] if weights else None
-        label = _called(name)
-        if label in found:
-            label = " ".join(filter(None, [name, file])) if name != label or file else f"{name} ({place + 1})"
-        found[label] = load(name, file, categories, device)
-    return found
-
-
-def _called(name: str) -> str:
-    """A model's name; of a file its stem, of a training's ``weights.safetensors`` its folder.
-
-    >>> _called("resnet50")
-    'resnet50'
-    """
-    path = Path(name)
-    if not path.is_file():
-        return name
-    return path.resolve().parent.name if path.stem == "weights" else path.stem
 
 
 def _data_options(pairs: Sequence[str]) -> dict[str, Any]:

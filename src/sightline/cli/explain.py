@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sightline.cli._options import Categories, Device, ModelName, Weights
+from sightline.cli._options import Categories, Device, ModelName, Scores, Weights
 
 BOXES, HEAT, OUTPUT, ROAD = "Boxes", "Heatmaps", "Output", "Batch road"
 
@@ -23,6 +23,7 @@ def explain(
     model: ModelName = None,
     weights: Weights = None,
     categories: Categories = None,
+    scores: Scores = "auto",
     method: Annotated[
         list[str] | None, typer.Option(help="A name of `sightline methods`; repeatable. [default: gradcam]")
     ] = None,
@@ -166,7 +167,7 @@ def explain(
     if runner is None:
         _batch.spare(out)
     road.prepare_folder(out)
-    loaded = load(model, weights, categories, "cpu" if engine == "ray" else device)
+    loaded = load(model, weights, categories, "cpu" if engine == "ray" else device, scores)
     settings = replace(settings, classes=read_classes(classes, loaded.categories))
     if runner is not None:
         kept |= {

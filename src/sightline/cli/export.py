@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sightline.cli._options import Categories, Weights
+from sightline.cli._options import Categories, Scores, Weights
 
 MAPS = "Maps and boxes"
 
@@ -20,6 +20,7 @@ def export(
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("model.onnx"),
     weights: Weights = None,
     categories: Categories = None,
+    scores: Scores = "auto",
     input_: Annotated[
         str,
         typer.Option(
@@ -63,7 +64,7 @@ def export(
     check_place(out, force)  # now, not after a large model was read
     prepare_folder(out.parent)
     described = export_onnx(
-        load(model, weights, categories, "cpu"),
+        load(model, weights, categories, "cpu", scores),
         out,
         force=force,
         method=method,

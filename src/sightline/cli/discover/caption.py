@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli._options import Categories, Device, ModelName, Weights
+from sightline.cli._options import Categories, Device, ModelName, Scores, Weights
 from sightline.cli.discover._common import CACHE, DATA, OUTPUT, BatchSize, Cache, Json
 
 
@@ -25,6 +25,7 @@ def caption(
     model: ModelName = None,
     weights: Weights = None,
     categories: Categories = None,
+    scores: Scores = "auto",
     method: Annotated[str, typer.Option(help="A name of `sightline methods`.")] = "gradcam",
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training captions.")] = 100,
     batch_size: BatchSize = 64,
@@ -62,7 +63,7 @@ def caption(
     if instances.is_file():
         boxes = boxes_of_words(read_coco(data, annotations=instances.relative_to(data), allow_empty=True))
     result, _ = caption_images(
-        load(model, weights, categories, device),
+        load(model, weights, categories, device, scores),
         *said,
         boxes=boxes,
         method=method,

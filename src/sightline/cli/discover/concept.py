@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from sightline.cli._options import Categories, Device, ModelName, Weights
+from sightline.cli._options import Categories, Device, ModelName, Scores, Weights
 from sightline.cli.discover._common import CACHE, DATA, OUTPUT, BatchSize, Cache, Json
 
 
@@ -30,6 +30,7 @@ def concept(
     model: ModelName = None,
     weights: Weights = None,
     categories: Categories = None,
+    scores: Scores = "auto",
     rounds: Annotated[int, typer.Option(min=0, help="Rounds of hard-negative mining.")] = 2,
     batch_size: BatchSize = 64,
     device: Device = "auto",
@@ -63,7 +64,7 @@ def concept(
     else:
         held = read_captions(test, test_images)
     result, _ = concepts(
-        load(model, weights, categories, device),
+        load(model, weights, categories, device, scores),
         phrase,
         learnt,
         held,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from sightline.cli._options import Categories, Device
+from sightline.cli._options import Categories, Device, Scores
 from sightline.cli.discover._common import (
     CACHE,
     DATA,
@@ -70,6 +70,7 @@ def features(
         typer.Option(help="One for each --model, in their order; - for its own.", rich_help_panel=MODEL),
     ] = None,
     categories: Categories = None,
+    scores: Scores = "auto",
     method: Annotated[
         str,
         typer.Option(help="cam, or cam:nwc=true: no negative weights in the maps.", rich_help_panel=MODEL),
@@ -99,8 +100,8 @@ def features(
 
     Exit code 0: done; 2: a mistake in the command; 3: some images could not be read, the others are done.
     """
+    from sightline.cli._options import load_models
     from sightline.cli._run import prepare_folder
-    from sightline.cli.evaluate import _models
     from sightline.errors import InputError, unknown
 
     if (data is None) == (not paths):
@@ -109,7 +110,7 @@ def features(
         raise unknown("format", form, ["npz", "parquet"])
     prepare_folder(out)
     given = [None if file == "-" else file for file in weights or []]
-    models = _models(model or [], given, categories, device)  # type: ignore[arg-type]
+    models = load_models(model or [], given, categories, device, scores)
     options: dict[str, Any] = {"view": view, "batch_size": batch_size, "cache": cache, "progress": not json}
     if data is None:
         from sightline.data.items import expand_paths

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from sightline.cli._options import Categories, Device, ModelName, Weights
+from sightline.cli._options import Categories, Device, ModelName, Scores, Weights
 from sightline.cli.discover._common import (
     CACHE,
     DATA,
@@ -41,6 +41,7 @@ def finegrained(
     model: ModelName = None,
     weights: Weights = None,
     categories: Categories = None,
+    scores: Scores = "auto",
     threshold: Annotated[
         Optional[float],
         typer.Option(min=0, max=1, help="Where the maps are cut. [default: chosen on the training images]"),
@@ -81,7 +82,7 @@ def finegrained(
         for split in (train, *(test or ["test" if layout == "cub" else "val"]))
     ]
     result, _ = fine_grained(
-        load(model, weights, categories, device),
+        load(model, weights, categories, device, scores),
         parts[0],
         joined(parts[1:]),
         threshold=threshold,

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from sightline.cli._options import Categories, Device, ModelName, Weights
+from sightline.cli._options import Categories, Device, ModelName, Scores, Weights
 from sightline.cli.discover._common import (
     CACHE,
     DATA,
@@ -44,6 +44,7 @@ def objects(
     model: ModelName = None,
     weights: Weights = None,
     categories: Categories = None,
+    scores: Scores = "auto",
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="From this share of its maximum on, a map is high.")
     ] = 0.5,
@@ -76,7 +77,7 @@ def objects(
     prepare_folder(out)
     scenes = [read_scenes(data, split, layout, held_per_class) for split in (train, test)]
     result, _ = informative_objects(
-        load(model, weights, categories, device),
+        load(model, weights, categories, device, scores),
         *scenes,
         classes=only_class,
         threshold=threshold,

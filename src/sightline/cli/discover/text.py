@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli._options import Categories, Device, ModelName, Weights
+from sightline.cli._options import Categories, Device, ModelName, Scores, Weights
 from sightline.cli.discover._common import (
     CACHE,
     DATA,
@@ -42,6 +42,7 @@ def text(
     model: ModelName = None,
     weights: Weights = None,
     categories: Categories = None,
+    scores: Scores = "auto",
     batch_size: BatchSize = 64,
     device: Device = "auto",
     seed: Annotated[int, typer.Option(help="Of the folds of the cross-validation.")] = 0,
@@ -69,7 +70,7 @@ def text(
     prepare_folder(out)
     splits = [load_dataset(data, dataset, split, held_per_class=held_per_class) for split in (train, test)]
     result = text_detector(
-        load(model, weights, categories, device),
+        load(model, weights, categories, device, scores),
         *splits,
         positive=positive,
         batch_size=batch_size,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from sightline.cli._options import Categories, Device, ModelName, Weights
+from sightline.cli._options import Categories, Device, ModelName, Scores, Weights
 from sightline.cli.discover._common import DATA, OUTPUT, BatchSize, DatasetName, Json
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def units(
     model: ModelName = None,
     weights: Weights = None,
     categories: Categories = None,
+    scores: Scores = "auto",
     only_class: Annotated[
         Optional[list[str]],
         typer.Option(
@@ -84,7 +85,7 @@ def units(
     if (data is None) == (not paths):
         raise InputError("give photos, or --data with a data set; one of the two")
     prepare_folder(out)
-    loaded = load(model, weights, categories, device)
+    loaded = load(model, weights, categories, device, scores)
     sources, names = _images(paths or [], data, dataset, split)
     result, _ = class_units(
         loaded,

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from sightline.cli._options import Categories, Device, ModelName, Weights
+from sightline.cli._options import Categories, Device, ModelName, Scores, Weights
 from sightline.cli.discover._common import CACHE, DATA, OUTPUT, BatchSize, Cache, Json
 
 
@@ -28,6 +28,7 @@ def vqa(
     model: ModelName = None,
     weights: Weights = None,
     categories: Categories = None,
+    scores: Scores = "auto",
     fusion: Annotated[
         str, typer.Option(help="How words and image meet: add (the paper's), product or question.")
     ] = "add",
@@ -61,7 +62,7 @@ def vqa(
     where = None if images is None else images.resolve()
     asked = [read_vqa(data, split, images=where) for split in (train, test)]
     result = answer_questions(
-        load(model, weights, categories, device),
+        load(model, weights, categories, device, scores),
         *asked,
         fusion=fusion,
         most_answers=answers,
