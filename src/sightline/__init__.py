@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sightline.errors import ImageError, InputError, UnsupportedError
+    from sightline.evaluation.run import evaluate
     from sightline.explanation import Explanation
     from sightline.methods import list_methods, register_method
     from sightline.models.loading import LoadedModel, list_models, load_model
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 # Public name -> the room it lives in; loaded at first use, so that `import sightline` costs nothing.
 _HOME = {
     "BoxRule": "sightline.types",
+    "evaluate": "sightline.evaluation.run",
     "explain": "sightline.pipeline",
     "Explanation": "sightline.explanation",
     "list_methods": "sightline.methods",
@@ -44,6 +46,7 @@ __all__ = [
     "InputError",
     "LoadedModel",
     "UnsupportedError",
+    "evaluate",
     "explain",
     "list_methods",
     "list_models",

@@ -23,9 +23,8 @@ from sightline.evaluation import evaluate
 from sightline.evaluation.counting import Skipped, chunks, merged
 from sightline.methods import register_method, unregister_method
 from sightline.metrics.accumulators import BoxTally, PixelTally
-from sightline.metrics.protocols import Rescaling
 from sightline.plugins import forget_plugin, load_plugin
-from sightline.types import Dataset, Sample
+from sightline.types import BoxRule, Dataset, Sample
 from toybatch import SMALL, contents
 
 
@@ -44,13 +43,13 @@ def dataset(photos: Path) -> Dataset:
     return Dataset("noise", "val", samples, tuple("abcde"))
 
 
-ROWS: dict[str, Any] = {"methods": ["cam", "layercam"], "standards": ["max", "percentile"], "batch_size": 2}
+ROWS: dict[str, Any] = {"methods": ["cam", "layercam"], "relative_to": ["max", "percentile"], "batch_size": 2}
 
 
 def _in_parts(source: Any, dataset: Dataset, indices: Any, shown: Any, skipped: Skipped, advance: Any) -> Any:
     """`ModelSource.score` a batch at a time, each by a copy that went through pickle."""
     found = []
-    for piece in chunks(indices, source.settings.batch_size):
+    for piece in chunks(indices, source.options.batch_size):
         counted = source.score(dataset, piece, shown, skipped, advance)
         found.append(pickle.loads(pickle.dumps(counted)))
     return merged(found)
@@ -74,7 +73,7 @@ def test_pixel_counts_of_parts_add_up_to_the_same_score_and_interval() -> None:
         random.random((4, 224, 224), np.float32),
         (random.random((4, 224, 224)) < 0.3).astype(np.uint8),
     )
-    whole, first, second = (PixelTally(Rescaling(), resamples=20) for _ in range(3))
+    whole, first, second = (PixelTally(BoxRule(), resamples=20) for _ in range(3))
     whole.update(list(maps), list(masks), range(4))
     first.update(list(maps[:3]), list(masks[:3]), range(3))
     second.update(list(maps[3:]), list(masks[3:]), [3])
@@ -84,7 +83,7 @@ def test_pixel_counts_of_parts_add_up_to_the_same_score_and_interval() -> None:
 
 def test_hits_kept_at_different_thresholds_do_not_add_up() -> None:
     with pytest.raises(InputError, match=r"cannot add IoUs kept at τ = 0\.5 to those at 0\.2"):
-        BoxTally("exact", Rescaling(), shown=0.2) + BoxTally("exact", Rescaling(), shown=0.5)
+        BoxTally("exact", BoxRule(0.2)) + BoxTally("exact", BoxRule(0.5))
 
 
 def test_a_cluster_that_cannot_be_reached_is_told_within_seconds() -> None:

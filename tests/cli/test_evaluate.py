@@ -155,7 +155,7 @@ def test_pxap_on_the_masks_of_wsolevaluation(sightline: Run, model: list[object]
         (["--choose-threshold-on", "val"], "chosen on val and reported on val"),
         (["--method", "gradcan"], "unknown method 'gradcan'; did you mean 'gradcam'"),
         (["--option", "nvc=true"], "unknown option of cam: 'nvc'; did you mean 'nwc'"),
-        (["--standard", "maximum"], "unknown standard 'maximum'"),
+        (["--standard", "maximum"], "unknown relative_to 'maximum'"),
         (["--threshold", "0.1234"], "not on the grid"),
         (["--heatmap-size", "big"], "--heatmap-size 'big'; expected photo, or HEIGHTxWIDTH"),
         (["--data-option", "x"], "--data-option 'x'; expected NAME=VALUE"),

@@ -84,7 +84,7 @@ def test_every_threshold_by_a_loop(
     model: LoadedModel, dataset: Dataset, standard: str, normalise: str
 ) -> None:
     report = evaluate(
-        model, dataset, ["gradcam"], standards=[standard], normalise=normalise, percentile=80, resamples=1
+        model, dataset, ["gradcam"], relative_to=standard, normalise=normalise, percentile=80, resamples=1
     )
     curve = report.rows[0].curve
     assert curve is not None

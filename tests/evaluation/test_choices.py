@@ -11,7 +11,7 @@ from torch import nn
 from sightline.errors import InputError
 from sightline.evaluation import evaluate
 from sightline.models.loading import LoadedModel, load_model
-from sightline.types import Dataset, Sample
+from sightline.types import BoxRule, Dataset, Sample
 
 
 def test_the_same_split_is_no_place_to_choose(eye: LoadedModel, val: Dataset) -> None:
@@ -33,14 +33,22 @@ def test_one_shared_image_is_enough(eye: LoadedModel, tmp_path: Path, val: Datas
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"standards": ["maximum"]}, "unknown standard 'maximum'; did you mean 'max'"),
-        ({"normalise": "min-max"}, "unknown normalisation 'min-max'; did you mean 'minmax'"),
+        ({"relative_to": ["maximum"]}, "unknown relative_to 'maximum'; did you mean 'max'"),
+        ({"normalise": "min-max"}, "unknown normalise 'min-max'; did you mean 'minmax'"),
         ({"protocol": "wsol"}, "unknown protocol 'wsol'"),
         ({"protocol": "pxap"}, "scores masks; squares val has none"),
         ({"view": "all"}, "unknown view 'all'"),
         ({"threshold": 0.12345}, "not on the grid"),
         ({"threshold": 1.0}, "not on the grid"),
         ({"on_bad": "ignore"}, "unknown choice for bad images 'ignore'"),
+        ({"treshold": 0.3}, "unknown option of an evaluation 'treshold'; did you mean 'threshold'"),
+        ({"select": "all"}, "an evaluation scores the largest region"),
+        ({"rule": [BoxRule(0.2), BoxRule(0.3)]}, "two rules are relative to the same thing"),
+        (
+            {"rule": [BoxRule(), BoxRule(relative_to="percentile", percentile=80)]},
+            "share normalise and percentile",
+        ),
+        ({"rule": BoxRule(), "threshold": 0.3}, "a rule and threshold; expected one or the other"),
         ({"batch_size": 0}, "batch_size=0; expected 1 or more"),
         ({"methods": ["grad-cam"]}, "unknown method 'grad-cam'; did you mean 'gradcam'"),
         ({"methods": ["cam:nvc=true"]}, "unknown option of cam: 'nvc'"),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import PIL.Image
 import pytest
 import torch
 
-from sightline.evaluation import evaluate
+from sightline.evaluation import EvaluationOptions, evaluate
 from sightline.models.loading import LoadedModel
 from sightline.reports.tables import Report
-from sightline.types import Dataset, Sample
+from sightline.types import BoxRule, Dataset, Sample
 
 FAST = {"resamples": 50}
 
@@ -52,15 +54,29 @@ def test_the_curve_is_gt_known_at_every_threshold(eye: LoadedModel, val: Dataset
     assert y == [0.8 if tau <= 0.4 else 0.4 for tau in x]
 
 
-def test_percentile_standard_takes_a_share_of_the_percentile(eye: LoadedModel, val: Dataset) -> None:
+def test_relative_to_the_percentile_takes_a_share_of_the_percentile(eye: LoadedModel, val: Dataset) -> None:
     """More than a tenth of halo and core photos is at 0.4 or more, so t = τ · 0.4 never leaves the core alone."""
-    report = evaluate(eye, val, ["cam"], standards=["max", "percentile"], threshold=0.5, **FAST)
-    assert [row.standard for row in report.rows] == ["max", "percentile"]
+    report = evaluate(eye, val, ["cam"], relative_to=["max", "percentile"], threshold=0.5, **FAST)
+    assert [row.relative_to for row in report.rows] == ["max", "percentile"]
     assert values(report, 0)["gt_known_fixed"] == 0.4
     assert values(report, 1)["gt_known_fixed"] == 0.8
     assert report.rows[1].differences["gt_known_fixed"].value == pytest.approx(0.4)
     assert report.rows[1].differences["top1_cls_error"] == (0, 0, 0)
     assert report.rows[0].differences == {}
+
+
+def test_rules_as_objects_as_keywords_and_by_their_old_name_give_one_table(
+    eye: LoadedModel, val: Dataset
+) -> None:
+    rules = [BoxRule(0.5), BoxRule(0.5, "percentile")]
+    wanted = evaluate(eye, val, ["cam"], rule=rules, options=EvaluationOptions(resamples=50)).json()
+    assert (
+        evaluate(eye, val, ["cam"], relative_to=["max", "percentile"], threshold=0.5, **FAST).json() == wanted
+    )
+    with pytest.warns(DeprecationWarning, match="standards= is now called relative_to="):
+        old = evaluate(eye, val, ["cam"], standards=["max", "percentile"], threshold=0.5, **FAST)
+    assert old.json() == wanted
+    assert json.loads(wanted)["settings"]["thresholds"] == {"max": 0.5, "percentile": 0.5}
 
 
 def test_the_baselines(eye: LoadedModel, val: Dataset, other: Dataset) -> None:
@@ -232,7 +248,7 @@ def test_no_more_than_a_batch_is_alive(
 
     monkeypatch.setattr(models, "read_image", spy)
     kept: list[int] = []
-    tally = models.Settings.tally
+    tally = models.Scoring.tally
 
     def watch(self: object, *args: object) -> object:
         made = tally(self, *args)  # type: ignore[arg-type]
@@ -245,7 +261,7 @@ def test_no_more_than_a_batch_is_alive(
         made.update = counting  # type: ignore[union-attr, method-assign, assignment]
         return made
 
-    monkeypatch.setattr(models.Settings, "tally", watch)
+    monkeypatch.setattr(models.Scoring, "tally", watch)
     evaluate(eye, Dataset("many", "val", samples, ("red", "green")), batch_size=4, cases=0, **FAST)
     assert len(alive) == 24
     assert most <= 4

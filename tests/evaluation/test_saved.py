@@ -175,7 +175,7 @@ def test_pxap_of_perfect_and_of_opposite_maps(tmp_path: Path) -> None:
         None, dataset, heatmaps=[tmp_path / "good", tmp_path / "bad"], protocol="pxap", resamples=50
     ).rows
     assert good.scores["pxap"].value == pytest.approx(1, abs=0.03)  # resized by a cubic, cut by nearest
-    assert good.standard == ""
+    assert good.relative_to == ""
     assert bad.scores["pxap"].value < 0.5
     assert bad.differences["pxap"].high < 0
     assert bad.differences["pxap"].value == pytest.approx(

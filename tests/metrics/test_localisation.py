@@ -12,7 +12,8 @@ from references import scoremaps
 from references import wsol_reference as slow
 from sightline.errors import InputError
 from sightline.metrics.localisation import BoxAccuracy, MaxBoxAcc, MaxBoxAccV2, best_threshold, grid_index
-from sightline.metrics.protocols import TAUS, Rescaling
+from sightline.metrics.protocols import TAUS
+from sightline.types import BoxRule
 
 
 def steps(*pieces):
@@ -124,7 +125,7 @@ def test_every_tau_of_the_grid_is_found():
         (lambda: MaxBoxAcc().compute(), "no image was scored"),
         (lambda: MaxBoxAcc().per_image, "keep=True"),
         (lambda: MaxBoxAcc() + MaxBoxAccV2(), "cannot add"),
-        (lambda: MaxBoxAcc() + MaxBoxAcc(rescaling=Rescaling("ivr")), "cannot add"),
+        (lambda: MaxBoxAcc() + MaxBoxAcc(rule=BoxRule(normalise="ivr")), "cannot add"),
         (lambda: MaxBoxAcc("wsol-v3"), "did you mean 'wsol-v"),
         (lambda: BoxAccuracy("exact", (0.5,)).add_ious(np.zeros((2, 10))), "(N, 1000)"),
         (lambda: MaxBoxAcc().at(0.2), "no image was scored"),

@@ -14,7 +14,6 @@ from sightline.errors import InputError
 from sightline.heatmap import make_heatmaps
 from sightline.metrics.protocols import (
     TAUS,
-    Rescaling,
     contour_ious,
     sweep_ious,
     wsol_scoremap,
@@ -171,7 +170,7 @@ def test_rethinking_against_a_loop():
                 [torch.from_numpy(boxes)],
                 [(224, 224)],
                 ["rethinking"],
-                Rescaling(standard=standard),
+                BoxRule(relative_to=standard),
             )["rethinking"][0]
             for k in range(0, 1000, 29):
                 contours = slow.contours_at(level, int(TAUS[k] * reference))
@@ -199,8 +198,8 @@ def test_exact_is_what_make_boxes_gives(normalise, standard):
     rng = np.random.default_rng(15)
     raw = torch.from_numpy(scoremaps.make("smooth", rng, 14, 14)).float()
     true = torch.tensor([[10.0, 8, 40, 44]])
-    rescaling = Rescaling(normalise, standard, 80.0)
-    found = sweep_ious(raw[None], [true], [(56, 56)], ["exact"], rescaling)["exact"][0]
+    rule = BoxRule(relative_to=standard, normalise=normalise, percentile=80.0)
+    found = sweep_ious(raw[None], [true], [(56, 56)], ["exact"], rule)["exact"][0]
     heatmaps = make_heatmaps(raw, (56, 56), normalise, 80.0)[None, None]
     for k in range(0, 1000, 37):
         [[box]] = make_boxes(heatmaps, BoxRule(float(TAUS[k]), standard, percentile=80.0))
@@ -248,8 +247,6 @@ BOX = torch.tensor([[0.0, 0, 4, 4]])
         (lambda: sweep_ious(torch.full((1, 7, 7), torch.inf), [BOX], [(8, 8)]), "Inf"),
         (lambda: sweep_ious(torch.full((1, 7, 7), torch.nan), [BOX], [(8, 8)], ["exact"]), "NaN"),
         (lambda: sweep_ious(torch.rand(1, 3, 7, 7), [BOX], [(8, 8)]), "expected (h, w)"),
-        (lambda: Rescaling("min-max"), "did you mean 'minmax'"),
-        (lambda: Rescaling(percentile=120), "from 0 to 100"),
     ],
 )
 def test_errors_say_what_was_expected(call, says):

@@ -69,7 +69,7 @@ def test_the_table_in_words(report: Report) -> None:
     headings, cells = report.table()
     assert headings == [
         "method",
-        "standard",
+        "relative to",
         "class. error top-1",
         "loc. error top-1",
         "GT-known, fixed τ",

@@ -134,7 +134,7 @@ class Ray:
 
         from sightline.evaluation.counting import chunks, merged
 
-        pieces = list(chunks(indices, source.settings.batch_size))
+        pieces = list(chunks(indices, source.options.batch_size))
         if not pieces:
             return source.score(dataset, indices, shown, skipped, advance)
         shared = ray.put((source, dataset, pieces, list(shown)))
@@ -211,7 +211,7 @@ class _Scorer:
     def __call__(self, row: Row) -> Row:
         from sightline.evaluation.counting import Skipped
 
-        piece, skipped = self.pieces[int(row["id"])], Skipped(self.source.settings.on_bad)
+        piece, skipped = self.pieces[int(row["id"])], Skipped(self.source.options.on_bad)
 
         def count() -> Any:
             counted = self.source.score(self.dataset, piece, self.shown, skipped, lambda count: None)

@@ -237,7 +237,7 @@ def evaluate(
             heatmaps=heatmaps or [],
             heatmap_size=size_hw,
             choose_on=splits[1] if len(splits) > 1 else None,
-            standards=standard or ["max"],
+            relative_to=standard or ["max"],
             threshold=threshold,
             normalise=normalise,
             percentile=percentile,

@@ -25,10 +25,9 @@ from sightline.evaluation.rows import CENTRE
 from sightline.metrics.accumulators import DELTA, BoxTally
 from sightline.metrics.baselines import constant_box_hits
 from sightline.metrics.bootstrap import bootstrap_interval, paired_difference
-from sightline.metrics.protocols import Rescaling
 from sightline.reports.tables import interval_ends, percent, spelled
 from sightline.training.pseudo_boxes import best_ious
-from sightline.types import DEFAULT_THRESHOLDS, Dataset, Geometry
+from sightline.types import BoxRule, Dataset, Geometry
 
 ROWS = ("full image", "crop to the predicted box", "crop to the true box")
 MARGIN = 0.1  # of the box's width and height, on each side
@@ -142,7 +141,7 @@ def _learn(
 
 def choose_threshold(maps: ClassMaps, truth: Tensor) -> float:
     """The τ whose boxes fit (IoU ≥ 0.5) most of the true boxes (N, 4); of equals the lowest."""
-    tally = BoxTally("exact", Rescaling(), shown=DEFAULT_THRESHOLDS["max"])
+    tally = BoxTally("exact", BoxRule())
     for start in range(0, len(truth), CHUNK):
         part = slice(start, start + CHUNK)
         tally.update(maps.maps[part], list(truth[part, None]), list(maps.geometries[part]))

@@ -1,4 +1,4 @@
-"""What an evaluation depends on, what it counts in one pass, and what it refuses to count."""
+"""What one pass over the images counts, and what it refuses to count."""
 
 from __future__ import annotations
 
@@ -20,52 +20,10 @@ from sightline.heatmap import make_heatmaps
 from sightline.metrics.accumulators import BoxTally, PixelTally
 from sightline.metrics.ilsvrc import ILSVRC
 from sightline.metrics.pixels import truth_mask
-from sightline.metrics.protocols import Rescaling
 from sightline.types import BoxRule, Geometry, Sample
 
 Array = NDArray[Any]
 Advance = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the numbers depend on, besides the models and the images."""
-
-    truth: str = "boxes"  # boxes | masks | none
-    protocol: str = "exact"
-    standards: tuple[str, ...] = ("max",)
-    normalise: str = "minmax"
-    percentile: float = 90.0
-    view: str = "whole"
-    gt_only: bool = False
-    input_size: int | None = None
-    batch_size: int = 32
-    workers: int = 1
-    on_bad: str = "refuse"
-    limit: int | None = None
-    resamples: int = 2000
-    cases: int = 4
-
-    def rescaling(self, standard: str) -> Rescaling:
-        """How a raw map becomes a heatmap, for `sweep_ious`."""
-        return Rescaling(self.normalise, standard or "max", self.percentile)
-
-    def tally(self, standard: str, shown: float) -> BoxTally | PixelTally | None:
-        """An empty accumulator for one row."""
-        if self.truth == "none":
-            return None
-        if self.truth == "masks":
-            return PixelTally(self.rescaling(standard), self.resamples)
-        return BoxTally(self.protocol, self.rescaling(standard), shown, self.workers)
-
-
-@dataclass(frozen=True)
-class Line:
-    """One row to be: a method's label, its standard, and which spec it is."""
-
-    method: str
-    standard: str
-    spec: int = 0
 
 
 @dataclass
@@ -76,7 +34,7 @@ class Counted:
     indices: list[int] = field(default_factory=list)
     sizes_hw: list[tuple[int, int]] = field(default_factory=list)
     ranks: list[Tensor] = field(default_factory=list)  # (N, 2) bool: true class first, among the first five
-    guesses: list[ILSVRC] = field(default_factory=list)  # one a spec
+    guesses: list[ILSVRC] = field(default_factory=list)  # one per method
 
     def __add__(self, other: Counted) -> Counted:
         """The images of both, this one's first: parts of a split may be counted apart and their counts merged."""
@@ -146,10 +104,9 @@ class Batch:
         self.tensors += [] if tensor is None else [tensor]
 
 
-def boxes_of(raw: Tensor, geometry: Geometry, settings: Settings, standard: str, tau: float) -> Tensor:
-    """The box (≤ 1, 4) of one raw map (h, w) in photo pixels, by this project's own rule."""
-    heatmap = make_heatmaps(raw, geometry.input_hw, settings.normalise, settings.percentile)
-    rule = BoxRule(tau, standard, percentile=settings.percentile)
+def boxes_of(raw: Tensor, geometry: Geometry, rule: BoxRule) -> Tensor:
+    """The box (≤ 1, 4) of one raw map (h, w) in photo pixels."""
+    heatmap = make_heatmaps(raw, geometry.input_hw, rule.normalise, rule.percentile)
     return geometry.to_photo(make_boxes(heatmap[None, None], rule)[0][0])
 
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from sightline.data.items import expand_paths
 from sightline.errors import InputError, unknown
-from sightline.evaluation.counting import Batch, Settings, Skipped, chunks
+from sightline.evaluation.counting import Batch, Skipped, chunks
 from sightline.evaluation.faithfulness_report import COLUMNS, GROUPS, FaithfulnessReport
 from sightline.evaluation.models import ModelSource
+from sightline.evaluation.options import EvaluationOptions, Scoring
 from sightline.evaluation.run import Progress, resolved_method
-from sightline.evaluation.selection import ON_BAD, Selection, select_images
-from sightline.explanation import VIEWS
+from sightline.evaluation.selection import Selection, select_images
 from sightline.heatmap import make_heatmaps
 from sightline.methods.spec import MethodSpec
 from sightline.metrics import faithfulness as measure
@@ -80,11 +80,7 @@ def evaluate_faithfulness(
     """
     boxes = any(len(sample.boxes_xyxy) for sample in dataset.samples)
     groups = _groups(metrics, boxes)
-    for what, given, valid in (("view", view, VIEWS), ("choice for bad images", on_bad, ON_BAD)):
-        if given not in valid:
-            raise unknown(what, given, valid)
-    settings = Settings(
-        truth="boxes",
+    options = EvaluationOptions(
         view=view,
         gt_only=True,
         input_size=input_size,
@@ -94,15 +90,13 @@ def evaluate_faithfulness(
         limit=limit,
         resamples=resamples,
     )
-    for name, number in (("batch_size", batch_size), ("limit", limit), ("input_size", input_size)):
-        if number is not None and number < 1:
-            raise InputError(f"{name}={number}; expected 1 or more")
+    scoring = Scoring(options)
     specs = list({spec.label: spec for spec in map(resolved_method, methods)}.values())
     loaded = load_model(model)
-    source = ModelSource(loaded.name, loaded, specs, settings)
+    source = ModelSource(loaded.name, loaded, specs, scoring)
     labels = torch.tensor(source.match(dataset)) if "pointing" in groups else None
     selection = (
-        select_images(dataset, settings, [], limit)
+        select_images(dataset, scoring, [], limit)
         if labels is not None
         else _selection(dataset, limit, on_bad)
     )
@@ -156,7 +150,9 @@ def first_images(
     if count < 1 or not len(dataset):
         raise InputError(f"count={count} of {len(dataset)} images; expected at least 1")
     loaded = load_model(model)
-    source = ModelSource(loaded.name, loaded, [], Settings(truth="none", view=view, input_size=input_size))
+    source = ModelSource(
+        loaded.name, loaded, [], Scoring(EvaluationOptions(view=view, input_size=input_size), truth="none")
+    )
     return source._batch(dataset, range(min(count, len(dataset))), Skipped("refuse")).images
 
 

@@ -17,8 +17,6 @@ from sightline.evaluation.counting import (
     Advance,
     Batch,
     Counted,
-    Line,
-    Settings,
     Skipped,
     box_outside,
     boxes_of,
@@ -26,6 +24,7 @@ from sightline.evaluation.counting import (
     true_mask,
     update,
 )
+from sightline.evaluation.options import Line, Scoring
 from sightline.heatmap import make_heatmaps
 from sightline.methods.combinators import Maps, combined
 from sightline.methods.spec import MethodSpec
@@ -43,27 +42,23 @@ GUESSED = 3  # the heuristics take boxes of the three most probable classes only
 
 
 class ModelSource:
-    """A model and its methods: rows = methods × standards, all counted in one pass over the photos."""
+    """A model and its methods: rows = methods × box rules, all counted in one pass over the photos."""
 
-    def __init__(
-        self, name: str, model: LoadedModel, specs: Sequence[MethodSpec], settings: Settings
-    ) -> None:
-        self.name, self.model, self.settings = name, model, settings
-        self.preprocess = _preprocess(model, settings.input_size)
-        self.specs = list(specs) if settings.truth != "none" else []
+    def __init__(self, name: str, model: LoadedModel, specs: Sequence[MethodSpec], scoring: Scoring) -> None:
+        self.name, self.model, self.scoring, self.options = name, model, scoring, scoring.options
+        self.preprocess = _preprocess(model, scoring.options.input_size)
+        self.specs = list(specs) if scoring.truth != "none" else []
         self.makers = [map_maker(spec) for spec in self.specs]
         self.lines = [
-            Line(spec.label, standard, number)
-            for number, spec in enumerate(self.specs)
-            for standard in settings.standards
-        ] or [Line("", "")]
+            line for number, spec in enumerate(self.specs) for line in scoring.lines(spec.label, number)
+        ] or [Line("")]
         self.outputs = _count_outputs(self)
 
     @property
     def guessing(self) -> bool:
         """Whether the five guesses after the authors' generator are made: they need the maps of other classes."""
-        s = self.settings
-        return s.truth == "boxes" and s.protocol == "exact" and not s.gt_only
+        chosen = self.options.protocol == "exact" and not self.options.gt_only
+        return self.scoring.truth == "boxes" and chosen
 
     def match(self, dataset: Dataset) -> list[int]:
         """The model's output for each class of the data set; raises `InputError` where there is none."""
@@ -79,11 +74,11 @@ class ModelSource:
     ) -> Counted:
         """Count the images; ``shown`` is for each row the τ at which its IoUs are kept."""
         counted = Counted(
-            [self.settings.tally(line.standard, tau) for line, tau in zip(self.lines, shown, strict=True)]
+            [self.scoring.tally(line, tau) for line, tau in zip(self.lines, shown, strict=True)]
         )
         counted.guesses = [ILSVRC(keep=True) for _ in self.specs] if self.guessing else []
         classes = torch.tensor(self.match(dataset))
-        for chunk in chunks(indices, self.settings.batch_size):
+        for chunk in chunks(indices, self.options.batch_size):
             batch = self._batch(dataset, chunk, skipped)
             if batch.indices:
                 self._count(batch, classes[[s.label or 0 for s in batch.samples]], counted)
@@ -113,8 +108,8 @@ class ModelSource:
 
     def _guess(self, score: ILSVRC, maps: Tensor, ranked: Tensor, labels: Tensor, batch: Batch) -> None:
         """Count the five guesses: loose₁, tight₁, loose₂, tight₂, loose₃ of the most probable classes."""
-        s, input_hw = self.settings, batch.geometries[0].input_hw
-        heatmaps = make_heatmaps(maps, input_hw, s.normalise, s.percentile)
+        rule, input_hw = self.scoring.rules[0], batch.geometries[0].input_hw
+        heatmaps = make_heatmaps(maps, input_hw, rule.normalise, rule.percentile)
         heatmaps = torch.cat([heatmaps, heatmaps.new_zeros(len(maps), 5 - maps.shape[1], *input_hw)], 1)
         classes = torch.cat([ranked, ranked.new_full((len(ranked), 5 - ranked.shape[1]), -1)], 1)
         guesses = [five_guesses(one, "heuristics") for one in heatmaps]
@@ -131,7 +126,7 @@ class ModelSource:
         labels = torch.tensor([outputs[sample.label or 0] for sample in batch.samples])
         maps = self.makers[line.spec](self.model, batch.images, labels[:, None].to(batch.images.device)).cpu()
         boxes = [
-            boxes_of(one, geometry, self.settings, line.standard, tau)
+            boxes_of(one, geometry, line.at(tau))
             for one, geometry in zip(maps[:, 0], batch.geometries, strict=True)
         ]
         back = {output: dataset.categories[label] for label, output in enumerate(outputs)}
@@ -141,11 +136,11 @@ class ModelSource:
 
     def _batch(self, dataset: Dataset, indices: Sequence[int], skipped: Skipped) -> Batch:
         def read(index: int) -> tuple[Tensor, Geometry] | str:
-            found = _photo(dataset[index], self.settings.truth)
-            return found if isinstance(found, str) else self.preprocess.prepare(found, self.settings.view)
+            found = _photo(dataset[index], self.scoring.truth)
+            return found if isinstance(found, str) else self.preprocess.prepare(found, self.options.view)
 
         batch = Batch()
-        for index, found in zip(indices, in_threads(read, indices, self.settings.workers), strict=True):
+        for index, found in zip(indices, in_threads(read, indices, self.options.workers), strict=True):
             if isinstance(found, str):
                 skipped.add({index: found})
             else:

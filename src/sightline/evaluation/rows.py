@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sightline.evaluation.counting import Counted, Settings
+from sightline.evaluation.counting import Counted
 from sightline.evaluation.models import ModelSource
+from sightline.evaluation.options import EvaluationOptions, Scoring
 from sightline.evaluation.saved import SavedSource
 from sightline.evaluation.selection import Selection
 from sightline.metrics.accumulators import BoxTally, PixelTally, differences, intervals, per_image_scores
@@ -31,19 +32,19 @@ def compared(
     counted: Sequence[Counted],
     thresholds: Sequence[Sequence[dict[str, float]]],
     dataset: Dataset,
-    settings: Settings,
+    options: EvaluationOptions,
 ) -> list[Row]:
     """The rows of all sources, each compared with the first."""
     rows: list[Row] = []
     first: tuple[dict[str, Array], Any] | None = None
     for source, found, all_taus in zip(sources, counted, thresholds, strict=True):
         for number, taus in enumerate(all_taus):
-            row, scores = _row(source, number, found, dict(taus), dataset, settings)
+            row, scores = _row(source, number, found, dict(taus), dataset, options)
             tally = found.tallies[number]
             if first is None:
                 first = scores, tally
             else:
-                row.differences = differences(scores, first[0], settings.resamples)
+                row.differences = differences(scores, first[0], options.resamples)
                 if isinstance(tally, PixelTally):
                     row.differences["pxap"] = tally.interval(minus=first[1])
             rows.append(row)
@@ -51,7 +52,12 @@ def compared(
 
 
 def _row(
-    source: Source, number: int, found: Counted, taus: dict[str, float], dataset: Dataset, settings: Settings
+    source: Source,
+    number: int,
+    found: Counted,
+    taus: dict[str, float],
+    dataset: Dataset,
+    options: EvaluationOptions,
 ) -> tuple[Row, dict[str, Array]]:
     """One row, and its scores image by image."""
     line, tally = source.lines[number], found.tallies[number]
@@ -62,7 +68,7 @@ def _row(
             name: found.guesses[line.spec].per_image(name).numpy() for name in ("top1_loc", "top5_loc")
         }
     scores = per_image_scores(boxes, taus, found.right(1), found.right(5), guesses)
-    row = Row(source.name, line.method, line.standard, intervals(scores, settings.resamples), taus)
+    row = Row(source.name, line.method, line.relative_to, intervals(scores, options.resamples), taus)
     if isinstance(tally, PixelTally):
         row.scores["pxap"] = tally.interval()
         precision, recall = tally.score.curve()
@@ -70,7 +76,7 @@ def _row(
     if boxes is not None:
         taus["swept"] = boxes.best
         row.curve = (TAUS.tolist(), boxes.curve.tolist())
-        row.cases = _cases(source, number, found, taus[row.shown], dataset, settings)
+        row.cases = _cases(source, number, found, taus[row.shown], dataset, options)
     hits = scores[f"gt_known_{row.shown}"] if boxes is not None else None
     row.per_class = _per_class(dataset, found, hits)
     return row, scores
@@ -88,13 +94,13 @@ def _per_class(dataset: Dataset, found: Counted, hits: Array | None) -> list[Cla
 
 
 def _cases(
-    source: Source, number: int, found: Counted, tau: float, dataset: Dataset, settings: Settings
+    source: Source, number: int, found: Counted, tau: float, dataset: Dataset, options: EvaluationOptions
 ) -> list[Case]:
     """The best, median and worst images of a row by IoU; of equals, those that come first."""
     tally = found.tallies[number]
     assert isinstance(tally, BoxTally)
     count = len(tally.ious)
-    each = min(settings.cases, max(count // 3, 1))
+    each = min(options.cases, max(count // 3, 1))
     falling = np.argsort(-tally.ious, kind="stable")
     middle = (count - each) // 2
     kinds = {"best": falling[:each], "median": falling[middle : middle + each], "worst": falling[::-1][:each]}
@@ -115,10 +121,10 @@ def _cases(
 
 
 def baselines(
-    selections: Sequence[Selection], counted: Counted, chosen_on: Counted | None, settings: Settings
+    selections: Sequence[Selection], counted: Counted, chosen_on: Counted | None, scoring: Scoring
 ) -> list[Baseline]:
     """The centre box, and the constant box that fits most: chosen on the other split, else here (and so named)."""
-    if settings.truth != "boxes":
+    if scoring.truth != "boxes":
         return []
     here = [selections[0].dataset[index].boxes_xyxy for index in counted.indices], counted.sizes_hw
     boxes = [("centre box (margin 1/8)", torch.tensor(CENTRE), "fixed")]
@@ -132,5 +138,5 @@ def baselines(
     found = []
     for name, box, kind in boxes:
         hits = constant_box_hits(box, *here).double().numpy()
-        found.append(Baseline(name, box.tolist(), bootstrap_interval(hits, settings.resamples), kind))
+        found.append(Baseline(name, box.tolist(), bootstrap_interval(hits, scoring.options.resamples), kind))
     return found

@@ -1,4 +1,4 @@
-"""`evaluate`: models × methods × standards on a data set, with intervals, baselines and an honest threshold."""
+"""`evaluate`: models × methods × box rules on a data set, with intervals, baselines and an honest threshold."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 from torch import nn
 
 from sightline.errors import InputError
-from sightline.evaluation.counting import Advance, Counted, Settings, Skipped
+from sightline.evaluation.counting import Advance, Counted, Skipped
 from sightline.evaluation.models import ModelSource
+from sightline.evaluation.options import EvaluationOptions, Rules, Scoring, read_options
 from sightline.evaluation.rows import baselines, compared
 from sightline.evaluation.saved import SavedSource
-from sightline.evaluation.selection import Selection, check_choice, checked, select_images, truth_of
+from sightline.evaluation.selection import Selection, check_choice, select_images, truth_of
 from sightline.methods.spec import MethodSpec, parse_method
 from sightline.metrics.accumulators import BoxTally
 from sightline.models.loading import load_model
@@ -33,44 +34,29 @@ def evaluate(
     dataset: Dataset,
     methods: Sequence[str | MethodSpec] = ("cam",),
     *,
-    heatmaps: Sequence[str | Path] = (),
-    heatmap_size: tuple[int, int] | None = None,
+    rule: Rules = None,
     choose_on: Dataset | None = None,
-    standards: Sequence[str] = ("max",),
-    threshold: float | None = None,
-    normalise: str = "minmax",
-    percentile: float = 90.0,
-    view: str = "whole",
-    protocol: str = "exact",
-    input_size: int | None = None,
-    gt_only: bool = False,
-    batch_size: int = 32,
-    limit: int | None = None,
-    on_bad: str = "refuse",
-    workers: int = 1,
-    resamples: int = 2000,
-    cases: int = 4,
+    heatmaps: Sequence[str | Path] = (),
+    options: EvaluationOptions | None = None,
     progress: Progress | None = None,
     scorer: Scorer | None = None,
+    **shorthand: Any,
 ) -> Report:
-    """Score every model with every method and standard on the images of one split; a `Report` of tables.
+    """Score every model with every method and box rule on the images of one split; a `Report` of tables.
 
-    Classification error; localisation error (top-1, top-5; by one box a class, and by the authors' five guesses);
-    GT-known localisation (the true class's map, IoU ≥ 0.5; Zhou et al. 2016, Choe et al. 2020) at the fixed
-    ``threshold`` (None: 0.2 of the maximum, 0.35 of the percentile), at the one chosen on ``choose_on``, and, as
-    an upper bound, at the best. Each with a 95 % bootstrap interval of ``resamples`` draws, and the paired
-    difference to the first row. One pass over the images serves all thresholds; memory does not grow with them,
-    but for some 130 bytes an image and row.
+    Classification error; localisation error (top-1, top-5; by one box per class, and by the authors' five guesses);
+    GT-known localisation (the true class's map, IoU ≥ 0.5; Zhou et al. 2016, Choe et al. 2020) at the rule's fixed
+    threshold, at the one chosen on ``choose_on``, and, as an upper bound, at the best. Each with a 95 % bootstrap
+    interval, and the paired difference to the first row. One pass over the images serves all thresholds; memory does
+    not grow with them, but for some 130 bytes per image and row.
 
-    ``model``: of `load_model`, several (or name -> model), or None with ``heatmaps``: folders of saved maps of
-    the true classes, each of its photo's size or all of ``heatmap_size`` (h, w). ``methods``: names,
-    ``NAME:OPTION=VALUE:…``, or `MethodSpec`; saliency is smoothed by 0.02 unless told otherwise. ``protocol``: as in
-    `sweep_ious`, or "pxap" where masks are known. ``gt_only``: no maps of predicted classes (for slow methods).
-    ``input_size``: instead of the model's own. ``limit``: so many images, evenly spread. ``on_bad``: "refuse" or
-    "skip" what cannot be scored. ``cases``: how many best, median and worst cases a row keeps. A data set without
-    boxes gives the classification errors alone. ``progress(done, total)`` is called as images are done.
-    ``scorer``: instead of `ModelSource.score`, what counts the images elsewhere (`Ray.score`).
-    Raises `InputError` for choices that do not exist or do not fit together, and for bad images and maps.
+    ``model``: of `load_model`, several (or name -> model), or None with ``heatmaps``: folders of saved maps of the
+    true classes. ``methods``: names, ``NAME:OPTION=VALUE:…``, or `MethodSpec`; saliency is smoothed by 0.02 unless
+    told otherwise. ``rule``: a `BoxRule`, or several that differ in ``relative_to``. ``shorthand``: the fields of
+    `BoxRule` and `EvaluationOptions` as keywords (``relative_to`` may be a list). A data set without boxes gives the
+    classification errors alone. ``progress(done, total)`` is called as images are done. ``scorer``: instead of
+    `ModelSource.score`, what counts the images elsewhere (`Ray.score`). Raises `InputError` for choices that do not
+    exist or do not fit together, and for bad images and maps.
 
     >>> import torch
     >>> from PIL import Image
@@ -86,46 +72,26 @@ def evaluate(
     >>> report.rows[0].scores["gt_known_fixed"].value
     1.0
     """
-    settings = Settings(
-        truth=truth_of(dataset, protocol),
-        protocol=protocol,
-        standards=tuple(dict.fromkeys(standards)),
-        normalise=normalise,
-        percentile=percentile,
-        view=view,
-        gt_only=gt_only,
-        input_size=input_size,
-        batch_size=batch_size,
-        workers=workers,
-        on_bad=on_bad,
-        limit=limit,
-        resamples=resamples,
-        cases=cases,
-    )
-    fixed = checked(settings, threshold)
-    if settings.truth != "boxes":  # nothing is cut: one row a method
-        settings, fixed = replace(settings, standards=("",)), {}
-    check_choice(dataset, choose_on, settings)
+    rules, options = read_options(rule, options, shorthand)
+    scoring = Scoring(options, rules, truth_of(dataset, options.protocol))
+    check_choice(dataset, choose_on, scoring)
     splits = [dataset, *([choose_on] if choose_on else [])]
-    sources = _sources(model, methods, heatmaps, heatmap_size, settings, splits)
+    sources = _sources(model, methods, heatmaps, scoring, splits)
     selections = [
-        select_images(split, settings, sources, limit if split is dataset else None) for split in splits
+        select_images(one, scoring, sources, options.limit if one is dataset else None) for one in splits
     ]
     total = sum(len(selection.indices) for selection in selections) * len(sources)
-    run = _Run(sources, fixed, progress, scorer or ModelSource.score, total)
-    thresholds, chosen_on = (
-        run.choose(selections[1]) if choose_on else ([fixed_only(fixed, s) for s in sources], None)
-    )
+    run = _Run(sources, progress, scorer or ModelSource.score, total)
+    thresholds, chosen_on = run.choose(selections[1]) if choose_on else (list(map(fixed, sources)), None)
     counted = [
         run.count(source, selections[0], taus) for source, taus in zip(sources, thresholds, strict=True)
     ]
-    rows = compared(sources, counted, thresholds, dataset, settings)
     return Report(
-        _described(settings, sources, selections, counted[-1], chosen_on, fixed, heatmaps),
-        rows,
-        baselines(selections, counted[-1], chosen_on, settings),
+        _described(scoring, sources, selections, counted[-1], chosen_on),
+        compared(sources, counted, thresholds, dataset, options),
+        baselines(selections, counted[-1], chosen_on, scoring),
         {dataset[index].id: why for index, why in selections[0].skipped.reasons.items()},
-        _notes(sources, settings, dataset),
+        _notes(sources, scoring, dataset),
     )
 
 
@@ -134,7 +100,6 @@ class _Run:
     """The passes over the images, and how far they are."""
 
     sources: Sequence[Source]
-    fixed: Mapping[str, float]
     progress: Progress | None
     scorer: Scorer
     total: int
@@ -156,10 +121,10 @@ class _Run:
         """For every row of every source its thresholds, the chosen one the best of this other split."""
         found = []
         for source in self.sources:
-            taus = fixed_only(self.fixed, source)
+            taus = fixed(source)
             counted = self.count(_without_guesses(source), selection, taus)
             for row, tally in zip(taus, counted.tallies, strict=True):
-                assert isinstance(tally, BoxTally)  # `check_choice` has seen to it
+                assert isinstance(tally, BoxTally)  # validated in `check_choice`
                 row["chosen"] = tally.best
             found.append(taus)
         return found, counted
@@ -170,29 +135,28 @@ class _Run:
             self.progress(self.done, self.total)
 
 
-def fixed_only(fixed: Mapping[str, float], source: Source) -> list[dict[str, float]]:
+def fixed(source: Source) -> list[dict[str, float]]:
     """The fixed threshold of each row of a source; none where rows have no threshold."""
-    return [{"fixed": fixed[line.standard]} if line.standard else {} for line in source.lines]
+    return [{"fixed": line.rule.threshold} if line.rule else {} for line in source.lines]
 
 
 def _sources(
     model: Models,
     methods: Sequence[str | MethodSpec],
     folders: Sequence[str | Path],
-    size_hw: tuple[int, int] | None,
-    settings: Settings,
+    scoring: Scoring,
     splits: Sequence[Dataset],
 ) -> list[Source]:
     specs = {spec.label: spec for spec in map(resolved_method, methods)}
     found: list[Source] = []
     for name, one in _named(model).items():
-        source = ModelSource(name, load_model(one), list(specs.values()), settings)
+        source = ModelSource(name, load_model(one), list(specs.values()), scoring)
         source.match(splits[0])  # refuses now, not after the work
         found.append(source)
-    found += [SavedSource(folder, settings, size_hw, splits) for folder in folders]
+    found += [SavedSource(folder, scoring, splits) for folder in folders]
     if not found:
         raise InputError("nothing to evaluate: give a model, or a folder of saved heatmaps")
-    if folders and settings.truth == "none":
+    if folders and scoring.truth == "none":
         raise InputError(
             f"{splits[0].name} {splits[0].split} has no boxes: saved heatmaps cannot be scored on it"
         )
@@ -222,18 +186,16 @@ def _without_guesses(source: Source) -> Source:
     """The same source with the maps of the true class only."""
     if isinstance(source, SavedSource):
         return source
-    other = replace(source.settings, gt_only=True)
-    return ModelSource(source.name, source.model, source.specs, other)
+    scoring = replace(source.scoring, options=replace(source.options, gt_only=True))
+    return ModelSource(source.name, source.model, source.specs, scoring)
 
 
 def _described(
-    settings: Settings,
+    scoring: Scoring,
     sources: Sequence[Source],
     selections: Sequence[Selection],
     counted: Counted,
     chosen_on: Counted | None,
-    fixed: Mapping[str, float],
-    folders: Sequence[str | Path],
 ) -> dict[str, Any]:
     """All that the numbers depend on, as results.json and manifest.json hold it."""
     models = [source for source in sources if isinstance(source, ModelSource)]
@@ -243,8 +205,7 @@ def _described(
         "split": dataset.split,
         "images": len(counted.indices),
         "available": len(dataset),
-        **asdict(settings),
-        "thresholds": dict(fixed),
+        **scoring.as_dict(),
         "choose_on": other.split if other else None,
         "choose_images": len(chosen_on.indices) if chosen_on else None,
         "choose_skipped": {other[i].id: why for i, why in selections[1].skipped.reasons.items()}
@@ -261,11 +222,11 @@ def _described(
             for source in models
         ],
         "methods": [{**asdict(spec), "label": spec.label} for spec in (models[0].specs if models else [])],
-        "heatmaps": [str(folder) for folder in folders],
+        "heatmaps": [str(source.folder) for source in sources if isinstance(source, SavedSource)],
     }
 
 
-def _notes(sources: Sequence[Source], settings: Settings, dataset: Dataset) -> list[str]:
+def _notes(sources: Sequence[Source], scoring: Scoring, dataset: Dataset) -> list[str]:
     """What a reader of the table must know besides."""
     notes = []
     specs = [spec for source in sources for spec in source.specs]
@@ -282,6 +243,6 @@ def _notes(sources: Sequence[Source], settings: Settings, dataset: Dataset) -> l
         if isinstance(source, SavedSource) and (strangers := len(source.strangers())):
             files = "1 file" if strangers == 1 else f"{strangers} files"
             notes.append(f"{files} in {source.folder.name} without an image in the split; left out.")
-    if settings.truth == "none":
+    if scoring.truth == "none":
         notes.append("The split has no boxes: classification only.")
     return notes

@@ -14,8 +14,6 @@ from sightline.evaluation.counting import (
     Advance,
     Batch,
     Counted,
-    Line,
-    Settings,
     Skipped,
     box_outside,
     boxes_of,
@@ -23,24 +21,24 @@ from sightline.evaluation.counting import (
     true_mask,
     update,
 )
+from sightline.evaluation.options import Line, Scoring
 from sightline.methods.spec import MethodSpec
 from sightline.metrics.protocols import in_threads
 from sightline.types import Dataset, Geometry
 
 
 class SavedSource:
-    """A folder of anyone's maps of the true classes: one row a standard, no classification."""
+    """A folder of anyone's maps of the true classes: one row per box rule, no classification."""
 
     def __init__(
         self,
         folder: str | Path,
-        settings: Settings,
-        size_hw: tuple[int, int] | None,
+        scoring: Scoring,
         splits: Sequence[Dataset],
     ) -> None:
-        self.folder, self.settings, self.name = Path(folder), settings, ""
-        self.lines = [Line(f"maps in {self.folder.name}", standard) for standard in settings.standards]
-        self._maps = _saved_maps(self.folder, splits, size_hw)
+        self.folder, self.scoring, self.name = Path(folder), scoring, ""
+        self.lines = scoring.lines(f"maps in {self.folder.name}")
+        self._maps = _saved_maps(self.folder, splits, scoring.options.heatmap_size)
         self.specs: list[MethodSpec] = []
 
     def strangers(self) -> list[str]:
@@ -54,13 +52,13 @@ class SavedSource:
         def wrong(index: int) -> str | None:
             try:
                 _, photo_hw = maps.read(dataset[index])
-                if self.settings.truth == "masks":
+                if self.scoring.truth == "masks":
                     true_mask(dataset[index])
             except InputError as error:
                 return str(error)
             return box_outside(dataset[index], photo_hw)
 
-        found = zip(indices, in_threads(wrong, indices, self.settings.workers), strict=True)
+        found = zip(indices, in_threads(wrong, indices, self.scoring.options.workers), strict=True)
         skipped.add({index: reason for index, reason in found if reason is not None})
 
     def score(
@@ -73,9 +71,9 @@ class SavedSource:
     ) -> Counted:
         """Count the images; arguments as in `ModelSource.score`."""
         counted = Counted(
-            [self.settings.tally(line.standard, tau) for line, tau in zip(self.lines, shown, strict=True)]
+            [self.scoring.tally(line, tau) for line, tau in zip(self.lines, shown, strict=True)]
         )
-        for chunk in chunks(indices, self.settings.batch_size):
+        for chunk in chunks(indices, self.scoring.options.batch_size):
             batch, maps = Batch(), []
             for index in chunk:
                 found, photo_hw = self._maps[_key(dataset)].read(dataset[index])
@@ -94,8 +92,7 @@ class SavedSource:
         """For a few images the predicted boxes; there is no predicted class."""
         read = [self._maps[_key(dataset)].read(dataset[index]) for index in indices]
         return [
-            (boxes_of(torch.from_numpy(one), Geometry.identity(hw), self.settings, line.standard, tau), None)
-            for one, hw in read
+            (boxes_of(torch.from_numpy(one), Geometry.identity(hw), line.at(tau)), None) for one, hw in read
         ]
 
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sightline.errors import InputError, unknown
-from sightline.evaluation.counting import Settings, Skipped
+from sightline.errors import InputError
+from sightline.evaluation.counting import Skipped
 from sightline.evaluation.models import ModelSource
+from sightline.evaluation.options import Scoring
 from sightline.evaluation.saved import SavedSource
-from sightline.explanation import VIEWS
-from sightline.metrics.localisation import grid_index
-from sightline.metrics.protocols import PROTOCOLS
-from sightline.types import DEFAULT_THRESHOLDS, NORMALISATIONS, RELATIVE_TO, Dataset
-
-ON_BAD = ("refuse", "skip")
+from sightline.types import Dataset
 
 
 @dataclass
@@ -35,41 +31,15 @@ def truth_of(dataset: Dataset, protocol: str) -> str:
     return "boxes" if any(len(sample.boxes_xyxy) for sample in dataset.samples) else "none"
 
 
-def checked(settings: Settings, threshold: float | None) -> dict[str, float]:
-    """The fixed threshold of each standard; raises `InputError` for the first wrong choice."""
-    choices = (
-        ("protocol", settings.protocol, (*PROTOCOLS, "pxap")),
-        ("view", settings.view, VIEWS),
-        ("normalisation", settings.normalise, NORMALISATIONS),
-        ("choice for bad images", settings.on_bad, ON_BAD),
-        *(("standard", standard, RELATIVE_TO) for standard in settings.standards),
-    )
-    for what, given, valid in choices:
-        if given not in valid:
-            raise unknown(what, given, valid)
-    for name in ("batch_size", "workers", "resamples", "limit", "input_size"):
-        number = getattr(settings, name)
-        if number is not None and number < 1:
-            raise InputError(f"{name}={number}; expected 1 or more")
-    if settings.protocol == "pxap" and settings.view != "whole":
-        raise InputError("protocol pxap compares whole photos; expected view='whole'")
-    fixed = {
-        name: DEFAULT_THRESHOLDS[name] if threshold is None else threshold for name in settings.standards
-    }
-    for tau in fixed.values():
-        grid_index(tau)
-    return fixed
-
-
-def check_choice(dataset: Dataset, choose_on: Dataset | None, settings: Settings) -> None:
+def check_choice(dataset: Dataset, choose_on: Dataset | None, scoring: Scoring) -> None:
     """A threshold is never chosen on an image that it is reported on."""
     if choose_on is None:
         return
-    if settings.truth != "boxes":
+    if scoring.truth != "boxes":
         raise InputError("there is no threshold to choose: without boxes, and under pxap, none is used")
     if choose_on.categories != dataset.categories:
         raise InputError(f"the classes of {choose_on.split} are not those of {dataset.split}")
-    if truth_of(choose_on, settings.protocol) != "boxes":
+    if truth_of(choose_on, scoring.options.protocol) != "boxes":
         raise InputError(f"{choose_on.name} {choose_on.split} has no boxes; no threshold can be chosen on it")
     same = (choose_on.name, choose_on.split) == (dataset.name, dataset.split)
     shared = {str(sample.source) for sample in choose_on.samples} & {
@@ -84,17 +54,17 @@ def check_choice(dataset: Dataset, choose_on: Dataset | None, settings: Settings
 
 
 def select_images(
-    dataset: Dataset, settings: Settings, sources: Sequence[ModelSource | SavedSource], limit: int | None
+    dataset: Dataset, scoring: Scoring, sources: Sequence[ModelSource | SavedSource], limit: int | None
 ) -> Selection:
     """The images to be scored, after a look at all that can be known without opening a photo."""
     count = len(dataset) if limit is None else min(limit, len(dataset))
     indices = [place * len(dataset) // count for place in range(count)]
-    skipped = Skipped(settings.on_bad)
-    skipped.add({index: why for index in indices if (why := _lacks(dataset, index, settings.truth))})
+    skipped = Skipped(scoring.options.on_bad)
+    skipped.add({index: why for index in indices if (why := _lacks(dataset, index, scoring.truth))})
     for source in sources:
         if isinstance(source, SavedSource):
             strangers = source.strangers()
-            if strangers and settings.on_bad == "refuse":
+            if strangers and scoring.options.on_bad == "refuse":
                 some = ", ".join(strangers[:3])
                 raise InputError(
                     f"{len(strangers)} file(s) in {source.folder} belong to no image of the split: {some}; "

@@ -13,7 +13,8 @@ from sightline.errors import InputError
 from sightline.metrics.bootstrap import Interval, bootstrap_interval, paired_difference
 from sightline.metrics.localisation import BoxAccuracy, best_threshold, grid_index
 from sightline.metrics.pixels import PxAP
-from sightline.metrics.protocols import Map, Place, Rescaling, sweep_ious
+from sightline.metrics.protocols import Map, Place, sweep_ious
+from sightline.types import BoxRule
 
 Array = NDArray[Any]
 DELTA = 0.5  # the IoU from which a box is right
@@ -23,27 +24,27 @@ V2_DELTAS = (0.3, 0.5, 0.7)
 class BoxTally:
     """GT-known localisation of one row at every τ of the grid, from one pass over each map.
 
-    Kept are 125 bytes an image and δ (packed hits), and the IoU at one threshold ``shown`` (for the best and
+    Kept are 125 bytes per image and δ (packed hits), and the IoU at the threshold of ``rule`` (for the best and
     the worst cases). With ``protocol="wsol-v2"`` δ = 0.3, 0.5, 0.7, else 0.5.
 
     >>> import torch
-    >>> tally = BoxTally("exact", Rescaling(), shown=0.2)
+    >>> tally = BoxTally("exact", BoxRule(0.2))
     >>> squares = torch.zeros(1, 8, 8); squares[:, 2:6, 2:6] = 1
     >>> tally.update(squares, [torch.tensor([[2.0, 2, 6, 6]])], [(8, 8)])
     >>> tally.hits(0.2), tally.ious
     (array([ True]), array([1.], dtype=float32))
     """
 
-    def __init__(self, protocol: str, rescaling: Rescaling, shown: float, workers: int = 1) -> None:
+    def __init__(self, protocol: str, rule: BoxRule, workers: int = 1) -> None:
         deltas = V2_DELTAS if protocol == "wsol-v2" else (DELTA,)
-        self.accuracy = BoxAccuracy(protocol, deltas, rescaling, keep=True)
-        self.shown, self.workers = shown, workers
+        self.accuracy = BoxAccuracy(protocol, deltas, rule, keep=True)
+        self.workers = workers
         self._ious: list[Array] = []
 
     def update(self, maps: Tensor | Sequence[Map], boxes: Sequence[Tensor], places: Sequence[Place]) -> None:
         """Count N images; arguments and errors as in `sweep_ious`."""
         score = self.accuracy
-        found = sweep_ious(maps, boxes, places, (score.protocol,), score.rescaling, workers=self.workers)
+        found = sweep_ious(maps, boxes, places, (score.protocol,), score.rule, workers=self.workers)
         ious = found[score.protocol]
         score.add_ious(ious)
         self._ious.append(ious[:, grid_index(self.shown)].astype(np.float32))
@@ -52,10 +53,15 @@ class BoxTally:
         """The images of both, this one's first."""
         if self.shown != other.shown:
             raise InputError(f"cannot add IoUs kept at τ = {other.shown} to those at {self.shown}")
-        total = BoxTally(self.accuracy.protocol, self.accuracy.rescaling, self.shown, self.workers)
+        total = BoxTally(self.accuracy.protocol, self.accuracy.rule, self.workers)
         total.accuracy = self.accuracy + other.accuracy
         total._ious = self._ious + other._ious
         return total
+
+    @property
+    def shown(self) -> float:
+        """The threshold at which single IoUs are kept."""
+        return self.accuracy.rule.threshold
 
     @property
     def ious(self) -> Array:
@@ -89,21 +95,21 @@ class PixelTally:
     The state is one pair of histograms a resample, whatever the number of images; the draws of image i
     depend on i alone, so that two rows are compared on the same resamples.
 
-    >>> tally = PixelTally(Rescaling(), resamples=20)
+    >>> tally = PixelTally(BoxRule(), resamples=20)
     >>> truth = np.zeros((224, 224), np.uint8); truth[:112] = 1
     >>> tally.update([truth.astype(np.float32)] * 9, [truth] * 9, range(9))
     >>> tally.interval()
     Interval(value=1.0, low=1.0, high=1.0)
     """
 
-    def __init__(self, rescaling: Rescaling, resamples: int = 500) -> None:
-        self.score = PxAP("wsol", rescaling)
+    def __init__(self, rule: BoxRule, resamples: int = 500) -> None:
+        self.score = PxAP("wsol", rule)
         self.resampled = np.zeros((resamples, *self.score.counts.shape))
 
     def update(self, maps: Sequence[Map], masks: Sequence[Array], indices: Sequence[int]) -> None:
         """Count N images: raw maps (h, w), true masks (see `PxAP`), and each image's place in the data set."""
         for one, mask, index in zip(maps, masks, indices, strict=True):
-            single = PxAP("wsol", self.score.rescaling)
+            single = PxAP("wsol", self.score.rule)
             single.update([one], [mask])
             self.score += single
             times = np.random.default_rng(index).poisson(1, len(self.resampled))
@@ -111,7 +117,7 @@ class PixelTally:
 
     def __add__(self, other: PixelTally) -> PixelTally:
         """The images of both; the resampled counts are whole numbers, so that no order changes them."""
-        total = PixelTally(self.score.rescaling, len(self.resampled))
+        total = PixelTally(self.score.rule, len(self.resampled))
         total.score = self.score + other.score
         total.resampled = self.resampled + other.resampled
         return total
@@ -127,7 +133,7 @@ class PixelTally:
     def _draws(self) -> Array:
         found = []
         for counts in self.resampled:
-            one = PxAP("wsol", self.score.rescaling)
+            one = PxAP("wsol", self.score.rule)
             one.counts = counts
             found.append(one.compute() if counts[1].sum() > 0 else 0.0)
         return np.array(found)

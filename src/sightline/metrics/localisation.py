@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sightline.errors import InputError, unknown
-from sightline.metrics.protocols import PROTOCOLS, TAUS, Map, Place, Rescaling, sweep_ious
+from sightline.metrics.protocols import PROTOCOLS, TAUS, Map, Place, sweep_ious
+from sightline.types import BoxRule
 
 Array = NDArray[Any]
 A = TypeVar("A", bound="BoxAccuracy")
@@ -29,7 +30,7 @@ class BoxAccuracy:
 
     protocol: str
     deltas: tuple[float, ...]
-    rescaling: Rescaling = field(default_factory=Rescaling)
+    rule: BoxRule = field(default_factory=BoxRule)
     keep: bool = False
     images: int = 0
     hits: Array = field(init=False, repr=False)
@@ -49,7 +50,7 @@ class BoxAccuracy:
         workers: int = 1,
     ) -> None:
         """Count N images; arguments and errors as in `sweep_ious`."""
-        ious = sweep_ious(maps, boxes, places, (self.protocol,), self.rescaling, map_hw, workers)
+        ious = sweep_ious(maps, boxes, places, (self.protocol,), self.rule, map_hw, workers)
         self.add_ious(ious[self.protocol])
 
     def add_ious(self, ious: Array) -> None:
@@ -65,10 +66,10 @@ class BoxAccuracy:
             self.packed.append(np.packbits(fits, axis=-1))
 
     def __add__(self: A, other: A) -> A:
-        mine, its = ((a.protocol, a.deltas, a.rescaling, a.keep) for a in (self, other))
+        mine, its = ((a.protocol, a.deltas, a.rule, a.keep) for a in (self, other))
         if mine != its:
             raise InputError(f"cannot add the scores of {its} to those of {mine}")
-        total = type(self)(self.protocol, self.deltas, self.rescaling, self.keep, self.images + other.images)
+        total = type(self)(self.protocol, self.deltas, self.rule, self.keep, self.images + other.images)
         total.hits = self.hits + other.hits
         total.packed = self.packed + other.packed
         return total

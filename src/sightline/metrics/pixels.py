@@ -17,13 +17,13 @@ from sightline.metrics.protocols import (
     SIDE,
     TAUS,
     Map,
-    Rescaling,
     as_map,
     check_size,
     in_threads,
     wsol_scoremap,
 )
 from sightline.metrics.sweep import count_in_bins
+from sightline.types import BoxRule
 
 Array = NDArray[Any]
 
@@ -50,7 +50,7 @@ class PxAP:
     """
 
     protocol: str = "wsol"
-    rescaling: Rescaling = field(default_factory=Rescaling)
+    rule: BoxRule = field(default_factory=BoxRule)
     images: int = 0
     counts: Array = field(
         init=False, repr=False, default_factory=lambda: np.zeros((2, len(EDGES) - 1), np.int64)
@@ -88,18 +88,18 @@ class PxAP:
     def _scores(self, raw: Array, truth: Array) -> Array:
         if self.protocol == "wsol":
             check_size(truth, (SIDE, SIDE), "the mask")
-            return wsol_scoremap(raw, self.rescaling)
+            return wsol_scoremap(raw, self.rule)
         size_hw = (truth.shape[0], truth.shape[1])
         scaled = make_heatmaps(
-            torch.from_numpy(raw).double(), size_hw, self.rescaling.normalise, self.rescaling.percentile
+            torch.from_numpy(raw).double(), size_hw, self.rule.normalise, self.rule.percentile
         )
         scores: Array = scaled.numpy()
         return scores
 
     def __add__(self, other: PxAP) -> PxAP:
-        if (self.protocol, self.rescaling) != (other.protocol, other.rescaling):
+        if (self.protocol, self.rule) != (other.protocol, other.rule):
             raise InputError(f"cannot add the scores of {other} to those of {self}")
-        total = PxAP(self.protocol, self.rescaling, self.images + other.images)
+        total = PxAP(self.protocol, self.rule, self.images + other.images)
         total.counts = self.counts + other.counts
         return total
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,7 +16,7 @@ from sightline.boxes import cutoffs
 from sightline.errors import InputError, unknown
 from sightline.heatmap import make_heatmaps, normalise
 from sightline.metrics import components, sweep
-from sightline.types import NORMALISATIONS, RELATIVE_TO, BoxRule, Geometry, checked_boxes
+from sightline.types import BoxRule, Geometry, checked_boxes
 
 Array = NDArray[Any]
 Map = Tensor | Array
@@ -26,32 +26,6 @@ T = TypeVar("T")
 PROTOCOLS = ("wsol-v1", "wsol-v2", "rethinking", "exact", "exact-all")
 TAUS: Array = np.arange(0, 1, 0.001)  # the grid, to the last bit as wsolevaluation makes it
 SIDE = 224  # wsolevaluation scores everything at this size
-INTERPOLATIONS = ("cubic", "linear")
-
-
-@dataclass(frozen=True)
-class Rescaling:
-    """How a raw map becomes a heatmap and what τ is a share of.
-
-    ``normalise``, ``standard`` and ``percentile`` are as in `sightline.heatmap` and `sightline.boxes`;
-    ``interpolation`` is how the ``wsol`` protocols resize a map to 224 (wsolevaluation: ``cubic``).
-    """
-
-    normalise: str = "minmax"
-    standard: str = "max"
-    percentile: float = 90.0
-    interpolation: str = "cubic"
-
-    def __post_init__(self) -> None:
-        for what, given, valid in (
-            ("normalisation", self.normalise, NORMALISATIONS),
-            ("standard", self.standard, RELATIVE_TO),
-            ("interpolation", self.interpolation, INTERPOLATIONS),
-        ):
-            if given not in valid:
-                raise unknown(what, given, valid)
-        if not 0 <= self.percentile <= 100:
-            raise InputError(f"percentile is {self.percentile}; expected a number from 0 to 100")
 
 
 def sweep_ious(
@@ -59,14 +33,15 @@ def sweep_ious(
     boxes: Sequence[Tensor],
     places: Sequence[Place],
     protocols: Sequence[str] = ("wsol-v1",),
-    rescaling: Rescaling | None = None,
+    rule: BoxRule | None = None,
     map_hw: tuple[int, int] | None = None,
     workers: int = 1,
 ) -> dict[str, Array]:
     """The IoU of each map's box with the true boxes at every τ of the grid: {protocol: (N, 1000) float64}.
 
     ``maps``: N raw maps (h, w). ``boxes``: for each image its true boxes (B, 4), half-open, in photo
-    pixels; the one that fits best counts. ``places``: for each image its `Geometry`, or the (H, W) of the
+    pixels; the one that fits best counts. ``rule``: how a map is normalised, and what τ is relative to (its own
+    threshold and selection are not used). ``places``: for each image its `Geometry`, or the (H, W) of the
     photo where the map covers all of it. One pass over each map serves all τ (see `sightline.metrics.sweep`);
     ``workers`` threads share the maps.
 
@@ -78,8 +53,8 @@ def sweep_ious(
       order), V2 all contours, those of holes too; [0, 0, 0, 0] where nothing is left. True boxes: their
       inclusive corners scaled to 224 and truncated. IoU with inclusive corners.
     - ``rethinking`` (Bae et al., ECCV 2020): as V1, but normalised in single precision, the far corner not
-      limited, the whole 224×224 where nothing is left. With ``standard="percentile"`` it is their PaS.
-    - ``exact``: this project's own road: bilinear upsampling to the network's input size, `normalise`, the
+      limited, the whole 224×224 where nothing is left. With ``relative_to="percentile"`` it is their PaS.
+    - ``exact``: this project's own rule: bilinear upsampling to the network's input size, `normalise`, the
       values ≥ τ · max (and > 0), the largest 8-connected component by pixels, its box brought to the photo,
       half-open IoU in float64; 0 where no box is left. ``exact-all``: the component that fits best.
 
@@ -98,14 +73,14 @@ def sweep_ious(
         raise InputError(
             f"{len(maps)} maps, boxes for {len(boxes)} images, {len(places)} places; expected one each"
         )
-    rescaling = rescaling or Rescaling()
+    rule = rule or BoxRule()
 
     def one(i: int) -> dict[str, Array]:
         raw = as_map(maps[i], map_hw)
         true_boxes = checked_boxes(torch.as_tensor(boxes[i])).double().cpu().numpy()
         if len(true_boxes) == 0:
             raise InputError(f"image {i} of the batch has no true box; only images with one can be scored")
-        return _ious_of_one(raw, true_boxes, as_geometry(places[i]), protocols, rescaling)
+        return _ious_of_one(raw, true_boxes, as_geometry(places[i]), protocols, rule)
 
     found = in_threads(one, range(len(maps)), workers)
     empty = np.zeros((0, len(TAUS)))
@@ -144,7 +119,7 @@ def as_geometry(place: Place) -> Geometry:
     return place if isinstance(place, Geometry) else Geometry.identity((int(place[0]), int(place[1])))
 
 
-def wsol_scoremap(raw: Array, rescaling: Rescaling | None = None, side: int = SIDE) -> Array:
+def wsol_scoremap(raw: Array, rule: BoxRule | None = None, side: int = SIDE) -> Array:
     """A raw map (h, w) as wsolevaluation scores it: (side, side) float64 in [0, 1].
 
     Resized by OpenCV in float64, then (m - min) / max of that; all zeros where it is constant or holds NaN.
@@ -154,13 +129,12 @@ def wsol_scoremap(raw: Array, rescaling: Rescaling | None = None, side: int = SI
     """
     import cv2
 
-    rescaling = rescaling or Rescaling()
-    how = cv2.INTER_CUBIC if rescaling.interpolation == "cubic" else cv2.INTER_LINEAR
-    resized: Array = cv2.resize(np.asarray(raw, np.float64), (side, side), interpolation=how)
+    rule = rule or BoxRule()
+    resized: Array = cv2.resize(np.asarray(raw, np.float64), (side, side), interpolation=cv2.INTER_CUBIC)
     if np.isnan(resized).any() or resized.min() == resized.max():
         return np.zeros_like(resized)
-    if rescaling.normalise != "minmax":
-        return normalise(torch.from_numpy(resized), rescaling.normalise, rescaling.percentile).numpy()
+    if rule.normalise != "minmax":
+        return normalise(torch.from_numpy(resized), rule.normalise, rule.percentile).numpy()
     resized -= resized.min()
     resized /= resized.max()
     return resized
@@ -185,21 +159,21 @@ def wsol_true_boxes(boxes_xyxy: Array, geometry: Geometry, side: int = SIDE) -> 
 
 
 def _ious_of_one(
-    raw: Array, true_boxes: Array, geometry: Geometry, protocols: Sequence[str], rescaling: Rescaling
+    raw: Array, true_boxes: Array, geometry: Geometry, protocols: Sequence[str], rule: BoxRule
 ) -> dict[str, Array]:
     found: dict[str, Array] = {}
     if any(name.startswith("wsol") for name in protocols):
-        level = (wsol_scoremap(raw, rescaling) * 255).astype(np.uint8)
-        ious = contour_ious(level, wsol_true_boxes(true_boxes, geometry), rescaling)
+        level = (wsol_scoremap(raw, rule) * 255).astype(np.uint8)
+        ious = contour_ious(level, wsol_true_boxes(true_boxes, geometry), rule)
         found["wsol-v1"], found["wsol-v2"] = ious
     if "rethinking" in protocols:
-        found["rethinking"] = _rethinking_ious(raw, wsol_true_boxes(true_boxes, geometry), rescaling)
+        found["rethinking"] = _rethinking_ious(raw, wsol_true_boxes(true_boxes, geometry), rule)
     if any(name.startswith("exact") for name in protocols):
-        found["exact"], found["exact-all"] = _exact_ious(raw, true_boxes, geometry, rescaling)
+        found["exact"], found["exact-all"] = _exact_ious(raw, true_boxes, geometry, rule)
     return {name: found[name] for name in protocols}
 
 
-def contour_ious(level: Array, true_boxes: Array, rescaling: Rescaling | None = None) -> tuple[Array, Array]:
+def contour_ious(level: Array, true_boxes: Array, rule: BoxRule | None = None) -> tuple[Array, Array]:
     """V1's and V2's IoU at every τ for an 8-bit map (H, W) and inclusive true boxes (B, 4) of its size.
 
     >>> level = np.zeros((5, 5), np.uint8); level[1:4, 1:4] = 200
@@ -207,7 +181,7 @@ def contour_ious(level: Array, true_boxes: Array, rescaling: Rescaling | None = 
     >>> float(v1[500]), float(v2[500])
     (1.0, 1.0)
     """
-    rescaling = rescaling or Rescaling()
+    rule = rule or BoxRule()
     top = int(level.max())
     if top == 0:
         nothing = sweep.best_overlaps(np.zeros((1, 4)), true_boxes, 1.0)
@@ -225,7 +199,7 @@ def contour_ious(level: Array, true_boxes: Array, rescaling: Rescaling | None = 
     lives = np.concatenate([outer, islands, holes])
     overlap = sweep.best_overlaps(np.minimum(_boxes(lives), limit), true_boxes, 1.0)
     v2 = overlap[sweep.highest(lives, overlap, top)]
-    at = _masks_at(level, rescaling)
+    at = _masks_at(level, rule)
     return v1[at], v2[at]
 
 
@@ -251,13 +225,13 @@ def _boxes(lives: Array) -> Array:
     return boxes
 
 
-def _masks_at(level: Array, rescaling: Rescaling) -> Array:
+def _masks_at(level: Array, rule: BoxRule) -> Array:
     """The mask {u > m} of each τ: m = int(τ · max u), or of a percentile of u."""
-    of = level.max() if rescaling.standard == "max" else np.percentile(level, rescaling.percentile)
+    of = level.max() if rule.relative_to == "max" else np.percentile(level, rule.percentile)
     return np.asarray((TAUS * of).astype(np.int64))
 
 
-def _rethinking_ious(raw: Array, true_boxes: Array, rescaling: Rescaling) -> Array:
+def _rethinking_ious(raw: Array, true_boxes: Array, rule: BoxRule) -> Array:
     import cv2
 
     resized: Array = cv2.resize(np.asarray(raw, np.float32), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
@@ -270,18 +244,14 @@ def _rethinking_ious(raw: Array, true_boxes: Array, rescaling: Rescaling) -> Arr
     _, filled = components.hole_lives(level, top)
     outer = components.component_lives(filled, top, _everywhere(level), True)
     ious: Array = sweep.best_overlaps(_largest_contours(outer, level.size, top), true_boxes, 1.0)
-    return np.asarray(ious[_masks_at(level, rescaling)])
+    return np.asarray(ious[_masks_at(level, rule)])
 
 
-def _exact_ious(
-    raw: Array, true_boxes: Array, geometry: Geometry, rescaling: Rescaling
-) -> tuple[Array, Array]:
+def _exact_ious(raw: Array, true_boxes: Array, geometry: Geometry, rule: BoxRule) -> tuple[Array, Array]:
     if np.isnan(raw).any():
         raise InputError("a map holds NaN")
-    heatmap = make_heatmaps(
-        torch.from_numpy(raw), geometry.input_hw, rescaling.normalise, rescaling.percentile
-    )
-    reference = cutoffs(heatmap, BoxRule(1.0, rescaling.standard, percentile=rescaling.percentile))
+    heatmap = make_heatmaps(torch.from_numpy(raw), geometry.input_hw, rule.normalise, rule.percentile)
+    reference = cutoffs(heatmap, replace(rule, threshold=1.0))
     level = sweep.levels_at_least(heatmap.numpy(), (reference * torch.from_numpy(TAUS).to(heatmap)).numpy())
     largest, best = np.zeros(len(TAUS)), np.zeros(len(TAUS))
     top = int(level.max())

@@ -31,11 +31,11 @@ class ClassScore:
 
 @dataclass
 class Row:
-    """One model × method × standard: scores in [0, 1] with their intervals, and differences to the first row."""
+    """One model × method × box rule: scores in [0, 1] with their intervals, and differences to the first row."""
 
     model: str
     method: str
-    standard: str
+    relative_to: str  # what thresholds are a share of; empty where nothing is cut
     scores: dict[str, Interval]
     thresholds: dict[str, float] = field(default_factory=dict)  # fixed, chosen, swept
     differences: dict[str, Interval] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Row:
     @property
     def label(self) -> str:
         """What tells this row from the others, in words."""
-        return " · ".join(part for part in (self.model, self.method, self.standard) if part)
+        return " · ".join(part for part in (self.model, self.method, self.relative_to) if part)
 
     @property
     def shown(self) -> str:
@@ -214,7 +214,7 @@ def _columns(report: Report) -> Iterator[tuple[str, list[str]]]:
     if len({row.model for row in rows}) > 1:
         yield "model", [row.model for row in rows] + blank
     yield "method", [row.method for row in rows] + [baseline.name for baseline in fixed]
-    yield "standard", [row.standard for row in rows] + blank
+    yield "relative to", [row.relative_to for row in rows] + blank
     for heading, name in _ERRORS:
         found = [row.scores.get(name.format(shown=row.shown)) for row in rows]
         yield heading, [spelled(score) for score in found] + blank
@@ -276,10 +276,10 @@ def _caption(report: Report) -> Iterator[str]:
 def _threshold_caption(report: Report) -> Iterator[str]:
     s = report.settings
     shares = {"max": "of the maximum", "percentile": f"of the {s['percentile']:g}th percentile"}
-    standards = [
+    fixed = [
         f"{name}: τ is a share {shares[name]}, fixed at {tau:g}" for name, tau in s["thresholds"].items()
     ]
-    yield f"Standard {'; '.join(standards)}. GT-known: a box is right from IoU 0.5 on."
+    yield f"Threshold relative to {'; '.join(fixed)}. GT-known: a box is right from IoU 0.5 on."
     if s["choose_on"]:
         yield f"Chosen τ: the best of split {s['choose_on']} ({s['choose_images']} images), applied here."
     yield (
@@ -313,7 +313,12 @@ def interval_ends(name: str, score: Interval | None) -> dict[str, float]:
 
 
 def _named(row: Row) -> dict[str, str]:
-    return {"model": row.model, "method": row.method, "standard": row.standard}
+    return {
+        "model": row.model,
+        "method": row.method,
+        "relative_to": row.relative_to,
+        "standard": row.relative_to,  # its old name, for whoever reads the files
+    }
 
 
 def _row_dict(row: Row) -> dict[str, Any]:
