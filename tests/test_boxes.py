@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from sightline.boxes import (
+    best_ious,
     centre_box,
     cutoffs,
     five_guesses,
-    inclusive_to_half_open,
     iou,
     make_boxes,
     make_masks,
@@ -176,9 +176,17 @@ def test_iou_of_literal_boxes():
     assert iou(a, b).T.equal(iou(b, a))
 
 
+def test_ious_are_those_of_the_pairs_and_the_best_true_box_counts():
+    boxes = torch.rand(30, 2, 2).double().sort(1).values.flatten(1)
+    truth = [torch.rand(n, 2, 2).double().sort(1).values.flatten(1) for n in (1, 2, 3) * 10]
+    expected = torch.stack([iou(box[None], true).max() for box, true in zip(boxes, truth, strict=True)])
+    torch.testing.assert_close(best_ious(boxes, truth), expected)
+    boxes[3] = float("nan")
+    assert best_ious(boxes, truth)[3] == 0
+
+
 def test_conversions():
     assert xywh_to_xyxy(torch.tensor([[1.5, 2, 0.5, 3]])).tolist() == [[1.5, 2, 2, 5]]
-    assert inclusive_to_half_open(torch.tensor([[5, 5, 5, 5]])).tolist() == [[5, 5, 6, 6]]
     assert centre_box((10, 20), 2).tolist() == [[2, 2, 18, 8]]
 
 

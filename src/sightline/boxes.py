@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -101,18 +102,57 @@ def five_guesses(heatmaps_of_top5: Tensor, how: str = "plain") -> Guesses:
     return Guesses(torch.stack([loose1, tight1, loose2, tight2, loose3]), torch.tensor([0, 0, 1, 1, 2]))
 
 
+def areas(boxes_xyxy: Tensor) -> Tensor:
+    """The area of each box of (..., 4) -> (...); 0 where a corner lies beyond the other.
+
+    >>> areas(torch.tensor([[0.0, 0.0, 2.0, 3.0], [2.0, 0.0, 1.0, 1.0]]))
+    tensor([6., 0.])
+    """
+    return (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).clamp(min=0).prod(-1)
+
+
+def shared_areas(a: Tensor, b: Tensor) -> Tensor:
+    """The area that boxes of (..., 4) and (..., 4), broadcast together, have in common -> (...).
+
+    >>> shared_areas(torch.tensor([0.0, 0.0, 2.0, 2.0]), torch.tensor([[1.0, 1.0, 3.0, 3.0]]))
+    tensor([1.])
+    """
+    corner0, corner1 = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
+    return (corner1 - corner0).clamp(min=0).prod(-1)
+
+
+def paired_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of half-open boxes (..., 4) and (..., 4), broadcast together; 0 where one has no area.
+
+    >>> paired_iou(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[1.0, 0.0, 3.0, 2.0]]))
+    tensor([0.3333])
+    """
+    shared = shared_areas(a, b)
+    union = areas(a) + areas(b) - shared
+    return torch.where(shared > 0, shared / union, torch.zeros_like(shared))
+
+
 def iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of half-open boxes (A, 4) and (B, 4) -> (A, B); 0 where a box has no area.
+    """Intersection over union of each of A with each of B half-open boxes: (A, 4), (B, 4) -> (A, B).
 
     >>> iou(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[1.0, 0.0, 3.0, 2.0]]))
     tensor([[0.3333]])
     """
     a, b = _as_boxes(a), _as_boxes(b)
-    corner0 = torch.maximum(a[:, None, :2], b[None, :, :2])
-    corner1 = torch.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = (corner1 - corner0).clamp(min=0).prod(-1)
-    union = _areas(a)[:, None] + _areas(b)[None] - shared
-    return torch.where(shared > 0, shared / union, torch.zeros_like(shared))
+    return paired_iou(a[:, None], b[None])
+
+
+def best_ious(boxes: Tensor, truth: Sequence[Tensor]) -> Tensor:
+    """The IoU (N,) of the box of each image, (N, 4), with the true one it fits best; 0 for no box (NaN).
+
+    ``truth``: the true boxes (B, 4) of each image, on the same scale.
+
+    >>> best_ious(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), [torch.tensor([[0.0, 0.0, 2.0, 1.0]])])
+    tensor([0.5000], dtype=torch.float64)
+    """
+    owner = torch.cat([torch.full((len(true),), i) for i, true in enumerate(truth)])
+    fits = paired_iou(boxes.double().nan_to_num()[owner], torch.cat(list(truth)).double())
+    return torch.zeros(len(boxes)).double().scatter_reduce(0, owner, fits, "amax")
 
 
 def xywh_to_xyxy(boxes_xywh: Tensor) -> Tensor:
@@ -122,15 +162,6 @@ def xywh_to_xyxy(boxes_xywh: Tensor) -> Tensor:
     tensor([[10, 20, 13, 24]])
     """
     return torch.cat([boxes_xywh[..., :2], boxes_xywh[..., :2] + boxes_xywh[..., 2:]], -1)
-
-
-def inclusive_to_half_open(boxes_inclusive: Tensor) -> Tensor:
-    """Corners that name the last pixel inside (..., 4) -> half-open pixel edges (..., 4).
-
-    >>> inclusive_to_half_open(torch.tensor([[0, 0, 63, 63]]))
-    tensor([[ 0,  0, 64, 64]])
-    """
-    return boxes_inclusive + boxes_inclusive.new_tensor([0, 0, 1, 1])
 
 
 def centre_box(size_hw: tuple[int, int], margin: float) -> Tensor:
@@ -174,23 +205,13 @@ def _loose_and_tight(level: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
     boxes = torch.cat(_component_boxes(masks, "all"))
     if len(boxes) == 0:
         return torch.zeros(4), torch.zeros(4)
-    boxes = boxes[torch.argsort(-_areas(boxes), stable=True)]
+    boxes = boxes[torch.argsort(-areas(boxes), stable=True)]
     kept = boxes[:1]
     for box in boxes[1:]:
-        if not (_shared_area(box, kept) > 0.5 * _areas(kept)).any():
+        if not (shared_areas(box, kept) > 0.5 * areas(kept)).any():
             kept = torch.cat([kept, box[None]])
             break  # only the first two are asked for
     return kept[0], kept[-1]
-
-
-def _shared_area(box: Tensor, others: Tensor) -> Tensor:
-    corner0 = torch.maximum(box[:2], others[:, :2])
-    corner1 = torch.minimum(box[2:], others[:, 2:])
-    return (corner1 - corner0).clamp(min=0).prod(-1)
-
-
-def _areas(boxes: Tensor) -> Tensor:
-    return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(-1)
 
 
 def _as_boxes(boxes: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from references import scoremaps
 from references import wsol_reference as slow
 from sightline.errors import InputError
 from sightline.heatmap import make_heatmaps
-from sightline.metrics.pixels import MeanIoU, PxAP, mask_ious, truth_mask
+from sightline.metrics.pixels import PxAP, truth_mask
 
 
 def maps_and_masks(seed, count=3):
@@ -93,29 +93,6 @@ def test_truth_mask_by_hand():
     assert truth_mask([one], None, (4, 4)).tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0] * 4, [0] * 4]
 
 
-def test_mask_ious_by_hand():
-    predicted = torch.tensor([[[1, 1], [0, 0]], [[0, 0], [0, 0]], [[1, 0], [0, 0]]]).bool()
-    truth = torch.tensor([[[1, 0], [1, 0]], [[0, 0], [0, 0]], [[0, 0], [0, 1]]]).bool()
-    assert mask_ious(predicted, truth).tolist() == [1 / 3, 1, 0]
-    ignore = torch.tensor([[0, 1], [0, 0]]).bool()
-    assert mask_ious(predicted, truth, ignore).tolist() == [0.5, 1, 0]
-
-
-def test_mean_iou_by_hand_and_merged():
-    predicted = np.array([[0, 1, 1], [2, 2, 0]])
-    truth = np.array([[0, 1, 0], [2, 255, 2]])
-    # class 0: 1 of {0 kept, 1 missed, 1 too much}; class 1: 1 of 2; class 2: 1 of 2; class 3 never
-    whole = MeanIoU(4)
-    whole.update(predicted, truth)
-    assert whole.per_class()[:3].tolist() == [1 / 3, 1 / 2, 1 / 2]
-    assert np.isnan(whole.per_class()[3])
-    assert whole.compute() == pytest.approx(4 / 9)
-    parts = [MeanIoU(4), MeanIoU(4)]
-    for part, row in zip(parts, (0, 1), strict=True):
-        part.update(predicted[row], truth[row])
-    assert np.array_equal((parts[0] + parts[1]).confusion, whole.confusion)
-
-
 @pytest.mark.parametrize(
     ("call", "says"),
     [
@@ -132,11 +109,6 @@ def test_mean_iou_by_hand_and_merged():
         (lambda: PxAP().compute(), "no recall"),
         (lambda: PxAP("wsol-v1"), "unknown protocol"),
         (lambda: PxAP() + PxAP("exact"), "cannot add"),
-        (lambda: MeanIoU(2).compute(), "no pixel"),
-        (lambda: MeanIoU(2).update(np.array([2]), np.array([0])), "expected 0 … 1"),
-        (lambda: MeanIoU(2).update(np.array([1, 1]), np.array([0])), "same shape"),
-        (lambda: MeanIoU(2) + MeanIoU(3), "cannot add"),
-        (lambda: mask_ious(torch.zeros(2, 2), torch.zeros(2, 3)), "equal"),
         (lambda: truth_mask([]), "one or more"),
     ],
 )

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sightline.boxes import iou
 from sightline.errors import InputError
 from sightline.models.families.gapnet import GapNet
 from sightline.models.loading import LoadedModel, load_model
@@ -20,7 +19,6 @@ from sightline.training.folds import fold_numbers, split_folds
 from sightline.training.pseudo_boxes import (
     PseudoBoxes,
     average_heatmaps,
-    best_ious,
     boxes_at,
     choose_threshold,
     labels_for,
@@ -154,15 +152,6 @@ def test_the_threshold_is_the_one_whose_boxes_fit_the_held_out_part():
     assert (chosen, shares) == (0.6, {0.2: 0.5, 0.3: 0.5, 0.6: 1.0})  # 2.5/4 and 4/6 both fit
     with pytest.raises(InputError, match="p0 has no box to choose a threshold by"):
         choose_threshold(colour_model(), dataset((image, 0, None)), TeacherOptions(), grid)
-
-
-def test_ious_are_those_of_the_pairs_and_the_best_true_box_counts():
-    boxes = torch.rand(30, 2, 2).double().sort(1).values.flatten(1)
-    truth = [torch.rand(n, 2, 2).double().sort(1).values.flatten(1) for n in (1, 2, 3) * 10]
-    expected = torch.stack([iou(box[None], true).max() for box, true in zip(boxes, truth, strict=True)])
-    torch.testing.assert_close(best_ious(boxes, truth), expected)
-    boxes[3] = float("nan")
-    assert best_ious(boxes, truth)[3] == 0
 
 
 def test_what_is_saved_is_read_again(tmp_path):

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sightline.boxes import best_ious
 from sightline.data.images import read_image
 from sightline.discovery.features import Features, crop, extract_features
 from sightline.discovery.gallery import RIGHT, WRONG, Tile, framed, gallery
@@ -26,7 +27,6 @@ from sightline.metrics.accumulators import DELTA, BoxTally
 from sightline.metrics.baselines import constant_box_hits
 from sightline.metrics.bootstrap import bootstrap_interval, paired_difference
 from sightline.reports.tables import interval_ends, percent, spelled
-from sightline.training.pseudo_boxes import best_ious
 from sightline.types import BoxRule, Dataset, Geometry
 
 ROWS = ("full image", "crop to the predicted box", "crop to the true box")

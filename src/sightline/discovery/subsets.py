@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from sightline.boxes import areas
 from sightline.errors import InputError
 from sightline.targets import find_category
 from sightline.types import Dataset
@@ -96,6 +97,5 @@ def true_boxes(dataset: Dataset) -> Tensor:
     for sample in dataset.samples:
         if len(sample.boxes_xyxy) == 0:
             raise InputError(f"{dataset.name} {dataset.split}: {sample.id} has no true box")
-        areas = (sample.boxes_xyxy[:, 2:] - sample.boxes_xyxy[:, :2]).prod(1)
-        found.append(sample.boxes_xyxy[int(areas.argmax())])
+        found.append(sample.boxes_xyxy[int(areas(sample.boxes_xyxy).argmax())])
     return torch.stack(found)

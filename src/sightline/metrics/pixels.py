@@ -1,4 +1,4 @@
-"""Scores of pixels where masks are known: PxAP and mean IoU."""
+"""Scores of pixels where masks are known: PxAP."""
 
 from __future__ import annotations
 
@@ -115,79 +115,6 @@ class PxAP:
         """PxAP in [0, 1]."""
         precision, recall = self.curve()
         return float((precision[1:] * np.diff(recall)).sum())
-
-
-@dataclass
-class MeanIoU:
-    """mIoU: the mean over classes of |P ∩ T| / |P ∪ T|, pixels of all images together; merges by ``a + b``.
-
-    Label maps hold 0 … classes - 1, and 255 in the truth where a pixel does not count. A class that
-    neither side ever shows is left out of the mean.
-
-    >>> score = MeanIoU(2)
-    >>> score.update(torch.tensor([[0, 1], [1, 1]]), torch.tensor([[0, 0], [1, 255]]))
-    >>> [float(v) for v in score.per_class()], score.compute()
-    ([0.5, 0.5], 0.5)
-    """
-
-    classes: int
-    confusion: Array = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self.confusion = np.zeros((self.classes, self.classes), np.int64)
-
-    def update(self, predicted: Tensor | Array, truth: Tensor | Array) -> None:
-        """Count label maps of any equal shape; raises `InputError` for other shapes or labels."""
-        guess, true = (np.asarray(torch.as_tensor(m).cpu()).astype(np.int64) for m in (predicted, truth))
-        if guess.shape != true.shape:
-            raise InputError(
-                f"predicted labels are {guess.shape}, true ones {true.shape}; expected the same shape"
-            )
-        guess, true = guess[true != IGNORED], true[true != IGNORED]
-        for what, labels in (("predicted", guess), ("true", true)):
-            if labels.size and not 0 <= labels.min() <= labels.max() < self.classes:
-                raise InputError(
-                    f"{what} label {labels.max()} or {labels.min()}; expected 0 … {self.classes - 1}"
-                )
-        pairs = np.bincount(true * self.classes + guess, minlength=self.classes**2)
-        self.confusion += pairs.reshape(self.classes, self.classes)
-
-    def __add__(self, other: MeanIoU) -> MeanIoU:
-        if self.classes != other.classes:
-            raise InputError(f"cannot add scores of {other.classes} classes to those of {self.classes}")
-        total = MeanIoU(self.classes)
-        total.confusion = self.confusion + other.confusion
-        return total
-
-    def per_class(self) -> Array:
-        """The IoU of each class, (classes,); NaN where neither side shows it."""
-        both = np.diag(self.confusion)
-        union = self.confusion.sum(0) + self.confusion.sum(1) - both
-        return np.where(union > 0, both / np.maximum(union, 1), np.nan)
-
-    def compute(self) -> float:
-        """mIoU in [0, 1]."""
-        if not self.confusion.any():
-            raise InputError("no pixel was scored yet")
-        return float(np.nanmean(self.per_class()))
-
-
-def mask_ious(predicted: Tensor, truth: Tensor, ignore: Tensor | None = None) -> Tensor:
-    """The IoU of each mask of (..., H, W) with the true one -> (...) float64; their mean is the mIoU of masks.
-
-    IoU = |P ∩ T| / |P ∪ T| over the pixels outside ``ignore``; 1 where both are empty.
-
-    >>> mask_ious(torch.tensor([[True, True]]), torch.tensor([[True, False]]))
-    tensor(0.5000, dtype=torch.float64)
-    """
-    if predicted.shape != truth.shape or predicted.ndim < 2:
-        raise InputError(
-            f"masks have shapes {tuple(predicted.shape)} and {tuple(truth.shape)}; expected (..., H, W), equal"
-        )
-    counts = torch.ones_like(truth.bool()) if ignore is None else ~ignore.bool()
-    both = (predicted.bool() & truth.bool() & counts).sum((-2, -1)).double()
-    either = ((predicted.bool() | truth.bool()) & counts).sum((-2, -1)).double()
-    return torch.where(either > 0, both / either.clamp(min=1), torch.ones_like(both))
 
 
 def truth_mask(

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sightline.boxes import shared_areas
 from sightline.models.families.refined import RefinedNet
 from sightline.models.preprocess import Preprocess
 from sightline.training.base import Training
@@ -22,7 +23,7 @@ def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
     >>> generalised_iou(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[2.0, 0.0, 3.0, 1.0]]))
     tensor([-0.3333])
     """
-    inner = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(1)
+    inner = shared_areas(a, b)
     outer = (torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])).prod(1)
     union = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - inner
     return inner / union - (outer - union) / outer

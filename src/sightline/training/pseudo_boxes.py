@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sightline.boxes import make_boxes
+from sightline.boxes import areas, best_ious, make_boxes
 from sightline.data.photos import read_image
 from sightline.errors import InputError
 from sightline.heatmap import make_heatmaps
@@ -132,20 +132,6 @@ def as_shares(boxes_xyxy: Tensor, photo: Image.Image) -> Tensor:
     return boxes_xyxy / boxes_xyxy.new_tensor([photo.width, photo.height, photo.width, photo.height])
 
 
-def best_ious(boxes: Tensor, truth: Sequence[Tensor]) -> Tensor:
-    """The IoU (N,) of each box of (N, 4) with the true one of its photo that it fits best; 0 for no box (NaN).
-
-    >>> best_ious(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), [torch.tensor([[0.0, 0.0, 2.0, 1.0]])])
-    tensor([0.5000], dtype=torch.float64)
-    """
-    owner = torch.cat([torch.full((len(true),), i) for i, true in enumerate(truth)])
-    mine, true = boxes.double().nan_to_num()[owner], torch.cat(list(truth)).double()
-    wide_tall = torch.minimum(mine[:, 2:], true[:, 2:]) - torch.maximum(mine[:, :2], true[:, :2])
-    shared = wide_tall.clamp(min=0).prod(1)
-    areas = (mine[:, 2:] - mine[:, :2]).prod(1) + (true[:, 2:] - true[:, :2]).prod(1)
-    return torch.zeros(len(boxes)).double().scatter_reduce(0, owner, shared / (areas - shared), "amax")
-
-
 def boxes_at(heatmaps: Tensor, threshold: float, options: TeacherOptions) -> Tensor:
     """One box for each heatmap of (N, H, W), as shares (N, 4); NaN where nothing is left.
 
@@ -172,8 +158,8 @@ def is_plausible(boxes: Tensor, area: Sequence[float]) -> Tensor:
     >>> is_plausible(torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 1.0, 1.0]]), [0.1, 0.9])
     tensor([ True, False])
     """
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    return (areas >= area[0]) & (areas <= area[1])
+    shares = areas(boxes)
+    return (shares >= area[0]) & (shares <= area[1])
 
 
 def labels_for(model: LoadedModel, dataset: Dataset) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sightline.boxes import centre_box
+from sightline.boxes import best_ious, centre_box
 from sightline.data.photos import read_image
 from sightline.errors import InputError
 from sightline.metrics.bootstrap import bootstrap_interval, paired_difference
@@ -19,7 +19,6 @@ from sightline.models.loading import LoadedModel
 from sightline.training.pseudo_boxes import (
     as_shares,
     average_heatmaps,
-    best_ious,
     boxes_at,
     labels_for,
     preprocess_of,
