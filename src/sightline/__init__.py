@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sightline import targets
     from sightline.errors import ImageError, InputError, UnsupportedError
     from sightline.evaluation.run import evaluate
     from sightline.explanation import Explanation
@@ -53,10 +54,13 @@ __all__ = [
     "load_model",
     "load_plugin",
     "register_method",
+    "targets",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "targets":
+        return importlib.import_module("sightline.targets")
     if name not in _HOME:
         raise AttributeError(f"module 'sightline' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME[name]), name)
@@ -65,4 +69,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted([*globals(), *_HOME, "targets"])

@@ -16,7 +16,17 @@ from sightline.explanation import Explanation
 from sightline.methods import Method, get_method
 from sightline.methods.observation import Layer, observe_for
 from sightline.models.loading import LoadedModel
-from sightline.targets import CallableTarget, Classes, ClassTarget, Target, resolve_classes
+from sightline.targets import (
+    CallableTarget,
+    Classes,
+    ClassScore,
+    ClassTarget,
+    OutputTarget,
+    Setting,
+    Target,
+    bound,
+    resolve_classes,
+)
 
 
 def explain(
@@ -35,9 +45,9 @@ def explain(
     path, a PIL image, an array (H, W, 3) of uint8, or a list of these (the model's own transform is then used;
     ``view`` "whole" shows the network all of the photo, "crop" its own resize and centre crop); or a `PhotoBatch`.
     ``classes``: "top1", "topK", an index, a category name, a list of these, or LongTensor (N,) or (N, K).
-    ``target``: instead of classes, a callable output -> (N,). ``layer``: a name, a module, or (methods that fuse)
-    a list; found automatically if None. ``options``: those of the method. The network runs in eval mode and is
-    afterwards as it was.
+    ``target``: instead of classes, one of `sightline.targets`, or any callable output -> (N,). ``layer``: a name, a
+    module, or (methods that fuse) a list; found automatically if None. ``options``: those of the method. The network
+    runs in eval mode and is afterwards as it was.
     Raises `InputError` for what was given wrongly, `UnsupportedError` where the method cannot serve the model.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
@@ -50,6 +60,14 @@ def explain(
         raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module or a loaded model")
     network = model.network if isinstance(model, LoadedModel) else model
     photos = as_batch(model, batch, view)
+    if target is not None:
+        if not (isinstance(classes, str) and classes == "top1"):
+            raise InputError("give either classes or target, not both")
+        size_hw = (photos.images.shape[2], photos.images.shape[3])
+        setting = Setting(
+            network, size_hw, getattr(model, "categories", None), getattr(model, "scores", None)
+        )
+        network, target = bound(target, setting)
     evidence, sites = observe_for(chosen, network, photos.images, layer, resolved)
     evidence.scores = getattr(model, "scores", None)
     targets, indices = _targets(evidence, classes, target, getattr(model, "categories", None))
@@ -108,13 +126,11 @@ def _targets(
     categories: tuple[str, ...] | None,
 ) -> tuple[list[Target], Tensor]:
     n, device = len(evidence.images), evidence.images.device
+    if isinstance(target, ClassScore):
+        classes, target = target.class_, None
     if target is not None:
-        if not callable(target):
-            raise InputError(
-                f"target is a {type(target).__name__}; expected a callable output -> (N,) scores"
-            )
-        if not (isinstance(classes, str) and classes == "top1"):
-            raise InputError("give either classes or target, not both")
+        if isinstance(target, OutputTarget):
+            target = target.settled(evidence.output)
         explained = CallableTarget(target)
         if (count := len(evidence.score(explained))) != n:
             raise InputError(f"target returned ({count},); expected a tensor of one score an image: ({n},)")

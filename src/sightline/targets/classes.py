@@ -62,7 +62,9 @@ class CallableTarget:
         return scores
 
     def at(self, rows: Tensor) -> CallableTarget:
-        return self
+        """The same for a batch whose row i shows image ``rows[i]``: what a target says of each image follows it."""
+        at = getattr(self.function, "at", None)
+        return self if at is None else CallableTarget(at(rows))
 
 
 Target: TypeAlias = "ClassTarget | CallableTarget"
@@ -127,7 +129,7 @@ def _checked(indices: Tensor, count: int) -> Tensor:
     if bad.any() and count == 1:
         raise InputError(
             f"class {int(indices[bad][0])} is out of range: this network has one output, class 0; for what speaks "
-            "against it give target=lambda output: -output[:, 0]"
+            "against it give target=lambda output: -output[:, 0], or sightline.targets.Regression(sign=-1)"
         )
     if bad.any():
         raise InputError(f"class {int(indices[bad][0])} is out of range; expected 0 to {count - 1}")

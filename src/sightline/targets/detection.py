@@ -1,0 +1,128 @@
+"""The target of object detectors: one object, found again in each output by its place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import box_convert, box_iou
+
+from sightline.errors import InputError
+from sightline.targets.base import OutputTarget, Setting, described, index_of
+
+
+@dataclass(frozen=True, eq=False)
+class Detection(OutputTarget):
+    """max_j IoU(box, box_j) · score_j over the detections j of class ``label``: the object at ``box``, in each output.
+
+    The detection is matched again on every pass, never "the first one", whose order changes as the image does. Both
+    factors carry a gradient; an output without a detection of that class that overlaps ``box`` scores 0.
+
+    ``box``: xyxy in pixels of the network's input, (4,) for every image or (N, 4); None: in `explain` the detection of
+    that class with the highest score in each unchanged image. ``label``: the detector's own class number or name.
+    Outputs: torchvision's list of dicts (boxes, labels, scores); DETR's (``logits`` (N, Q, C), ``pred_boxes`` as
+    centre and size in shares of the image; ``scores`` "softmax" with a last class for nothing, or "sigmoid");
+    ultralytics' (N, 4 + C, M), boxes as centre and size in pixels. ``size_hw``: the input's size, which `explain`
+    fills in; only DETR's shares need it.
+
+    >>> found = [{"boxes": torch.tensor([[0.0, 0, 4, 4], [0, 0, 2, 4]]), "labels": torch.tensor([1, 1]),
+    ...           "scores": torch.tensor([0.4, 0.6])}]
+    >>> Detection([0, 0, 4, 4], 1)(found)  # 1 · 0.4 against 0.5 · 0.6
+    tensor([0.4000])
+    """
+
+    box: Sequence[float] | Tensor | None
+    label: int | str
+    scores: str = "softmax"
+    size_hw: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        boxes = torch.as_tensor([0.0, 0, 1, 1] if self.box is None else self.box, dtype=torch.float32)
+        if boxes.shape[-1:] != (4,) or boxes.ndim > 2 or not (boxes[..., :2] < boxes[..., 2:]).all():
+            raise InputError(f"box is {self.box}; expected x0, y0, x1, y1 with x0 < x1 and y0 < y1")
+        if self.scores not in ("softmax", "sigmoid"):
+            raise InputError(f"scores={self.scores!r}; expected 'softmax' or 'sigmoid'")
+
+    def __repr__(self) -> str:
+        if self.box is None:
+            return f"Detection(None, {self.label!r})"
+        boxes = torch.as_tensor(self.box)
+        place = [round(v, 1) for v in boxes.tolist()] if boxes.ndim == 1 else f"{len(boxes)} boxes"
+        return f"Detection({place}, {self.label!r})"
+
+    def __call__(self, output: Any) -> Tensor:
+        if self.box is None:
+            raise InputError(f"{self} needs a box; `explain` takes the best detection of the unchanged image")
+        found = self._detections(output)
+        boxes = torch.as_tensor(self.box, dtype=found[0][0].dtype, device=found[0][0].device)
+        boxes = boxes.expand(len(found), 4) if boxes.ndim == 1 or len(boxes) == 1 else boxes
+        if len(boxes) != len(found):
+            raise InputError(
+                f"{self}: the output holds {len(found)} images; expected one box, or one per image"
+            )
+        return torch.stack([_best(*one, boxes[i]) for i, one in enumerate(found)])
+
+    def _detections(self, output: Any) -> list[tuple[Tensor, Tensor]]:
+        """Of each image the boxes (M, 4) xyxy in pixels and their scores (M,) for the class."""
+        label = int(self.label)
+        first = output[0] if isinstance(output, (list, tuple)) and output else output
+        if isinstance(first, dict) and {"boxes", "labels", "scores"} <= set(first):
+            return [
+                (one["boxes"][one["labels"] == label], one["scores"][one["labels"] == label])
+                for one in output
+            ]
+        if isinstance(first, Tensor) and first.ndim == 3 and 0 <= label < first.shape[1] - 4:
+            boxes = box_convert(first[:, :4].transpose(1, 2), "cxcywh", "xyxy")
+            return list(zip(boxes, first[:, 4 + label], strict=True))
+        logits, shares = _field(output, "logits"), _field(output, "pred_boxes")
+        if logits is not None and shares is not None and 0 <= label < logits.shape[-1]:
+            if self.size_hw is None:
+                raise InputError(f"{self}: this output's boxes are shares of the image; give size_hw=(H, W)")
+            height, width = self.size_hw
+            scale = shares.new_tensor([width, height, width, height])
+            scores = logits.softmax(-1) if self.scores == "softmax" else logits.sigmoid()
+            return list(zip(box_convert(shares, "cxcywh", "xyxy") * scale, scores[..., label], strict=True))
+        raise InputError(
+            f"{self} cannot read what the network returns, {described(output)}; expected dicts with boxes, labels and "
+            "scores, logits with pred_boxes, or (N, 4 + C, M)"
+        )
+
+    def at(self, rows: Tensor) -> Detection:
+        if self.box is None:
+            return self
+        boxes = torch.as_tensor(self.box)
+        several = boxes.ndim == 2 and len(boxes) > 1
+        return replace(self, box=boxes[rows.to(boxes.device)]) if several else self
+
+    def settled(self, output: Any) -> Detection:
+        if self.box is not None:
+            return self
+        chosen = []
+        for i, (boxes, scores) in enumerate(self._detections(output)):
+            solid = (boxes[:, :2] < boxes[:, 2:]).all(1)  # a box without area overlaps nothing
+            if not solid.any():
+                raise InputError(
+                    f"{self}: nothing of class {self.label} was detected in image {i}; give a box"
+                )
+            chosen.append(boxes[scores.masked_fill(~solid, -1).argmax()].detach())
+        return replace(self, box=torch.stack(chosen))
+
+    def bind(self, setting: Setting) -> tuple[nn.Module, OutputTarget]:
+        size = self.size_hw or setting.size_hw
+        return setting.network, replace(self, label=index_of(self.label, setting), size_hw=size)
+
+
+def _field(output: Any, name: str) -> Tensor | None:
+    found = output.get(name) if isinstance(output, dict) else getattr(output, name, None)
+    return found if isinstance(found, Tensor) else None
+
+
+def _best(boxes: Tensor, scores: Tensor, box: Tensor) -> Tensor:
+    """max_j IoU · score; where nothing was found a 0 that still hangs on the output's graph."""
+    if not len(boxes):
+        return boxes.sum() + scores.sum()
+    best: Tensor = (box_iou(box[None], boxes)[0] * scores).max()
+    return best
