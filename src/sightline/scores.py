@@ -84,15 +84,18 @@ class ScoreRule:
         self._check(logits)
         return values
 
+    @property
+    def gives_probabilities(self) -> bool:
+        """False for a "none" that was given: a regression has any value."""
+        return self.name != "none" or self.expected is not None
+
     def text(self, value: float) -> str:
         """A score for people: a percentage, or, of values that need not be probabilities, four digits.
 
         >>> ScoreRule("sigmoid").text(0.007), ScoreRule("none").text(37.2)
         ('0.7 %', '37.2')
         """
-        if self.name == "none" and self.expected is None:
-            return f"{value:.4g}"
-        return f"{100 * value:.1f} %"
+        return f"{100 * value:.1f} %" if self.gives_probabilities else f"{value:.4g}"
 
     def _check(self, logits: Tensor) -> None:
         # An exporter cannot follow a branch on values; there the check has nothing to look at.

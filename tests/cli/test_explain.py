@@ -49,6 +49,7 @@ def test_manifest_holds_what_was_asked_and_found(
         "weights": "four.safetensors",
         "weights_sha256": load_model("squeezenet1_1", weights=weights).weights_sha256,
         "device": "cpu",
+        "scores": "auto",
     }
     assert written["options"] == {
         "methods": ["cam", "gradcam"],
@@ -65,7 +66,8 @@ def test_manifest_holds_what_was_asked_and_found(
         "batch_size": 8,
     }
     assert written["methods"] == {
-        name: {"layers": ["features"], "options": {"nwc": False}} for name in ("cam", "gradcam")
+        name: {"layers": ["features"], "options": {"nwc": False}, "scores": "softmax"}
+        for name in ("cam", "gradcam")
     }
     (image,) = written["images"]
     results = image.pop("results")

@@ -78,6 +78,7 @@ def describe(model: LoadedModel, plan: Plan, engine: Engine, items: pa.Table) ->
         model={
             "name": model.name,
             "weights_sha256": model.weights_sha256,
+            "scores": model.scores,
             "preprocess": preprocess.to_dict()
             if preprocess.transform is None
             else repr(preprocess.transform),

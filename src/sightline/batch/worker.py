@@ -41,6 +41,7 @@ ROWS = pa.schema(
         ("class_index", pa.int32()),
         ("category", pa.string()),
         ("score", pa.float32()),
+        ("score_rule", pa.string()),
         ("boxes_xyxy", pa.list_(pa.list_(pa.float32()))),
         ("threshold", pa.float32()),
     ]
@@ -150,6 +151,7 @@ def _rows(explanation: Explanation, heatmaps: Tensor, batch: Prepared, work: Bat
         indices,
         [names[index] if names else f"class {index}" for index in indices],
         scores.flatten().cpu().numpy(),
+        [explanation.score_rule.name if explanation.score_rule else None] * len(each),
         [explanation.geometries[i].to_photo(found[i][k]).tolist() for i in range(n) for k in range(classes)],
         cuts.flatten().float().numpy(),
     ]

@@ -66,7 +66,7 @@ def bar(what: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
 def show(manifest: dict[str, Any], out: Path, most: int = 40) -> None:
     """Print what was seen: a line for each photo, class and method, then where the panels are."""
     rows = [
-        (Path(image["path"]).name, *_row(result))
+        (Path(image["path"]).name, *_row(result, score_text(manifest, result["score"])))
         for image in manifest["images"]
         for result in image["results"]
     ]
@@ -77,9 +77,13 @@ def show(manifest: dict[str, Any], out: Path, most: int = 40) -> None:
     print(f"{panels} panel{'s' * (panels != 1)} and manifest.json in {out}")
 
 
-def _row(result: dict[str, Any]) -> tuple[str, str, str, str]:
+def score_text(manifest: dict[str, Any], score: float) -> str:
+    """A score as a percentage; where the user said that scores are taken as they are, as a number."""
+    return f"{score:.4g}" if manifest["model"]["scores"] == "none" else f"{100 * score:.1f} %"
+
+
+def _row(result: dict[str, Any], score: str) -> tuple[str, str, str, str]:
     boxes = "; ".join(" ".join(f"{x:.0f}" for x in box) for box in result["boxes_xyxy"])
-    score = f"{100 * result['score']:.1f} %"
     return result["category"], score, result["method"], boxes or "no positive evidence"
 
 

@@ -100,6 +100,7 @@ def _describe(model: LoadedModel, settings: Settings) -> dict[str, Any]:
             "weights": model.weights,
             "weights_sha256": model.weights_sha256,
             "device": device,
+            "scores": model.scores,
         },
         options=settings.as_dict(),
         methods={},
@@ -149,19 +150,29 @@ class _Seen:
     heatmaps: Tensor
     signed: Tensor | None
     predictions: list[list[Prediction]]
+    probable: bool  # whether the scores are probabilities
 
     @classmethod
     def of(cls, explanation: Explanation, settings: Settings) -> _Seen:
         rule = settings.rule
         heatmaps = explanation.heatmaps(normalise=rule.normalise, percentile=rule.percentile)
         signed = None if explanation.signed is None else explanation.signed.cpu()
-        return cls(explanation.method, heatmaps.cpu(), signed, explanation.predictions(rule))
+        scores = explanation.score_rule
+        probable = scores is None or scores.gives_probabilities
+        return cls(explanation.method, heatmaps.cpu(), signed, explanation.predictions(rule), probable)
 
     def cells(self, i: int) -> list[Cell]:
         from sightline.pictures.panel import Cell
 
         return [
-            Cell(self.heatmaps[i, k], p.category, p.score, p.boxes_xyxy, signed=self._signed(i, k))
+            Cell(
+                self.heatmaps[i, k],
+                p.category,
+                p.score,
+                p.boxes_xyxy,
+                self._signed(i, k),
+                share=self.probable,
+            )
             for k, p in enumerate(self.predictions[i])
         ]
 
@@ -204,7 +215,11 @@ def _explain(
             **settings.method_options.get(method, {}),
         )
         classes, geometries = explanation.classes, explanation.geometries
-        used[method] = {"layers": explanation.layers, "options": explanation.options}
+        used[method] = {
+            "layers": explanation.layers,
+            "options": explanation.options,
+            "scores": _rules(used.get(method), explanation),
+        }
         seen.append(_Seen.of(explanation, settings))
     caption = caption_of(model.name, settings)
     for i, (photo, image) in enumerate(batch):
@@ -219,6 +234,13 @@ def _explain(
             "shown_xyxy": list(geometries[i].shown_xyxy),
             "results": [result for s in seen for result in s.results(i)],
         }
+
+
+def _rules(before: dict[str, Any] | None, explanation: Explanation) -> str | None:
+    """The score rule of this batch, after those of the batches before where they had another."""
+    names = before["scores"].split(", ") if before and before["scores"] else []
+    rule = explanation.score_rule
+    return ", ".join(dict.fromkeys([*names, *([rule.name] if rule else [])])) or None
 
 
 def _layers_for(method: str, settings: Settings) -> list[str] | None:

@@ -48,11 +48,13 @@ def demo(
 
 def _what_it_saw(manifest: dict[str, Any], out: Path) -> list[tuple[str, ...]]:
     """The first class of each photo by the first method."""
+    from sightline.cli._print import score_text
+
     rows: list[tuple[str, ...]] = []
     for image in manifest["images"]:
         seen = image["results"][0]
         boxes = "; ".join(" ".join(f"{x:.0f}" for x in box) for box in seen["boxes_xyxy"])
-        score = f"{100 * seen['score']:.1f} %"
+        score = score_text(manifest, seen["score"])
         rows.append((image["path"], seen["category"], score, boxes, str(out / image["panel"])))
     return rows
 

@@ -75,4 +75,5 @@ def describe_model(model: torch.nn.Module) -> dict[str, Any]:
         "name": str(getattr(model, "name", type(model).__name__)),
         "weights": getattr(model, "weights", "in memory"),
         "weights_sha256": getattr(model, "weights_sha256", None),
+        "scores": getattr(model, "scores", "auto"),
     }

@@ -27,6 +27,7 @@ from sightline.metrics.road import road
 from sightline.metrics.sanity import max_sensitivity
 from sightline.models.loading import load_model
 from sightline.reports.tables import Row
+from sightline.scores import ScoreRule
 from sightline.types import Dataset, Sample
 
 DEFAULT = ("drop", "insertion", "deletion", "road", "pointing")
@@ -126,6 +127,7 @@ def evaluate_faithfulness(
             "model": source.name,
             "weights": loaded.weights,
             "weights_sha256": loaded.weights_sha256,
+            "scores": work.rule.name if work.rule else loaded.scores,
             "input_hw": list(source.preprocess.input_hw),
             "methods": [spec.label for spec in specs],
             "metrics": groups,
@@ -230,6 +232,7 @@ class _Work:
     labels: Tensor | None  # the model's output for each class of the data set
     steps: int
     seed: int
+    rule: ScoreRule | None = None  # found on the first images, used for all
 
     def prepare(self, batch: Batch) -> _Prepared:
         """The most probable class, the true one where it is asked for, and the boxes in the network's pixels."""
@@ -247,7 +250,8 @@ class _Work:
                 ]
             ).to(images.device)
         classes = classes.to(images.device)
-        score = measure.class_probability(model, classes[:, 0])
+        self.rule = self.rule or measure.score_rule(model, images)
+        score = measure.class_probability(model, classes[:, 0], rule=self.rule)
         return _Prepared(images, batch.indices, classes, score, masks)
 
     def score(self, heat: Heat, on: _Prepared) -> Iterator[tuple[str, Tensor]]:

@@ -160,9 +160,10 @@ def _caption(report: FaithfulnessReport) -> Iterator[str]:
     yield f"{s['dataset']}, split {s['split']}: {s['images']} images{of}{skipped}."
     height, width = s["input_hw"]
     yield f"Model: {s['model']} (input {height}×{width}, weights {s['weights']}). View: {s['view']}."
+    how = {"none": "as the network gives it"}
     yield (
         "Explained: the most probable class; heatmaps at the input's size, normalised by max (negative values 0). "
-        "Y: its softmax probability."
+        f"Y: its probability, {how.get(s['scores'], 'by ' + s['scores'])}."
     )
     if "pointing" in report.columns:
         yield "Pointing game, energy and rank accuracy: of the true class's map, against the true boxes."

@@ -217,6 +217,7 @@ def _described(
                 "architecture": source.model.name,
                 "weights": source.model.weights,
                 "weights_sha256": source.model.weights_sha256,
+                "scores": source.model.scores,
                 "input_hw": list(source.preprocess.input_hw),
             }
             for source in models

@@ -23,33 +23,47 @@ from sightline.targets import logits_of
 Score = Callable[[Tensor, Tensor], Tensor]
 
 
-def class_probability(network: nn.Module, classes: Tensor, chunk: int = 32) -> Score:
+def score_rule(network: nn.Module, images: Tensor) -> ScoreRule:
+    """How the network's outputs become probabilities: as a loaded model says, else as these images show.
+
+    >>> score_rule(nn.Sequential(nn.Flatten(), nn.Linear(12, 1)), torch.zeros(3, 3, 2, 2)).name
+    'sigmoid'
+    """
+    with eval_mode(network), torch.no_grad():
+        logits = _logits(network, images)
+    return rule_for(logits, getattr(network, "scores", None), partial(logits_with_graph, network, images))
+
+
+def class_probability(
+    network: nn.Module, classes: Tensor, chunk: int = 32, rule: ScoreRule | None = None
+) -> Score:
     """The probability of ``classes[row]`` for images in chunks: what the functions here call ``score``.
 
-    By ``network.scores`` of a loaded model; else by the rule that the first images show (`sightline.scores`).
+    By ``rule``; without one, by the `score_rule` of the first images that it is called with.
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
     >>> class_probability(net, torch.tensor([1]))(torch.zeros(3, 3, 2, 2), torch.zeros(3).long()).shape
     torch.Size([3])
     """
 
-    rule: ScoreRule | None = None
-
     def score(images: Tensor, rows: Tensor) -> Tensor:
         nonlocal rule
+        rule = rule or score_rule(network, images[:chunk])
         found = []
         with eval_mode(network), torch.no_grad():
             for some, of in zip(torch.split(images, chunk), torch.split(rows, chunk), strict=True):
-                logits = logits_of(network(some))
-                if logits is None:
-                    raise InputError("the network gives no scores (N, C); faithfulness needs a classifier")
-                if rule is None:
-                    look = partial(logits_with_graph, network, some)
-                    rule = rule_for(logits, getattr(network, "scores", None), look)
-                found.append(rule.probabilities(logits).gather(1, classes[of][:, None])[:, 0])
+                probabilities = rule.probabilities(_logits(network, some))
+                found.append(probabilities.gather(1, classes[of][:, None])[:, 0])
         return torch.cat(found)
 
     return score
+
+
+def _logits(network: nn.Module, images: Tensor) -> Tensor:
+    logits = logits_of(network(images))
+    if logits is None:
+        raise InputError("the network gives no scores (N, C); faithfulness needs a classifier")
+    return logits
 
 
 class DropIncrease(NamedTuple):
