@@ -66,7 +66,7 @@ def test_manifest_holds_what_was_asked_and_found(
         "batch_size": 8,
     }
     assert written["methods"] == {
-        name: {"layers": ["features"], "options": {"nwc": False}, "scores": "softmax"}
+        name: {"layers": ["features"], "options": {"nwc": False, "bias": False}, "scores": "softmax"}
         for name in ("cam", "gradcam")
     }
     (image,) = written["images"]
@@ -176,7 +176,7 @@ def test_options_reach_the_method(explain: Any, photos: Path, tmp_path: Path) ->
     assert explain(photos / "a.png", *arguments).code == 0
     methods = _manifest(tmp_path / "out")["methods"]
     assert methods["scorecam"]["options"]["channels"] == 4
-    assert methods["cam"]["options"] == {"nwc": True}
+    assert methods["cam"]["options"] == {"nwc": True, "bias": False}
 
 
 def test_layers_reach_the_methods_that_look_at_one(explain: Any, photos: Path, tmp_path: Path) -> None:
