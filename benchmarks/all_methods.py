@@ -28,7 +28,7 @@ import sightline
 from sightline.data import load_dataset
 from sightline.evaluation import evaluate
 from sightline.evaluation.faithfulness import evaluate_faithfulness
-from sightline.evaluation.faithfulness_report import COLUMNS
+from sightline.metrics.registry import all_columns
 from sightline.models.loading import LoadedModel
 from sightline.reports.tables import spelled
 from sightline.types import Dataset
@@ -67,7 +67,8 @@ def section(
         progress=progress("faithfulness"),
     )
     scores = {row.method: row for row in faithful.rows}
-    heads = [f"{COLUMNS[name].heading} {COLUMNS[name].good}" for name in FAITHFUL]
+    columns = all_columns()
+    heads = [f"{columns[name].heading} {columns[name].good}" for name in FAITHFUL]
     lines = [
         f"| method | GT-known, chosen τ | minus {located.rows[0].method} | {' | '.join(heads)} |",
         "|" + " --- |" * (3 + len(heads)),

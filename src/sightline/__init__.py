@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sightline import targets
     from sightline.errors import ImageError, InputError, UnsupportedError
+    from sightline.evaluation.faithfulness import evaluate_faithfulness
     from sightline.evaluation.run import evaluate
     from sightline.explanation import Explanation
     from sightline.methods import list_methods, register_method
+    from sightline.metrics.registry import list_metrics, register_metric
     from sightline.models.loading import LoadedModel, list_models, load_model
     from sightline.pipeline import explain
     from sightline.plugins import load_plugin
@@ -27,10 +29,13 @@ __version__ = "0.1.0"
 _HOME = {
     "BoxRule": "sightline.types",
     "evaluate": "sightline.evaluation.run",
+    "evaluate_faithfulness": "sightline.evaluation.faithfulness",
     "explain": "sightline.pipeline",
     "Explanation": "sightline.explanation",
     "list_methods": "sightline.methods",
     "register_method": "sightline.methods",
+    "list_metrics": "sightline.metrics.registry",
+    "register_metric": "sightline.metrics.registry",
     "LoadedModel": "sightline.models.loading",
     "list_models": "sightline.models.loading",
     "load_model": "sightline.models.loading",
@@ -48,12 +53,15 @@ __all__ = [
     "LoadedModel",
     "UnsupportedError",
     "evaluate",
+    "evaluate_faithfulness",
     "explain",
     "list_methods",
+    "list_metrics",
     "list_models",
     "load_model",
     "load_plugin",
     "register_method",
+    "register_metric",
     "targets",
 ]
 

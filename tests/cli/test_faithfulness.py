@@ -1,4 +1,4 @@
-"""`sightline evaluate --faithfulness`: on a folder of photos, on a data set, and every mistake in one line."""
+"""`sightline faithfulness` (once `evaluate --faithfulness`): on a folder of photos, and every mistake in one line."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def test_a_folder_of_photos_needs_no_layout(
 ) -> None:
     out = tmp_path / "out"
     result = sightline(
-        "evaluate", "--faithfulness", "--data", photos, *model, "--method", "cam", "--method", "gradcam:flip",
+        "faithfulness", "--data", photos, *model, "--method", "cam", "--method", "gradcam:flip",
         "--input-size", 64, "--limit", 2, "--metric", "drop", "--metric", "deletion", "--steps", 4,
         "--resamples", 20, "--randomise", "--out", out,
     )  # fmt: skip
     assert (result.code, result.err) == (0, "")
-    assert "photos, split all: 2 images of 3, evenly spread." in result.out
+    assert "photos, split all: 2 images of 3, evenly spaced." in result.out
     for word in ("average drop ↓", "deletion ↓", "gradcam flip", "random", "centre"):
         assert word in result.out
     rows = json.loads((out / "results.json").read_text())["rows"]
@@ -32,6 +32,18 @@ def test_a_folder_of_photos_needs_no_layout(
     layers = (out / "randomisation.csv").read_text().splitlines()
     assert len(layers) == 1 + 2 * 12
     assert layers[1].startswith("cam,classifier.1,")
+
+
+def test_the_old_name_does_the_same_and_says_the_new_one(
+    sightline: Run, photos: Path, model: list[object], tmp_path: Path
+) -> None:
+    shared = ["--data", photos, *model, "--input-size", 64, "--metric", "drop", "--resamples", 20, "--json"]
+    new = sightline("faithfulness", *shared, "--out", tmp_path / "new")
+    old = sightline("evaluate", "--faithfulness", *shared, "--out", tmp_path / "old")
+    assert (old.code, old.out) == (new.code, new.out) == (0, new.out)
+    assert (
+        old.err == "sightline: warning: `sightline evaluate --faithfulness` is now `sightline faithfulness`\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -49,5 +61,6 @@ def test_mistakes_are_one_line(
 ) -> None:
     result = sightline("evaluate", "--data", photos, *model, *options, "--out", tmp_path / "out")
     assert result.code == 2
-    assert message in result.err
-    assert result.err.count("\n") == 1
+    lines = [line for line in result.err.splitlines() if "is now" not in line]
+    assert len(lines) == 1
+    assert message in lines[0]

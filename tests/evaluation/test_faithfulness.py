@@ -12,11 +12,12 @@ import torch
 import sightline
 from sightline.errors import InputError
 from sightline.evaluation.faithfulness import evaluate_faithfulness, first_images, photo_folder
-from sightline.evaluation.faithfulness_report import COLUMNS, FaithfulnessReport
+from sightline.evaluation.faithfulness_report import FaithfulnessReport
 from sightline.evaluation.randomisation import randomisation_check
 from sightline.methods import register_method
 from sightline.methods.registry import unregister_method
 from sightline.metrics import faithfulness as measure
+from sightline.metrics.registry import Column, MetricContext, all_columns, register_metric, unregister_metric
 from sightline.metrics.road import road
 from sightline.metrics.sanity import max_sensitivity
 from sightline.models.loading import LoadedModel, load_model
@@ -138,12 +139,12 @@ def test_intervals_hold_the_mean_and_the_limit_spreads(eye: LoadedModel, val: Da
     assert [row.method for row in report.rows] == ["cam", "random", "centre"]
     drop = report.rows[0].scores["average_drop"]
     assert drop.low <= drop.value <= drop.high
-    assert "2 images of 5, evenly spread" in report.caption()[0]
+    assert "2 images of 5, evenly spaced" in report.caption()[0]
 
 
 def test_without_boxes_there_is_no_pointing(eye: LoadedModel, val: Dataset) -> None:
     report = evaluate_faithfulness(eye, blind(val), [], limit=1, **FAST)
-    assert report.columns == [name for name in COLUMNS if name in report.rows[0].scores]
+    assert report.columns == [name for name in all_columns() if name in report.rows[0].scores]
     assert "pointing" not in report.columns
     with pytest.raises(InputError, match="needs true boxes"):
         evaluate_faithfulness(eye, blind(val), metrics=["pointing"])
@@ -157,6 +158,7 @@ def test_without_boxes_there_is_no_pointing(eye: LoadedModel, val: Dataset) -> N
         ({"view": "hole"}, "did you mean 'whole'"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"on_bad": "keep"}, "unknown choice for bad images"),
+        ({"step": 8}, "unknown option of a faithfulness evaluation 'step'; did you mean 'steps'"),
         ({"steps": 1000}, "steps=1000; expected 1 to 256"),
     ],
 )
@@ -215,6 +217,74 @@ def test_the_table_says_what_is_good_and_is_saved_whole(
     assert results["columns"]["deletion"]["good"] == "↓"
     assert [row["randomised_down_to"] for row in results["randomisation"]["rows"]] == ["3", "0"]
     assert "normalised by max" in (tmp_path / "table.md").read_text()
+
+
+def test_a_metric_of_the_user_s_own_is_one_function(eye: LoadedModel, val: Dataset, tmp_path: Path) -> None:
+    """Its column stands beside the built-in ones, with intervals, differences and what is good."""
+
+    @register_metric("area", good="lower", says="mean of the heatmap", default=False)
+    def area(context: MetricContext, images: torch.Tensor, heatmaps: torch.Tensor) -> dict[str, torch.Tensor]:
+        """How much of the image is hot."""
+        assert context.masks is None
+        assert torch.equal(context.explain(images), heatmaps)
+        return {"area": heatmaps.mean((1, 2))}
+
+    try:
+        report = evaluate_faithfulness(eye, val, ["cam"], metrics=["area", "drop"], **FAST)
+        assert "area" not in evaluate_faithfulness(eye, val, ["cam"], **FAST).columns
+        assert sightline.list_metrics()["area"] == "How much of the image is hot."
+    finally:
+        unregister_metric("area")
+    heatmaps = sightline.explain(eye, first_images(eye, val, 5), "cam").heatmaps(normalise="max")
+    assert values(report, "cam")["area"] == pytest.approx(float(heatmaps.mean()), abs=1e-6)
+    assert report.table()[0] == ["method", "average drop ↓", "increase ↑", "area ↓"]
+    assert "- area ↓: mean of the heatmap." in report.markdown()
+    assert json.loads(report.json())["columns"]["area"]["good"] == "↓"
+    assert len(report.save(tmp_path)) > 1
+
+
+def test_a_metric_that_needs_boxes_sees_the_true_class_s_map_and_the_boxes(
+    eye: LoadedModel, val: Dataset
+) -> None:
+    @register_metric(
+        "hot_box", needs={"boxes"}, columns={"inside": Column("inside", "↑", "mean heat", False)}
+    )
+    def hot_box(
+        context: MetricContext, images: torch.Tensor, heatmaps: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        assert context.masks is not None
+        assert torch.equal(context.explain(images), heatmaps)
+        everywhere = context.score(images, torch.arange(len(images)))
+        return {"inside": (heatmaps * context.masks).sum((1, 2)) / heatmaps.sum((1, 2)) + 0 * everywhere}
+
+    try:
+        report = evaluate_faithfulness(eye, val, ["cam"], metrics=["hot_box", "pointing"], **FAST)
+    finally:
+        unregister_metric("hot_box")
+    found = values(report, "cam")
+    assert found["inside"] == pytest.approx(found["energy"], abs=1e-6)
+    assert report.table()[1][0][-1].startswith("0.")  # no share: no per cent
+
+
+def test_what_a_metric_gives_is_checked(eye: LoadedModel, val: Dataset) -> None:
+    register_metric("wrong")(lambda context, images, heatmaps: {"wrong": heatmaps})
+    register_metric("double", columns={"deletion": Column("deletion", "↓", "again")})(
+        lambda context, images, heatmaps: {"deletion": heatmaps.mean((1, 2))}
+    )
+    try:
+        with pytest.raises(
+            InputError, match=r"metric 'wrong' gave \{'wrong': \(5, 16, 16\)\}; expected .*\(5,\)"
+        ):
+            evaluate_faithfulness(eye, val, ["cam"], metrics=["wrong"], **FAST)
+        with pytest.raises(InputError, match="metrics deletion and double both have a column 'deletion'"):
+            evaluate_faithfulness(eye, val, ["cam"], metrics=["deletion", "double"], **FAST)
+        with pytest.raises(InputError, match="unknown good side 'up'"):
+            register_metric("upward", good="up")
+        with pytest.raises(InputError, match="unknown need 'masks'"):
+            register_metric("masked", needs=["masks"])
+    finally:
+        unregister_metric("wrong")
+        unregister_metric("double")
 
 
 def forgetful() -> LoadedModel:

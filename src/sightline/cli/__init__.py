@@ -30,6 +30,7 @@ ORDER = (
     "layers",
     "train",
     "evaluate",
+    "faithfulness",
     "refine",
     "discover",
     "export",

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from sightline.cli._options import Categories, Device, Scores
-
-if TYPE_CHECKING:
-    from sightline.evaluation.faithfulness_report import FaithfulnessReport
-    from sightline.reports.tables import Report
 
 DATA, ROWS, BOXES, OUTPUT = "Data", "Rows of the table", "Heatmaps and boxes", "Output"
 FAITH = "Faithfulness"
@@ -125,7 +120,7 @@ def evaluate(
         bool,
         typer.Option(
             "--faithfulness",
-            help="Instead of localisation: do the maps show what the network uses? Any folder of photos will do.",
+            help="The same as `sightline faithfulness`, which has a --help of its own.",
             rich_help_panel=FAITH,
         ),
     ] = False,
@@ -166,20 +161,18 @@ def evaluate(
 ) -> None:
     """Score models and methods on a data set: classification, localisation, GT-known, with intervals.
 
-    With --faithfulness: whether the maps show what the network uses, beside a random and a centre map.
-
     ```console
     sightline evaluate --data tiny-imagenet-40.zip --choose-threshold-on train-heldout
     sightline evaluate --data CUB_200_2011 -m vgg16-gap.safetensors --method cam --method cam:nwc=true
     sightline evaluate --data metadata/CUB --split test --heatmaps maps --heatmap-size 224 --protocol wsol-v2
     sightline evaluate --data ILSVRC2012 -m resnet50 --engine ray --address auto
-    sightline evaluate --faithfulness --data photos/ -m squeezenet1_1 --method cam --method layercam --limit 40
     ```
 
     Exit code 0: done; 2: a mistake in the command; 3: some images were skipped, the others are done.
     """
-    from sightline.cli._options import load_models
+    from sightline.cli._options import data_options, load_models
     from sightline.cli._print import bar
+    from sightline.cli._report import finish
     from sightline.cli._run import prepare_folder
     from sightline.data import load_dataset
     from sightline.evaluation import evaluate as run
@@ -187,9 +180,9 @@ def evaluate(
 
     specs = parse_methods(method or ["cam"], option or [], layer or [], flip)
     size_hw = _size(heatmap_size)
-    options: dict[str, Any] = {"held_per_class": held_per_class, **_data_options(data_option or [])}
+    options: dict[str, Any] = {"held_per_class": held_per_class, **data_options(data_option or [])}
     if faithfulness:
-        from sightline.cli._faithfulness import dataset_or_photos, measured, one_model, randomised
+        from sightline.cli.faithfulness import faithfulness as verb
 
         unused = {
             "--heatmaps": heatmaps,
@@ -202,22 +195,39 @@ def evaluate(
             "--engine": engine != "local",
         }
         _refuse("--faithfulness cuts no boxes and needs a model", unused)
-        photos = dataset_or_photos(data, dataset, split, options)
-        prepare_folder(out)
-        one = one_model(load_models(model or [], weights or [], categories, device, scores))
-        shared: dict[str, Any] = {"view": view, "input_size": input_size}
-        limits: dict[str, Any] = {
-            "limit": limit,
-            "batch_size": batch_size,
-            "on_bad": on_bad,
-            "workers": workers,
-        }
-        numbers: dict[str, Any] = {"steps": steps, "seed": seed, "resamples": resamples}
-        with bar("scoring", quiet=json) as progress:
-            faithful = measured(one, photos, specs, metric, progress, **shared, **limits, **numbers)
-        if randomise:
-            faithful.randomisation = randomised(one, photos, specs, seed, **shared)
-        _finish(faithful, out, json)
+        typer.echo(
+            "sightline: warning: `sightline evaluate --faithfulness` is now `sightline faithfulness`",
+            err=True,
+        )
+        verb(
+            data=data,
+            dataset=dataset,
+            split=split,
+            held_per_class=held_per_class,
+            data_option=data_option,
+            limit=limit,
+            on_bad=on_bad,
+            model=_only("--model", model or []),
+            weights=_only("--weights", weights or []),
+            categories=categories,
+            scores=scores,
+            method=method,
+            option=option,
+            layer=layer,
+            flip=flip,
+            view=view,
+            input_size=input_size,
+            metric=metric,
+            steps=steps,
+            randomise=randomise,
+            seed=seed,
+            resamples=resamples,
+            out=out,
+            json=json,
+            device=device,
+            batch_size=batch_size,
+            workers=workers,
+        )
         return
     _refuse("without --faithfulness there is no use for", {"--metric": metric, "--randomise": randomise})
     splits = [
@@ -253,20 +263,7 @@ def evaluate(
             progress=progress,
             scorer=scorer,
         )
-    _finish(report, out, json)
-
-
-def _finish(report: Report | FaithfulnessReport, out: Path, json: bool) -> None:
-    """Save the report, print it, and say by the exit code whether images were skipped."""
-    from sightline.cli import SOME_FAILED
-
-    files = report.save(out)
-    if json:
-        typer.echo(report.json())
-    else:
-        _show(report, files, out)
-    if report.skipped:
-        raise typer.Exit(SOME_FAILED)
+    finish(report, out, json)
 
 
 def _scorer(engine: str, address: str | None, device: str) -> Any:
@@ -279,25 +276,21 @@ def _scorer(engine: str, address: str | None, device: str) -> Any:
     return getattr(make_engine(engine, None, address, device), "score", None)
 
 
+def _only(name: str, given: Sequence[str]) -> str | None:
+    """The value of an option that the verb `faithfulness` takes once."""
+    from sightline.errors import InputError
+
+    if len(given) > 1:
+        raise InputError(f"--faithfulness takes one {name}; got {', '.join(given)}")
+    return given[0] if given else None
+
+
 def _refuse(why: str, given: dict[str, Any]) -> None:
     """Name the options that were given and would have done nothing."""
     from sightline.errors import InputError
 
     if names := [name for name, value in given.items() if value]:
         raise InputError(f"{why}; leave out {', '.join(names)}")
-
-
-def _data_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """NAME=VALUE as keywords of an adapter: true and false are truth values, all else is text."""
-    from sightline.errors import InputError
-
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name.strip():
-            raise InputError(f"--data-option {pair!r}; expected NAME=VALUE, e.g. images=FOLDER")
-        found[name.strip()] = {"true": True, "false": False}.get(value.strip().lower(), value.strip())
-    return found
 
 
 def _size(text: str) -> tuple[int, int] | None:
@@ -314,37 +307,3 @@ def _size(text: str) -> tuple[int, int] | None:
     if len(parts) > 2 or not all(part.isdecimal() and int(part) for part in parts):
         raise InputError(f"--heatmap-size {text!r}; expected photo, or HEIGHTxWIDTH such as 224x224")
     return int(parts[0]), int(parts[-1])
-
-
-def _show(report: Report | FaithfulnessReport, files: Sequence[Path], out: Path, worst: int = 5) -> None:
-    """The caption, the table, the worst classes, what was skipped, and where the files are."""
-    from sightline.reports.tables import class_table
-
-    for line in report.caption():
-        typer.echo(line)
-    _print_table(*report.table())
-    if report.rows[0].per_class:
-        headings, cells = class_table(report.rows[0])
-        typer.echo(f"worst classes of {report.rows[0].label} (all in per_class.csv):")
-        _print_table(headings, cells[:worst])
-    for image, why in list(report.skipped.items())[:worst]:
-        typer.echo(f"skipped {image}: {why}", err=True)
-    if len(report.skipped) > worst:
-        typer.echo(f"… {len(report.skipped)} skipped in all: results.json", err=True)
-    sheets = [path.name for path in files if path.name.startswith("contact_sheet")]
-    others = [path.name for path in files if path.name not in sheets]
-    typer.echo(f"{', '.join(others)}{f' and {len(sheets)} contact sheets' if sheets else ''} in {out}")
-
-
-def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table as wide as the terminal, or, in a file, as wide as it is; intervals below their number."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(show_lines=any("[" in cell for row in rows for cell in row))
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        table.add_row(*(cell.replace(" [", "\n[") for cell in row))
-    width = None if sys.stdout.isatty() else 10_000
-    Console(highlight=False, markup=False, width=width).print(table)

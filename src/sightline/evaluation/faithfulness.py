@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,36 +15,62 @@ from torch import Tensor, nn
 from sightline.data.items import expand_paths
 from sightline.errors import InputError, unknown
 from sightline.evaluation.counting import Batch, Skipped, chunks
-from sightline.evaluation.faithfulness_report import COLUMNS, GROUPS, FaithfulnessReport
+from sightline.evaluation.faithfulness_report import FaithfulnessReport
 from sightline.evaluation.models import ModelSource
 from sightline.evaluation.options import EvaluationOptions, Scoring
 from sightline.evaluation.run import Progress, resolved_method
 from sightline.evaluation.selection import Selection, select_images
 from sightline.heatmap import make_heatmaps
 from sightline.methods.spec import MethodSpec
-from sightline.metrics import faithfulness as measure
 from sightline.metrics.bootstrap import Interval, bootstrap_interval, paired_difference
-from sightline.metrics.pointing import box_mask, energy_in_mask, pointing_game, relevance_rank_accuracy
-from sightline.metrics.road import road
-from sightline.metrics.sanity import max_sensitivity
+from sightline.metrics.faithfulness import Score, centre_maps, class_probability, random_maps, score_rule
+from sightline.metrics.pointing import box_mask
+from sightline.metrics.registry import Column, Metric, MetricContext, chosen_metrics
 from sightline.models.loading import load_model
 from sightline.reports.tables import Row
 from sightline.scores import ScoreRule
 from sightline.types import Dataset, Sample
 
-DEFAULT = ("drop", "insertion", "deletion", "road", "pointing")
 BASELINES = ("random", "centre")
 # images (N, 3, H, W), classes (N, K) and the images' places in the data set -> heatmaps (N, K, H, W)
 Heat = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
 
 
-@dataclass
-class _Scored:
-    """The scores of one row, a tensor (n,) a batch; memory: some numbers an image."""
+@dataclass(frozen=True)
+class FaithfulnessOptions:
+    """How the images of a data set are shown and scored; raises `InputError` for a wrong choice.
 
-    method: str
-    heat: Heat
-    scores: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+    ``limit``         at most so many images, evenly spaced.
+    ``view``          what the network is shown: "whole" or "crop".
+    ``input_size``    the side of the input, instead of the model's own.
+    ``on_bad``        "refuse" or "skip" images that cannot be scored.
+    ``steps``         of insertion and deletion.
+    ``seed``          of noise and random maps.
+    ``batch_size``, ``workers``  photos in one forward pass; threads that read photos.
+    ``resamples``     draws of the bootstrap.
+    """
+
+    limit: int | None = None
+    view: str = "whole"
+    input_size: int | None = None
+    on_bad: str = "refuse"
+    steps: int = 56
+    seed: int = 0
+    batch_size: int = 32
+    workers: int = 1
+    resamples: int = 2000
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise InputError(f"steps={self.steps}; expected 1 or more")
+        self.scoring  # noqa: B018  (its options are checked as they are made)
+
+    @property
+    def scoring(self) -> Scoring:
+        """What `ModelSource` reads images by."""
+        names = ("view", "input_size", "on_bad", "batch_size", "workers", "limit", "resamples")
+        shared = {name: getattr(self, name) for name in names}
+        return Scoring(EvaluationOptions(gt_only=True, **shared))
 
 
 def evaluate_faithfulness(
@@ -50,26 +78,18 @@ def evaluate_faithfulness(
     dataset: Dataset,
     methods: Sequence[str | MethodSpec] = ("cam",),
     *,
-    limit: int | None = None,
-    batch_size: int = 32,
-    view: str = "whole",
-    input_size: int | None = None,
-    seed: int = 0,
-    metrics: Sequence[str] = DEFAULT,
-    steps: int = 56,
-    on_bad: str = "refuse",
-    workers: int = 1,
-    resamples: int = 2000,
+    metrics: Sequence[str] | None = None,
+    options: FaithfulnessOptions | None = None,
     progress: Progress | None = None,
+    **choices: Any,
 ) -> FaithfulnessReport:
-    """One row a method, and the rows ``random`` and ``centre``, of faithfulness scores with 95 % intervals.
+    """One row per method, and the rows ``random`` and ``centre``, of faithfulness scores with 95 % intervals.
 
-    ``metrics``: groups of columns, of "drop" (average drop, increase in confidence), "insertion", "deletion" (of
-    ``steps`` steps), "road", "pointing" (pointing game, energy in box, rank accuracy; where boxes are known) and
-    "sensitivity" (11 explanations a map). The most probable class is explained; for "pointing" the true class.
-    Heatmaps are normalised by "max". ``methods``, ``limit``, ``view``, ``input_size``, ``on_bad``: as in
-    `sightline.evaluation.evaluate`. Nothing but a few numbers an image is kept. ``progress(done, total)`` is called
-    after each method of each batch. Raises `InputError` for choices that do not exist and for bad images.
+    ``metrics``: names of `sightline.list_metrics`; None: all but those that are measured only when asked for. The most
+    probable class is explained; for metrics that need boxes the true class. Heatmaps are normalised by "max".
+    ``methods``: as in `sightline.evaluation.evaluate`. ``choices``: fields of `FaithfulnessOptions`, as a shorthand.
+    Only a few numbers per image are kept. ``progress(done, total)`` is called after each method of each batch.
+    Raises `InputError` for choices that do not exist and for bad images.
 
     >>> from PIL import Image
     >>> from sightline.models.preprocess import Preprocess
@@ -79,68 +99,27 @@ def evaluate_faithfulness(
     >>> [row.method for row in evaluate_faithfulness(model, photos, ["gradcam"], metrics=["drop"]).rows]
     ['gradcam', 'random', 'centre']
     """
-    boxes = any(len(sample.boxes_xyxy) for sample in dataset.samples)
-    groups = _groups(metrics, boxes)
-    options = EvaluationOptions(
-        view=view,
-        gt_only=True,
-        input_size=input_size,
-        batch_size=batch_size,
-        workers=workers,
-        on_bad=on_bad,
-        limit=limit,
-        resamples=resamples,
-    )
-    scoring = Scoring(options)
+    for name in choices:
+        if name not in (known := [one.name for one in fields(FaithfulnessOptions)]):
+            raise unknown("option of a faithfulness evaluation", name, known)
+    options = replace(options or FaithfulnessOptions(), **choices)
+    chosen = chosen_metrics(metrics, boxes=any(len(sample.boxes_xyxy) for sample in dataset.samples))
     specs = list({spec.label: spec for spec in map(resolved_method, methods)}.values())
     loaded = load_model(model)
-    source = ModelSource(loaded.name, loaded, specs, scoring)
-    labels = torch.tensor(source.match(dataset)) if "pointing" in groups else None
-    selection = (
-        select_images(dataset, scoring, [], limit)
-        if labels is not None
-        else _selection(dataset, limit, on_bad)
-    )
-    rows = _rows(source, seed)
-    work = _Work(source, groups, labels, steps, seed)
-    done, total, count = 0, len(selection.indices) * len(rows), 0
-    for chunk in chunks(selection.indices, batch_size):
-        batch = source._batch(dataset, chunk, selection.skipped)
-        count += len(batch.indices)
-        prepared = work.prepare(batch) if batch.indices else None
-        for row in rows:
-            if prepared is not None:
-                for name, scores in work.score(row.heat, prepared):
-                    row.scores[name].append(scores.double().cpu())
-            done += len(chunk)
-            if progress is not None:
-                progress(done, total)
+    source = ModelSource(loaded.name, loaded, specs, options.scoring)
+    run = _Run(source, chosen, dataset, options)
+    count = run.score_all(progress)
     if not count:
         raise InputError(f"no image of {dataset.name} {dataset.split} can be scored")
-    made, notes = _summary(rows, source.name, resamples, seed)
+    columns = {name: column for metric in chosen for name, column in metric.columns.items()}
+    rows, notes = _summary(run.rows, source.name, columns, options)
+    filled = [metric.note.replace("{steps}", str(options.steps)) for metric in chosen if metric.note]
     return FaithfulnessReport(
-        {
-            "dataset": dataset.name,
-            "split": dataset.split,
-            "images": count,
-            "available": len(dataset),
-            "model": source.name,
-            "weights": loaded.weights,
-            "weights_sha256": loaded.weights_sha256,
-            "scores": work.rule.name if work.rule else loaded.scores,
-            "input_hw": list(source.preprocess.input_hw),
-            "methods": [spec.label for spec in specs],
-            "metrics": groups,
-            "normalise": "max",
-            "view": view,
-            "steps": steps,
-            "seed": seed,
-            "limit": limit,
-            "batch_size": batch_size,
-            "resamples": resamples,
-        },
-        made,
-        {dataset[index].id: why for index, why in selection.skipped.reasons.items()},
+        _described(run, count),
+        rows,
+        columns,
+        list(dict.fromkeys(filled)),
+        {dataset[index].id: why for index, why in run.selection.skipped.reasons.items()},
         notes,
     )
 
@@ -172,27 +151,23 @@ def photo_folder(root: str | Path) -> Dataset:
     return Dataset(root.name, "all", [Sample(path.relative_to(root).as_posix(), path) for path in paths], ())
 
 
-def _groups(metrics: Sequence[str], boxes: bool) -> list[str]:
-    """The groups of columns, in the table's order; pointing silently needs boxes only where it is the default."""
-    for name in metrics:
-        if name not in GROUPS:
-            raise unknown("metric", name, GROUPS)
-    if "pointing" in metrics and not boxes and tuple(metrics) != DEFAULT:
-        raise InputError("metric pointing needs true boxes, and the split has none")
-    chosen = [name for name in GROUPS if name in metrics and (name != "pointing" or boxes)]
-    if not chosen:
-        raise InputError(f"no metrics were given; expected some of {', '.join(GROUPS)}")
-    return chosen
-
-
 def _selection(dataset: Dataset, limit: int | None, on_bad: str) -> Selection:
-    """The images, evenly spread; they need neither label nor box."""
+    """The images, evenly spaced; they need neither label nor box."""
     count = len(dataset) if limit is None else min(limit, len(dataset))
     return Selection(dataset, [place * len(dataset) // count for place in range(count)], Skipped(on_bad))
 
 
+@dataclass
+class _Scored:
+    """The scores of one row, a tensor (n,) per batch; memory: some numbers per image."""
+
+    method: str
+    heat: Heat
+    scores: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+
+
 def _rows(source: ModelSource, seed: int) -> list[_Scored]:
-    """One empty row a spec and baseline."""
+    """One empty row per method and baseline."""
 
     def heat(number: int) -> Heat:
         def of(images: Tensor, classes: Tensor, places: Sequence[int]) -> Tensor:
@@ -203,11 +178,11 @@ def _rows(source: ModelSource, seed: int) -> list[_Scored]:
 
     def random(images: Tensor, classes: Tensor, places: Sequence[int]) -> Tensor:
         size_hw = (images.shape[2], images.shape[3])
-        maps = torch.cat([measure.random_maps(1, size_hw, seed + place) for place in places])
+        maps = torch.cat([random_maps(1, size_hw, seed + place) for place in places])
         return maps[:, None].to(images).expand(-1, classes.shape[1], -1, -1)
 
     def centre(images: Tensor, classes: Tensor, places: Sequence[int]) -> Tensor:
-        maps = measure.centre_maps(len(images), (images.shape[2], images.shape[3]))
+        maps = centre_maps(len(images), (images.shape[2], images.shape[3]))
         return maps[:, None].to(images).expand(-1, classes.shape[1], -1, -1)
 
     own = [_Scored(spec.label, heat(number)) for number, spec in enumerate(source.specs)]
@@ -215,86 +190,160 @@ def _rows(source: ModelSource, seed: int) -> list[_Scored]:
 
 
 @dataclass
-class _Prepared:
-    """A batch with what is asked of it: the classes (N, 1 or 2), the scorer of the first, the masks of the boxes."""
+class _Asked:
+    """Some images of a batch and one class for each: ``column`` of the batch's classes."""
 
+    rows: Tensor  # which images of the batch
+    column: int
     images: Tensor
+    classes: Tensor  # (n, 1)
     places: list[int]
-    classes: Tensor
-    score: measure.Score
-    masks: Tensor | None
+    score: Score
+    masks: Tensor | None = None
+
+    def explain(self, heat: Heat, images: Tensor) -> Tensor:
+        """Heatmaps (n, H, W) of changed versions of these images, for the same classes."""
+        return heat(images, self.classes, self.places)[:, 0]
 
 
 @dataclass
-class _Work:
-    source: ModelSource
-    groups: list[str]
-    labels: Tensor | None  # the model's output for each class of the data set
-    steps: int
-    seed: int
-    rule: ScoreRule | None = None  # found on the first images, used for all
+class _Prepared:
+    """A batch with what is asked of it: the most probable class, and the true one where an object is in sight."""
 
-    def prepare(self, batch: Batch) -> _Prepared:
-        """The most probable class, the true one where it is asked for, and the boxes in the network's pixels."""
-        images, model = batch.images, self.source.model
-        top = self.source._ranked(images)[:, :1]
-        classes, masks = top, None
+    images: Tensor
+    places: list[int]
+    classes: Tensor  # (N, 1), or (N, 2) with the true class
+    top: _Asked
+    true: _Asked | None
+
+
+class _Run:
+    """One pass over the images of a data set: every metric for every method and baseline."""
+
+    def __init__(
+        self, source: ModelSource, metrics: Sequence[Metric], dataset: Dataset, options: FaithfulnessOptions
+    ) -> None:
+        self.source, self.metrics, self.dataset, self.options = source, metrics, dataset, options
+        self.needs_boxes = any("boxes" in metric.needs for metric in metrics)
+        self.labels = torch.tensor(source.match(dataset)) if self.needs_boxes else None
+        self.selection = (
+            select_images(dataset, options.scoring, [], options.limit)
+            if self.needs_boxes
+            else _selection(dataset, options.limit, options.on_bad)
+        )
+        self.rows = _rows(source, options.seed)
+        self.rule: ScoreRule | None = None  # found on the first images, used for all
+
+    def score_all(self, progress: Progress | None) -> int:
+        """Fill the rows; returns how many images were scored."""
+        done, total, count = 0, len(self.selection.indices) * len(self.rows), 0
+        for chunk in chunks(self.selection.indices, self.options.batch_size):
+            batch = self.source._batch(self.dataset, chunk, self.selection.skipped)
+            count += len(batch.indices)
+            prepared = self._prepare(batch) if batch.indices else None
+            for row in self.rows:
+                if prepared is not None:
+                    for name, scores in self._scores(row.heat, prepared):
+                        row.scores[name].append(scores.double().cpu())
+                done += len(chunk)
+                if progress is not None:
+                    progress(done, total)
+        return count
+
+    def _prepare(self, batch: Batch) -> _Prepared:
+        images, places = batch.images, batch.indices
+        self.rule = self.rule or score_rule(self.source.model, images)
+        classes = self.source._ranked(images)[:, :1]
         if self.labels is not None:
             true = self.labels[[sample.label or 0 for sample in batch.samples]]
-            classes = torch.cat([top, true[:, None]], 1)
-            size_hw = (images.shape[2], images.shape[3])
-            masks = torch.stack(
-                [
-                    box_mask(geometry.to_input(sample.boxes_xyxy), size_hw)
-                    for sample, geometry in zip(batch.samples, batch.geometries, strict=True)
-                ]
-            ).to(images.device)
+            classes = torch.cat([classes, true[:, None]], 1)
         classes = classes.to(images.device)
-        self.rule = self.rule or measure.score_rule(model, images)
-        score = measure.class_probability(model, classes[:, 0], rule=self.rule)
-        return _Prepared(images, batch.indices, classes, score, masks)
+        top = self._ask(torch.arange(len(images)), 0, images, classes, places)
+        if self.labels is None:
+            return _Prepared(images, places, classes, top, None)
+        masks = _masks(batch)
+        seen = masks.flatten(1).any(1).nonzero()[:, 0]
+        return _Prepared(
+            images, places, classes, top, self._ask(seen, 1, images, classes, places, masks[seen])
+        )
 
-    def score(self, heat: Heat, on: _Prepared) -> Iterator[tuple[str, Tensor]]:
+    def _ask(
+        self,
+        rows: Tensor,
+        column: int,
+        images: Tensor,
+        classes: Tensor,
+        places: Sequence[int],
+        masks: Tensor | None = None,
+    ) -> _Asked:
+        where = rows.to(images.device)
+        own = classes[where, column]
+        score = class_probability(self.source.model, own, rule=self.rule)
+        chosen = [places[row] for row in rows.tolist()]
+        masks = None if masks is None else masks.to(images.device)
+        return _Asked(where, column, images[where], own[:, None], chosen, score, masks)
+
+    def _scores(self, heat: Heat, on: _Prepared) -> Iterator[tuple[str, Tensor]]:
         """(column, (n,) scores) of one row and batch; images without an object in sight are not counted."""
         maps = heat(on.images, on.classes, on.places)
-        first = maps[:, 0]
-        if "drop" in self.groups:
-            found = measure.drop_and_increase(on.score, on.images, first)
-            yield "average_drop", found.drop
-            yield "increase", found.increase
-        if "insertion" in self.groups:
-            yield "insertion", measure.insertion(on.score, on.images, first, self.steps).auc
-        if "deletion" in self.groups:
-            yield "deletion", measure.deletion(on.score, on.images, first, self.steps).auc
-        if "road" in self.groups:
-            removed = road(on.score, on.images, first, seed=self.seed)
-            yield "road_morf", removed.morf.mean(1)
-            yield "road_lerf", removed.lerf.mean(1)
-            yield "road_combined", removed.combined
-        if on.masks is not None:
-            seen = on.masks.flatten(1).any(1)
-            true, masks = maps[seen, 1], on.masks[seen]
-            yield "pointing", pointing_game(true, masks)
-            yield "energy", energy_in_mask(true, masks)
-            yield "rank_accuracy", relevance_rank_accuracy(true, masks) if len(true) else true.new_zeros(0)
-        if "sensitivity" in self.groups:
-            top = on.classes[:, :1]
-            yield (
-                "sensitivity",
-                max_sensitivity(lambda x: heat(x, top, on.places)[:, 0], on.images, seed=self.seed),
+        for metric in self.metrics:
+            asked = on.true if "boxes" in metric.needs else on.top
+            assert asked is not None  # a metric needs boxes, so the true classes are known
+            context = MetricContext(
+                asked.score,
+                partial(asked.explain, heat),
+                asked.masks,
+                self.options.steps,
+                self.options.seed,
             )
+            heatmaps = maps[asked.rows, asked.column]
+            yield from metric.measure(context, asked.images, heatmaps).items()
 
 
-def _summary(rows: Sequence[_Scored], model: str, resamples: int, seed: int) -> tuple[list[Row], list[str]]:
+def _masks(batch: Batch) -> Tensor:
+    """The pixels of the network's input in a true box: (N, H, W) bool."""
+    size_hw = (batch.images.shape[2], batch.images.shape[3])
+    return torch.stack(
+        [
+            box_mask(geometry.to_input(sample.boxes_xyxy), size_hw)
+            for sample, geometry in zip(batch.samples, batch.geometries, strict=True)
+        ]
+    )
+
+
+def _described(run: _Run, count: int) -> dict[str, Any]:
+    """All that the numbers depend on, as results.json and manifest.json hold it."""
+    model, dataset = run.source.model, run.dataset
+    return {
+        "dataset": dataset.name,
+        "split": dataset.split,
+        "images": count,
+        "available": len(dataset),
+        "model": run.source.name,
+        "weights": model.weights,
+        "weights_sha256": model.weights_sha256,
+        "scores": run.rule.name if run.rule else model.scores,
+        "input_hw": list(run.source.preprocess.input_hw),
+        "methods": [spec.label for spec in run.source.specs],
+        "metrics": [metric.name for metric in run.metrics],
+        "normalise": "max",
+        **asdict(run.options),
+    }
+
+
+def _summary(
+    rows: Sequence[_Scored], model: str, columns: Mapping[str, Column], options: FaithfulnessOptions
+) -> tuple[list[Row], list[str]]:
     """Means with their intervals, what each method has beyond the centre map, and images without a number."""
-    made, notes = [], []
+    found_rows, notes = [], []
+    resamples, seed = options.resamples, options.seed
     joined = [{name: torch.cat(parts) for name, parts in row.scores.items()} for row in rows]
     centre = joined[-1]
     for row, found in zip(rows, joined, strict=True):
         for name, scores in found.items():
             left_out = int((~scores.isfinite()).sum())
             if left_out:
-                heading = COLUMNS[name].heading
+                heading = columns[name].heading
                 notes.append(f"{row.method}, {heading}: {left_out} images without a number are left out.")
         finite = {name: scores[scores.isfinite()].numpy() for name, scores in found.items()}
         scored = {
@@ -303,8 +352,8 @@ def _summary(rows: Sequence[_Scored], model: str, resamples: int, seed: int) -> 
             if len(scores)
         }
         beyond = {} if row.method in BASELINES else _beyond(found, centre, resamples, seed)
-        made.append(Row(model, row.method, "", scored, differences=beyond))
-    return made, notes
+        found_rows.append(Row(model, row.method, "", scored, differences=beyond))
+    return found_rows, notes
 
 
 def _beyond(

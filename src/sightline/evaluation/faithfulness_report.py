@@ -6,56 +6,26 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sightline.evaluation.randomisation import Randomisation
 from sightline.metrics.bootstrap import Interval
+from sightline.metrics.registry import Column
 from sightline.reports.tables import Row, csv_text, interval_ends, markdown_table, spelled, write_run
-
-
-class Column(NamedTuple):
-    """One score: its heading, whether high or low is good, and what it says."""
-
-    heading: str
-    good: str  # ↑ | ↓
-    says: str
-
-
-COLUMNS = {
-    "average_drop": Column("average drop", "↓", "max(0, Y − O)/Y, O under the heatmap (Chattopadhyay 2018)"),
-    "increase": Column("increase", "↑", "share of images with O > Y (Chattopadhyay 2018)"),
-    "insertion": Column(
-        "insertion", "↑", "area under the probability, best pixels into a blur (Petsiuk 2018)"
-    ),
-    "deletion": Column(
-        "deletion", "↓", "area under the probability, best pixels made mean grey (Petsiuk 2018)"
-    ),
-    "road_morf": Column("ROAD MoRF", "↓", "mean probability, best pixels imputed first (Rong 2022)"),
-    "road_lerf": Column("ROAD LeRF", "↑", "mean probability, worst pixels imputed first (Rong 2022)"),
-    "road_combined": Column("ROAD", "↑", "(LeRF − MoRF)/2, from −50 to 50 (Rong 2022)"),
-    "pointing": Column("pointing game", "↑", "the maximum lies in a true box (Zhang 2016)"),
-    "energy": Column("energy in box", "↑", "share of the heat in the true boxes (Wang 2020)"),
-    "rank_accuracy": Column("rank accuracy", "↑", "share of the K hottest pixels in boxes of K (Arras 2022)"),
-    "sensitivity": Column(
-        "max-sensitivity", "↓", "relative change under ±0.02 of noise, no share (Yeh 2019)"
-    ),
-}
-GROUPS = {
-    "drop": ("average_drop", "increase"),
-    "insertion": ("insertion",),
-    "deletion": ("deletion",),
-    "road": ("road_morf", "road_lerf", "road_combined"),
-    "pointing": ("pointing", "energy", "rank_accuracy"),
-    "sensitivity": ("sensitivity",),
-}
 
 
 @dataclass
 class FaithfulnessReport:
-    """The result of `evaluate_faithfulness`: a row a method and baseline, and all that it depends on."""
+    """The result of `evaluate_faithfulness`: a row per method and baseline, and all that it depends on.
+
+    ``described``: the columns of the metrics that were measured, in the order of the table. ``remarks``: the sentences
+    of those metrics for the caption.
+    """
 
     settings: dict[str, Any]
     rows: list[Row]
+    described: dict[str, Column] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)  # image id -> why
     notes: list[str] = field(default_factory=list)
     randomisation: Randomisation | None = None
@@ -63,21 +33,28 @@ class FaithfulnessReport:
     @property
     def columns(self) -> list[str]:
         """The names of the scores that some row has, in the order of the table."""
-        return [name for name in COLUMNS if any(name in row.scores for row in self.rows)]
+        return [name for name in self.described if any(name in row.scores for row in self.rows)]
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Headings with an arrow to the good side, and cells: per cent, but for max-sensitivity."""
-        headings = ["method", *(f"{COLUMNS[name].heading} {COLUMNS[name].good}" for name in self.columns)]
+        """Headings with an arrow to the good side, and cells: per cent where the column is a share."""
+        headings = [
+            "method",
+            *(f"{self.described[name].heading} {self.described[name].good}" for name in self.columns),
+        ]
         cells = [
-            [row.method, *(_cell(name, row.scores.get(name)) for name in self.columns)] for row in self.rows
+            [row.method, *(_cell(self.described[name], row.scores.get(name)) for name in self.columns)]
+            for row in self.rows
         ]
         return headings, cells
 
     def differences(self) -> tuple[list[str], list[list[str]]]:
         """The same of each method minus the centre map, image by image; an interval without 0 is a difference."""
-        headings = ["method", *(f"{COLUMNS[name].heading} {COLUMNS[name].good}" for name in self.columns)]
+        headings = [
+            "method",
+            *(f"{self.described[name].heading} {self.described[name].good}" for name in self.columns),
+        ]
         cells = [
-            [row.method, *(_cell(name, row.differences.get(name)) for name in self.columns)]
+            [row.method, *(_cell(self.described[name], row.differences.get(name)) for name in self.columns)]
             for row in self.rows
             if row.differences
         ]
@@ -92,7 +69,8 @@ class FaithfulnessReport:
         title = f"# Faithfulness: {self.settings['dataset']} {self.settings['split']}"
         lines = [f"- {line}" for line in self.caption()]
         lines += [
-            f"- {COLUMNS[name].heading} {COLUMNS[name].good}: {COLUMNS[name].says}." for name in self.columns
+            f"- {self.described[name].heading} {self.described[name].good}: {self.described[name].says}."
+            for name in self.columns
         ]
         parts = [title, "\n".join(lines), markdown_table(*self.table())]
         headings, cells = self.differences()
@@ -112,7 +90,7 @@ class FaithfulnessReport:
         return {
             "settings": self.settings,
             "caption": self.caption(),
-            "columns": {name: COLUMNS[name]._asdict() for name in self.columns},
+            "columns": {name: self.described[name]._asdict() for name in self.columns},
             "rows": [
                 {
                     "method": row.method,
@@ -139,8 +117,8 @@ class FaithfulnessReport:
         return write_run(folder, texts, pictures, self.settings, self.skipped)
 
 
-def _cell(name: str, score: Interval | None) -> str:
-    if score is None or name != "sensitivity":
+def _cell(column: Column, score: Interval | None) -> str:
+    if score is None or column.share:
         return spelled(score)
     return f"{score.value:.2f} [{score.low:.2f}, {score.high:.2f}]"
 
@@ -155,7 +133,7 @@ def _flat(row: Row) -> dict[str, float]:
 
 def _caption(report: FaithfulnessReport) -> Iterator[str]:
     s = report.settings
-    of = f" of {s['available']}, evenly spread" if s["images"] < s["available"] else ""
+    of = f" of {s['available']}, evenly spaced" if s["images"] < s["available"] else ""
     skipped = f"; {len(report.skipped)} skipped" if report.skipped else ""
     yield f"{s['dataset']}, split {s['split']}: {s['images']} images{of}{skipped}."
     height, width = s["input_hw"]
@@ -165,8 +143,5 @@ def _caption(report: FaithfulnessReport) -> Iterator[str]:
         "Explained: the most probable class; heatmaps at the input's size, normalised by max (negative values 0). "
         f"Y: its probability, {how.get(s['scores'], 'by ' + s['scores'])}."
     )
-    if "pointing" in report.columns:
-        yield "Pointing game, energy and rank accuracy: of the true class's map, against the true boxes."
-    if {"insertion", "deletion"} & set(report.columns):
-        yield f"Insertion and deletion: {s['steps']} steps."
+    yield from report.remarks
     yield f"Arrows: the good side. In brackets: 95 % bootstrap intervals over images, {s['resamples']} resamples."

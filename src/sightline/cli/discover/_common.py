@@ -47,7 +47,7 @@ Json = Annotated[
 def finish(result: Result, out: Path, json: bool = False, also: Sequence[Path] = ()) -> None:
     """Save a result, print it, and say by the exit code whether images were left out."""
     from sightline.cli import SOME_FAILED
-    from sightline.cli.evaluate import _print_table
+    from sightline.cli._report import print_grid
 
     files = [*also, *result.save(out)]
     if json:
@@ -55,7 +55,7 @@ def finish(result: Result, out: Path, json: bool = False, also: Sequence[Path] =
     else:
         for note in result.notes:
             typer.echo(note)
-        _print_table(result.headings, result.rows)
+        print_grid(result.headings, result.rows)
         typer.echo(f"{', '.join(path.name for path in files)} in {out}")
     if result.skipped:
         report_skipped(result.skipped)

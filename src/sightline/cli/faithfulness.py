@@ -1,0 +1,154 @@
+"""``sightline faithfulness``: do the maps of a model's methods show what the network uses?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sightline.cli._options import Categories, Device, ModelName, Scores, Weights
+
+if TYPE_CHECKING:
+    from sightline.types import Dataset
+
+RANDOMISED = 4  # images: the picture shows the first, the correlations are means
+DATA, MODEL, METRICS, OUTPUT = "Data", "Model and methods", "Metrics", "Output"
+
+
+def faithfulness(
+    data: Annotated[Path, typer.Option(help="A folder of photos, or a data set.", rich_help_panel=DATA)],
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="Its layout: tiny-imagenet, cub, ilsvrc, … [default: recognised]", rich_help_panel=DATA
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="The split of the data set.", rich_help_panel=DATA)] = "val",
+    held_per_class: Annotated[
+        int, typer.Option(min=1, help="Images per class in SPLIT-heldout.", rich_help_panel=DATA)
+    ] = 30,
+    data_option: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE for the layout, e.g. images=FOLDER; repeatable.", rich_help_panel=DATA),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most so many images, evenly spaced.", rich_help_panel=DATA)
+    ] = None,
+    on_bad: Annotated[
+        str, typer.Option(help="refuse or skip what cannot be scored.", rich_help_panel=DATA)
+    ] = "refuse",
+    model: ModelName = None,
+    weights: Weights = None,
+    categories: Categories = None,
+    scores: Scores = "auto",
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME or NAME:OPTION=VALUE:flip, e.g. cam:nwc=true; repeatable. [default: cam]",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE for every method that has it; repeatable.", rich_help_panel=MODEL),
+    ] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(help="Target layer; several are fused into one map.", rich_help_panel=MODEL),
+    ] = None,
+    flip: Annotated[
+        bool,
+        typer.Option("--flip", help="Mean of the maps of image and mirror image.", rich_help_panel=MODEL),
+    ] = False,
+    view: Annotated[
+        str, typer.Option(help="What the network is shown: whole or crop.", rich_help_panel=MODEL)
+    ] = "whole",
+    input_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Side of the input, instead of the model's.", rich_help_panel=MODEL),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="drop, insertion, deletion, road, pointing, sensitivity, or one of a plugin's; repeatable. "
+            "[default: all but sensitivity]",
+            rich_help_panel=METRICS,
+        ),
+    ] = None,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Steps of insertion and deletion.", rich_help_panel=METRICS)
+    ] = 56,
+    randomise: Annotated[
+        bool,
+        typer.Option(
+            "--randomise",
+            help="Also a picture of the maps as the network's weights are drawn anew.",
+            rich_help_panel=METRICS,
+        ),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of noise and random maps.", rich_help_panel=METRICS)] = 0,
+    resamples: Annotated[
+        int, typer.Option(min=1, help="Draws of the bootstrap.", rich_help_panel=METRICS)
+    ] = 2000,
+    out: Annotated[
+        Path, typer.Option(help="Folder for tables, pictures and manifest.json.", rich_help_panel=OUTPUT)
+    ] = Path("out/faithfulness"),
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="Print the results as JSON, and nothing else.", rich_help_panel=OUTPUT),
+    ] = False,
+    device: Device = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Photos in one forward pass.")] = 32,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that read photos.")] = 1,
+) -> None:
+    """Score how faithful a model's maps are: beside a random and a centre map, with intervals.
+
+    Any folder of photos will do; metrics that need true boxes are left out where there are none.
+
+    ```console
+    sightline faithfulness --data photos/ --model squeezenet1_1 --method cam --method layercam --limit 40
+    sightline faithfulness --data tiny-imagenet-40.zip --metric road --metric pointing --randomise
+    sightline faithfulness --data photos/ --plugin mine.py --metric mine --method gradcam
+    ```
+
+    Exit code 0: done; 2: a mistake in the command; 3: some images were skipped, the others are done.
+    """
+    from sightline.cli._options import load
+    from sightline.cli._print import bar
+    from sightline.cli._report import finish
+    from sightline.cli._run import prepare_folder
+    from sightline.evaluation.faithfulness import FaithfulnessOptions, evaluate_faithfulness, first_images
+    from sightline.evaluation.randomisation import randomisation_check
+    from sightline.methods.spec import parse_methods
+
+    specs = parse_methods(method or ["cam"], option or [], layer or [], flip)
+    options = FaithfulnessOptions(
+        limit, view, input_size, on_bad, steps, seed, batch_size, workers, resamples
+    )
+    photos = _dataset_or_photos(data, dataset, split, held_per_class, data_option or [])
+    prepare_folder(out)
+    loaded = load(model, weights, categories, device, scores)
+    with bar("scoring", quiet=json) as progress:
+        report = evaluate_faithfulness(
+            loaded, photos, specs, metrics=metric or None, options=options, progress=progress
+        )
+    if randomise:
+        images = first_images(loaded, photos, RANDOMISED, view, input_size)
+        report.randomisation = randomisation_check(loaded, images, specs, seed=seed)
+    finish(report, out, json)
+
+
+def _dataset_or_photos(
+    data: Path, dataset: str | None, split: str, held_per_class: int, pairs: list[str]
+) -> Dataset:
+    """A data set in its layout; a folder that holds photos itself, without any layout, is read as it is."""
+    from sightline.cli._options import data_options
+    from sightline.data import load_dataset
+    from sightline.data.items import IMAGE_SUFFIXES
+    from sightline.evaluation.faithfulness import photo_folder
+
+    plain = data.is_dir() and any(path.suffix.lower() in IMAGE_SUFFIXES for path in data.iterdir())
+    if dataset is None and plain:
+        return photo_folder(data)
+    return load_dataset(data, dataset, split, held_per_class=held_per_class, **data_options(pairs))
