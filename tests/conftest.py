@@ -29,6 +29,12 @@ def _same_seeds_for_every_test() -> None:
 
 
 @pytest.fixture(scope="session")
+def tiny40_file() -> Path:
+    """A small, quick, trained classifier: the 40-class network that recipes/tiny-imagenet made."""
+    return TESTS.parent / "recipes" / "tiny-imagenet" / "tiny40" / "sightline-tiny40.safetensors"
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real images and weights (SIGHTLINE_SHARED, or ../shared beside the repository)."""
     folder = Path(os.environ.get("SIGHTLINE_SHARED", TESTS.parent.parent / "shared"))

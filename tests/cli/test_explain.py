@@ -48,6 +48,10 @@ def test_manifest_holds_what_was_asked_and_found(
         "name": "squeezenet1_1",
         "weights": "four.safetensors",
         "weights_sha256": load_model("squeezenet1_1", weights=weights).weights_sha256,
+        "classes": 4,
+        "trained_on": None,
+        "weights_licence": None,
+        "trained_head": True,
         "device": "cpu",
         "scores": "auto",
     }
@@ -137,10 +141,11 @@ def test_json_is_the_manifest_and_nothing_else(explain: Any, photos: Path, tmp_p
 
 def test_what_is_printed_names_class_score_and_box(explain: Any, photos: Path) -> None:
     out = explain(photos / "a.png", "--classes", "bull mastiff").out
-    heading, row, last = out.splitlines()
+    heading, row, model, last = out.splitlines()
     assert heading.split()[:4] == ["photo", "class", "score", "method"]
     assert row.split()[:3] == ["a.png", "bull", "mastiff"]
     assert "gradcam" in row
+    assert model == "model: squeezenet1_1, 4 classes"
     assert last.startswith("1 panel and manifest.json in ")
 
 

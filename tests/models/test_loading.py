@@ -22,8 +22,8 @@ from torchvision import models, transforms
 
 from sightline.data.images import read_image
 from sightline.errors import InputError, UnsupportedError
-from sightline.models import loading
 from sightline.models.families import gapnet, lookup, torchvision
+from sightline.models.families.base import imagenet_categories
 from sightline.models.loading import LoadedModel, default_model, list_models, load_model
 from sightline.models.preprocess import Preprocess
 from sightline.models.weights import hollow
@@ -362,8 +362,8 @@ def test_random_weights(weights: Any) -> None:
     model = load_model("squeezenet1_1", weights=weights)
     torch.manual_seed(5)
     assert same_output(model, models.squeezenet1_1().eval())
-    assert model.weights == "random"
-    assert model.categories == torchvision.imagenet_categories()
+    assert (model.weights, model.trained_head) == ("random", False)
+    assert model.categories is None
     assert load_model("squeezenet1_1", weights=False, categories=["a", "b"])(PHOTO).shape == (2, 2)
 
 
@@ -389,7 +389,7 @@ def test_published_weights(cache: Callable[[Any, nn.Module], None], weights: Any
     model = load_model("squeezenet1_1", weights=weights)
     assert same_output(model, original)
     assert model.weights == "torchvision IMAGENET1K_V1"
-    assert model.categories == torchvision.imagenet_categories()
+    assert model.categories == imagenet_categories()
     assert model.preprocess == Preprocess((224, 224), 256)
     message = refusal("squeezenet1_1", categories=["a"])
     assert message == "1 categories were given, but squeezenet1_1 has 1000 classes"
@@ -473,7 +473,7 @@ def test_timm_published(monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_model("timm/test_vit")
     assert asked == [("test_vit", True)]
     assert (model.name, model.weights) == ("timm/test_vit", "timm r160_in1k")
-    assert model.categories == torchvision.imagenet_categories()
+    assert model.categories == imagenet_categories()
     assert model.preprocess == Preprocess((160, 160), 168, (0.5,) * 3, (0.5,) * 3, "bicubic")
 
 
@@ -484,7 +484,7 @@ def test_timm_from_a_file(tmp_path: Path) -> None:
     save_file(original.state_dict(), tmp_path / "w.safetensors")
     model = load_model("timm/test_resnet", weights=tmp_path / "w.safetensors", categories=list("abcdef"))
     assert same_output(model, original)
-    assert load_model("timm/test_resnet", weights="none").categories == torchvision.imagenet_categories()
+    assert load_model("timm/test_resnet", weights="none").categories is None
 
 
 # --- network surgery and checkpoints made here --------------------------------------------------
@@ -658,21 +658,10 @@ def test_device() -> None:
     assert kind == accelerated
 
 
-def test_default_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "BUNDLED", tmp_path / "bundled.safetensors")
-    monkeypatch.setenv("SIGHTLINE_SHARED", str(tmp_path / "shared"))
-    with pytest.raises(
-        InputError, match=r"the published weights of squeezenet1_1 cannot be had .* give a file"
-    ):
-        default_model()
-    (tmp_path / "shared" / "weights").mkdir(parents=True)
-    original = models.squeezenet1_1()
-    save_file(original.state_dict(), tmp_path / "shared" / "weights" / "squeezenet1_1.safetensors")
-    assert same_output(default_model(), original.eval())
-    network = checkpoint(tmp_path / "bundled.safetensors")
-    for model in (default_model(), load_model(), load_model("bundled")):
+def test_default_model() -> None:
+    for model in (default_model(), load_model(), load_model("lite0")):
         assert isinstance(model, LoadedModel)
-        assert same_output(model, network)
+        assert model.name == "lite0"
     assert refusal(categories=["a"]) == "weights, categories and transform belong to a model; name it"
 
 

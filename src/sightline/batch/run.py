@@ -83,6 +83,7 @@ def describe(model: LoadedModel, plan: Plan, engine: Engine, items: pa.Table) ->
             if preprocess.transform is None
             else repr(preprocess.transform),
         },
+        about_model=model.describe(),
         options=plan.work.as_dict(),
         input={"images": len(items), "listing_sha256": digest(items)},
         engine={**engine.describe(), "device": next((str(p.device) for p in model.parameters()), "cpu")},

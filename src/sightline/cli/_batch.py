@@ -106,6 +106,7 @@ def one_method(methods: Sequence[str]) -> list[str]:
 def tell(manifest: dict[str, Any], out: Path, json: bool) -> None:
     """Say what was done and, on stderr, what failed; exit code 3 if some images failed, 2 if all did."""
     from sightline.cli import MISTAKE, SOME_FAILED
+    from sightline.cli._print import model_notes
 
     images, rows, shards = manifest["images"], manifest["rows"], manifest["shards"]
     if json:
@@ -116,6 +117,7 @@ def tell(manifest: dict[str, Any], out: Path, json: bool) -> None:
         found = [
             f"{n} {what}{'s' * (n != 1)}" for n, what in ((images, "image"), (rows, "row"), (shards, "shard"))
         ]
+        typer.echo("\n".join(model_notes(manifest["about_model"])))
         typer.echo(f"{found[0]}, {found[1]} in {found[2]}: {out / 'results'}")
     if not manifest["errors"]:
         return

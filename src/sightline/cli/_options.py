@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ModelName = Annotated[
     str | None,
     typer.Option(
-        "--model", "-m", help="A name of `sightline models`, or a checkpoint made here. [default: bundled]"
+        "--model", "-m", help="A name of `sightline models`, or a checkpoint made here. [default: lite0]"
     ),
 ]
 Weights = Annotated[

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+UNTRAINED = "the classification layer is untrained: classes and boxes mean nothing"
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -73,8 +75,22 @@ def show(manifest: dict[str, Any], out: Path, most: int = 40) -> None:
     print_table(("photo", "class", "score", "method", "box x0 y0 x1 y1"), rows[:most])
     if len(rows) > most:
         print(f"… and {len(rows) - most} more rows in manifest.json")
+    print("\n".join(model_notes(manifest["model"])))
     panels = len(manifest["images"])
     print(f"{panels} panel{'s' * (panels != 1)} and manifest.json in {out}")
+
+
+def model_notes(about: Mapping[str, Any]) -> list[str]:
+    """What a person must know of the model, from its entry in a manifest: classes, licence, an untrained head.
+
+    >>> model_notes({"name": "lite0", "classes": 1000, "trained_on": "ImageNet", "weights_licence": "Apache-2.0"})
+    ['model: lite0, 1,000 classes of ImageNet, weights: Apache-2.0']
+    """
+    of = f" of {about['trained_on']}" if about.get("trained_on") else ""
+    classes = f"{about['classes']:,} classes{of}" if about.get("classes") else ""
+    licence = f"weights: {about['weights_licence']}" if about.get("weights_licence") else ""
+    notes = [f"model: {', '.join(filter(None, (about['name'], classes, licence)))}"]
+    return notes if about.get("trained_head", True) else [*notes, UNTRAINED]
 
 
 def score_text(manifest: dict[str, Any], score: float) -> str:

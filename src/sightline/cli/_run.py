@@ -95,13 +95,7 @@ def _describe(model: LoadedModel, settings: Settings) -> dict[str, Any]:
 
     device = next((str(p.device) for p in model.parameters()), "cpu")
     return describe_run(
-        model={
-            "name": model.name,
-            "weights": model.weights,
-            "weights_sha256": model.weights_sha256,
-            "device": device,
-            "scores": model.scores,
-        },
+        model={**model.describe(), "device": device, "scores": model.scores},
         options=settings.as_dict(),
         methods={},
         complete=False,

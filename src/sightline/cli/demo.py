@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from sightline.models.loading import LoadedModel
 
 METHODS = ("cam", "gradcam", "layercam", "guided_gradcam")
-# The paper's 20 % suits ImageNet-size photos. For the bundled model positive weights (NWC) find better boxes; its best
-# threshold on held-out photos is 23 % (docs/results.md), and 30 %, taken by eye, is drawn on these three close-ups.
-BUNDLED_BOXES = {"options": ["cam.nwc=true"], "threshold": 0.3}
+OPTIONS = ("cam.nwc=true",)
 
 
 def demo(
@@ -28,22 +26,18 @@ def demo(
     ```
     """
     from sightline.cli import _run as road
-    from sightline.cli._print import print_table
+    from sightline.cli._print import model_notes, print_table
     from sightline.cli._settings import checked_settings
-    from sightline.models.loading import BUNDLED, default_model
-    from sightline.types import BoxRule
+    from sightline.models.loading import default_model
 
     photos = demo_photos()
     road.prepare_folder(out)
     model = default_model()
-    boxes: dict[str, Any] = dict(BUNDLED_BOXES) if model.weights.endswith(BUNDLED.name) else {}
-    rule = BoxRule.of(threshold=boxes.pop("threshold", None))
-    settings = checked_settings(methods=usable_methods(model), classes="top3", rule=rule, **boxes)
+    settings = checked_settings(methods=usable_methods(model), classes="top3", options=OPTIONS)
     manifest = road.run(model, photos, settings, out)
     print_table(("photo", "class", "score", "box x0 y0 x1 y1", "panel"), _what_it_saw(manifest, out))
-    typer.echo(
-        f"model {model.name}; boxes by {settings.methods[0]}; everything else in {out / 'manifest.json'}"
-    )
+    typer.echo("\n".join(model_notes(manifest["model"])))
+    typer.echo(f"boxes by {settings.methods[0]}; everything else in {out / 'manifest.json'}")
 
 
 def _what_it_saw(manifest: dict[str, Any], out: Path) -> list[tuple[str, ...]]:

@@ -47,7 +47,7 @@ def evaluate(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            "--model", "-m", help="As for `explain`; repeatable. [default: bundled]", rich_help_panel=ROWS
+            "--model", "-m", help="As for `explain`; repeatable. [default: lite0]", rich_help_panel=ROWS
         ),
     ] = None,
     weights: Annotated[

@@ -15,7 +15,7 @@ MAPS = "Maps and boxes"
 def export(
     model: Annotated[
         str | None,
-        typer.Argument(help="A name of `sightline models`, or a checkpoint made here. [default: bundled]"),
+        typer.Argument(help="A name of `sightline models`, or a checkpoint made here. [default: lite0]"),
     ] = None,
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("model.onnx"),
     weights: Weights = None,

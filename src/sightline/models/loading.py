@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from sightline.errors import InputError, unknown
 from sightline.models.architecture_options import checked_architecture_options
-from sightline.models.families import timm, torchvision
-from sightline.models.families.base import Family, outputs
+from sightline.models.families import lite, timm, torchvision
+from sightline.models.families.base import Family, Published, imagenet_categories, outputs
 from sightline.models.families.lookup import class_count, family_of, network_names
 from sightline.models.preprocess import Preprocess
 from sightline.models.weights import (
@@ -30,7 +30,15 @@ from sightline.models.weights import (
 )
 from sightline.scores import checked_scores
 
-BUNDLED = Path(__file__).parent / "bundled" / "sightline-tiny40.safetensors"
+DEFAULT = "lite0"
+TINY40_ABOUT = """\
+bundled: a small residual network with thresholded average pooling, the default model until version 0.1
+classes:  40, of Tiny ImageNet
+input:    88 × 88
+weights:  recipes/tiny-imagenet/tiny40/sightline-tiny40.safetensors of a source checkout
+licence:  learned from ImageNet's photos: for non-commercial research and teaching"""
+# The result of recipes/tiny-imagenet, which only a source checkout has.
+TINY40 = Path(__file__).parents[3] / "recipes" / "tiny-imagenet" / "tiny40" / "sightline-tiny40.safetensors"
 
 Transform = Preprocess | Callable[[Image.Image], Tensor]
 
@@ -43,6 +51,9 @@ class LoadedModel(nn.Module):
     ``preprocess``  from a photo to its input (`Preprocess`), or None.
     ``weights``     where they came from, in words.
     ``scores``      how logits become probabilities: "softmax", "sigmoid", "none", or "auto" (`sightline.scores`).
+    ``licence``, ``trained_on``  of the weights, where they are known.
+    ``unsure_below``  where no class has at least this score, none fits well (see `is_sure`); 0: not known.
+    ``trained_head``  False where the class layer has random weights: its classes and boxes mean nothing.
     """
 
     def __init__(
@@ -54,6 +65,11 @@ class LoadedModel(nn.Module):
         weights: str = "in memory",
         weights_file: Path | None = None,
         scores: str = "auto",
+        *,
+        licence: str = "",
+        trained_on: str = "",
+        unsure_below: float = 0.0,
+        trained_head: bool = True,
     ) -> None:
         super().__init__()
         self.network = network
@@ -62,10 +78,38 @@ class LoadedModel(nn.Module):
         self.preprocess = preprocess
         self.weights = weights
         self.scores = checked_scores(scores)
+        self.licence = licence
+        self.trained_on = trained_on
+        self.unsure_below = unsure_below
+        self.trained_head = trained_head
         self._file = weights_file
         self._file_state = _file_state(weights_file)
         self._file_sha256: str | None = None
         self.eval()
+
+    def describe(self) -> dict[str, Any]:
+        """What a manifest says of the model; None where nothing is known.
+
+        >>> LoadedModel(nn.Linear(2, 3), "mine", list("abc")).describe()["classes"]
+        3
+        """
+        return {
+            "name": self.name,
+            "classes": None if self.categories is None else len(self.categories),
+            "trained_on": self.trained_on or None,
+            "weights": self.weights,
+            "weights_sha256": self.weights_sha256,
+            "weights_licence": self.licence or None,
+            "trained_head": self.trained_head,
+        }
+
+    def is_sure(self, best_scores: Tensor) -> Tensor:
+        """(N,) best scores of N photos -> (N,) bool: is each at least ``unsure_below``?
+
+        >>> LoadedModel(nn.Linear(2, 3), "mine", unsure_below=0.2).is_sure(torch.tensor([0.1, 0.9]))
+        tensor([False,  True])
+        """
+        return best_scores >= self.unsure_below
 
     def forward(self, images: Tensor) -> Any:
         return self.network(images)
@@ -101,10 +145,11 @@ def load_model(
     """A classifier, ready to be explained: in eval mode, with class names and preprocessing where known.
 
     ``model``   a torchvision name ("resnet50"), "timm/NAME", a name for network surgery ("vgg16-gap"), the
-                path of a checkpoint made here, any nn.Module, or nothing (`default_model`).
+                path of a checkpoint made here, any nn.Module, or nothing: "lite0" (`default_model`).
     ``weights`` None: the published ones. A file (.safetensors, or .pth read without running code): the number
                 of classes is read from it. False or "none": random ones. The name of a published set.
-    ``categories``  the class names; ImageNet's where there are 1,000 classes and none are given.
+    ``categories``  the class names; where none are given and there are 1,000 classes, ImageNet's (of a class
+                layer with random weights: none).
     ``transform``   a `Preprocess`, a torchvision Compose, or any callable PIL image -> (3, H, W) tensor; by
                 default that of the published weights.
     ``scores``  how logits become probabilities: "softmax", "sigmoid" (several independent labels), "none" (they
@@ -119,18 +164,20 @@ def load_model(
     number of ``categories`` other than the network's.
 
     >>> model = load_model("resnet18", weights="none")
-    >>> model(torch.zeros(1, 3, 64, 64)).shape, model.categories[207], model.preprocess.input_hw
-    (torch.Size([1, 1000]), 'golden retriever', (224, 224))
+    >>> model(torch.zeros(1, 3, 64, 64)).shape, model.categories, model.preprocess.input_hw
+    (torch.Size([1, 1000]), None, (224, 224))
     """
     if isinstance(categories, str):
         raise InputError(f"categories={categories!r} is one string; expected a list of class names")
     where = _device(device)
     if isinstance(model, nn.Module):
         loaded = _wrapped(model, weights, categories, transform)
-    elif model is None or model == "bundled":
+    elif model is None:
         if not (weights is None and categories is None and transform is None):
             raise InputError("weights, categories and transform belong to a model; name it")
         loaded = default_model()
+    elif model == "bundled":
+        loaded = _from_file(None, tiny40_file(), categories, transform)
     elif _is_file(model):
         if weights is not None:
             raise InputError(f"{model} brings its own weights; got weights={str(weights)!r} as well")
@@ -156,11 +203,35 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def default_model() -> LoadedModel:
-    """The model for a first look: the bundled one; else SqueezeNet 1.1, from $SIGHTLINE_SHARED or published."""
-    if BUNDLED.is_file():
-        return _from_file(None, BUNDLED, None, None)
-    shared = Path(os.environ.get("SIGHTLINE_SHARED", "../shared")) / "weights" / "squeezenet1_1.safetensors"
-    return _named("squeezenet1_1", shared if shared.is_file() else None, None, None)
+    """The model that is used where none is named: EfficientNet-Lite0 on ImageNet's 1,000 classes, offline.
+
+    >>> model = default_model()
+    >>> model.name, model.categories[281], model.trained_on, model.licence
+    ('lite0', 'tabby', 'ImageNet', 'Apache-2.0')
+    """
+    return _named(DEFAULT, None, None, None)
+
+
+def tiny40_file() -> Path:
+    """The weights of the 40-class network, which is no longer installed with the package but made by its recipe."""
+    if not TINY40.is_file():
+        raise InputError(
+            "the 40-class network 'bundled' is not installed: it is recipes/tiny-imagenet/tiny40/"
+            f"{TINY40.name} of a source checkout; the default model is now {DEFAULT!r}"
+        )
+    return TINY40
+
+
+def about_model(name: str) -> str | None:
+    """What ``name`` is, for the few models that are not another library's; None for every other.
+
+    >>> print(about_model("lite0").splitlines()[0])
+    lite0: EfficientNet-Lite0, the default model
+    """
+    if name in lite.LITES:
+        first = ", the default model" if name == DEFAULT else ""
+        return lite.about_lite(name).replace("\n", f"{first}\n", 1)
+    return TINY40_ABOUT if name == "bundled" else None
 
 
 def _is_file(model: str | Path) -> bool:
@@ -185,11 +256,26 @@ def _named(
         return _from_file(name, Path(str(weights)), categories, transform)
     wanted = 1000 if categories is None else len(categories)
     if version is None:
-        network, label = family.build(name, wanted, {}), "random"
+        made = Published(family.build(name, wanted, {}), "random", trained_head=False)
     else:
-        network, label = family.published(name, wanted, version)
-    names = _categories(categories, outputs(dict(network.named_modules()).get(family.head(name))), name)
-    return LoadedModel(network, name, names, _preprocess(transform, family, name), label)
+        made = family.published(name, wanted, version)
+    classes = outputs(dict(made.network.named_modules()).get(family.head(name)))
+    # Of a class layer with random weights, no output is any class until somebody says so.
+    names = _categories(categories, classes, name) if categories is not None or made.trained_head else None
+    loaded = LoadedModel(
+        made.network,
+        name,
+        names,
+        _preprocess(transform, family, name),
+        made.label,
+        made.file,
+        licence=made.licence,
+        trained_on=made.trained_on,
+        unsure_below=made.unsure_below,
+        trained_head=made.trained_head,
+    )
+    loaded._file_sha256 = made.file_sha256
+    return loaded
 
 
 def _is_random(weights: str | Path | bool | None) -> bool:
@@ -288,6 +374,8 @@ def _changed(
     changed.scores = model.scores
     if weights is None:
         changed.name, changed.weights, changed._file = model.name, model.weights, model._file
+        changed.licence, changed.trained_on = model.licence, model.trained_on
+        changed.unsure_below, changed.trained_head = model.unsure_below, model.trained_head
     return changed
 
 
@@ -303,7 +391,7 @@ def _preprocess(transform: Transform | None, family: Family | None, name: str) -
 
 def _categories(given: Sequence[str] | None, classes: int | None, source: str) -> tuple[str, ...] | None:
     if given is None:
-        return torchvision.imagenet_categories() if classes == 1000 else None
+        return imagenet_categories() if classes == 1000 else None
     if classes is not None and len(given) != classes:
         raise InputError(f"{len(given)} categories were given, but {source} has {classes} classes")
     return tuple(str(name) for name in given)

@@ -28,7 +28,7 @@ from sightline.data.splits import hold_out
 from sightline.errors import InputError, UnsupportedError
 from sightline.models.families.gapnet import GapNet
 from sightline.models.families.refined import RefinedNet
-from sightline.models.loading import BUNDLED, LoadedModel, load_model
+from sightline.models.loading import LoadedModel, load_model, tiny40_file
 from sightline.reports.manifest import describe_run, write_atomically
 from sightline.training.box_data import BoxData, BoxedPhotos
 from sightline.training.box_module import BoxRegression
@@ -125,8 +125,8 @@ def plan(recipe: RefineRecipe) -> list[str]:
 
 
 def load_teacher(model: str, device: str | None = None, channels_last: bool = False) -> Teacher:
-    """A classifier trained here: ``bundled`` or the path of its checkpoint; it must have a trunk to begin from."""
-    path = BUNDLED if model == "bundled" else Path(model)
+    """A classifier trained here: the path of its checkpoint, or ``bundled``; it must have a trunk to begin from."""
+    path = tiny40_file() if model == "bundled" else Path(model)
     loaded = load_model(path, device=device)
     if not isinstance(loaded.network, GapNet):
         raise UnsupportedError(

@@ -62,7 +62,7 @@ def features(
     model: Annotated[
         Optional[list[str]],
         typer.Option(
-            "--model", "-m", help="As for `explain`; repeatable. [default: bundled]", rich_help_panel=MODEL
+            "--model", "-m", help="As for `explain`; repeatable. [default: lite0]", rich_help_panel=MODEL
         ),
     ] = None,
     weights: Annotated[

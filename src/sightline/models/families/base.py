@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import io
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -17,23 +19,56 @@ from sightline.errors import InputError, UnsupportedError
 from sightline.models.preprocess import Preprocess
 from sightline.models.weights import State
 
+_CATEGORIES = Path(__file__).parent.parent / "imagenet-classes.txt"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A network with its published weights, and what is known of them.
+
+    ``label``         what the weights are called.
+    ``file``, ``file_sha256``  the file that they were read from and its checksum, where there is one.
+    ``licence``, ``trained_on``  of the weights; "" where nobody here knows.
+    ``unsure_below``  a best score under this means that no class fits well; 0: not known.
+    ``trained_head``  False where surgery put a new class layer on a published trunk.
+    """
+
+    network: nn.Module
+    label: str
+    file: Path | None = None
+    file_sha256: str | None = None
+    licence: str = ""
+    trained_on: str = ""
+    unsure_below: float = 0.0
+    trained_head: bool = True
+
 
 @dataclass(frozen=True)
 class Family:
     """What one source of networks can do, each for a name.
 
     ``build(name, classes, options)``  the network with arbitrary weights.
-    ``published(name, classes, version)``  the network with its published weights, and what these are called.
+    ``published(name, classes, version)``  the network with its published weights.
     ``head(name)``  the name of the layer that has one output for each class.
     ``preprocess(name)``  the preprocessing of the published weights.
     ``tidy(state)``  the tensors of a published file under the names that the network uses today.
     """
 
     build: Callable[[str, int, dict[str, Any]], nn.Module]
-    published: Callable[[str, int, str], tuple[nn.Module, str]]
+    published: Callable[[str, int, str], Published]
     head: Callable[[str], str]
     preprocess: Callable[[str], Preprocess]
     tidy: Callable[[State], State] = lambda state: state
+
+
+@functools.cache
+def imagenet_categories() -> tuple[str, ...]:
+    """The 1,000 class names of ImageNet in torchvision's order, from a file of ours: importing theirs takes a second.
+
+    >>> imagenet_categories()[207]
+    'golden retriever'
+    """
+    return tuple(_CATEGORIES.read_text(encoding="utf-8").splitlines())
 
 
 @contextlib.contextmanager

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from sightline.errors import unknown
-from sightline.models.families import surgery, timm, torchvision
+from sightline.models.families import lite, surgery, timm, torchvision
 from sightline.models.families.base import Family
 from sightline.models.weights import State, matched
 
 
 def family_of(name: str) -> Family:
     """Whose network ``name`` is, or `InputError` with the nearest names."""
+    if name in lite.LITES:  # before the others: it alone needs neither torchvision nor timm
+        return lite.FAMILY
     if name == "refined":
         return surgery.REFINED
     if surgery.SURGERY.fullmatch(name):
@@ -27,7 +29,7 @@ def family_of(name: str) -> Family:
 
 def network_names() -> list[str]:
     """All names but timm's, sorted."""
-    return sorted([*torchvision.torchvision_names(), *surgery.surgery_names()])
+    return sorted([*lite.LITES, *torchvision.torchvision_names(), *surgery.surgery_names()])
 
 
 def class_count(family: Family, name: str, state: State) -> int | None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from sightline.errors import InputError
 from sightline.models.families import gapnet, timm, torchvision
-from sightline.models.families.base import Family, fetching, last_with, offline_at_once
+from sightline.models.families.base import Family, Published, fetching, last_with, offline_at_once
 from sightline.models.preprocess import Preprocess
 from sightline.models.weights import hollow
 
@@ -27,13 +27,13 @@ def _build_surgery(name: str, classes: int, options: dict[str, Any]) -> nn.Modul
     return gapnet.build_classifier(name, classes, **options)
 
 
-def _published_surgery(name: str, classes: int, version: str) -> tuple[nn.Module, str]:
+def _published_surgery(name: str, classes: int, version: str) -> Published:
     if name == "nin" or name.rpartition("-")[0] in gapnet.SMALL:
         raise InputError(f"{name} has no published weights; give a file (weights='….safetensors'), or 'none'")
     pretrained: bool | str = True if version == "DEFAULT" else version
     with fetching(name), offline_at_once() if name.startswith("timm/") else contextlib.nullcontext():
         network = gapnet.build_gapnet(name, classes, pretrained=pretrained)
-    return network, "published trunk, untrained head"
+    return Published(network, "published trunk, untrained head", trained_head=False)
 
 
 def _head_surgery(name: str) -> str:
@@ -62,7 +62,7 @@ def _build_refined(name: str, classes: int, options: dict[str, Any]) -> nn.Modul
     return build_refined(classes, **options)
 
 
-def _published_refined(name: str, classes: int, version: str) -> tuple[nn.Module, str]:
+def _published_refined(name: str, classes: int, version: str) -> Published:
     raise InputError("a refined network has no published weights; give the checkpoint that `refine` wrote")
 
 

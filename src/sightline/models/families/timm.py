@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from sightline.errors import unknown
-from sightline.models.families.base import Family, fetching, offline_at_once
+from sightline.models.families.base import Family, Published, fetching, offline_at_once
 from sightline.models.preprocess import Preprocess
 
 
@@ -35,7 +35,7 @@ def _build_timm(name: str, classes: int, options: dict[str, Any]) -> nn.Module:
     return network
 
 
-def _published_timm(name: str, classes: int, version: str) -> tuple[nn.Module, str]:
+def _published_timm(name: str, classes: int, version: str) -> Published:
     if version != "DEFAULT":
         tags = _timm().list_pretrained(f"{timm_name(name).split('.')[0]}.*")
         raise unknown(
@@ -43,7 +43,7 @@ def _published_timm(name: str, classes: int, version: str) -> tuple[nn.Module, s
         )
     with fetching(name), offline_at_once():
         network: Any = _timm().create_model(timm_name(name), pretrained=True)
-    return network, f"timm {network.pretrained_cfg.get('tag') or 'published'}"
+    return Published(network, f"timm {network.pretrained_cfg.get('tag') or 'published'}")
 
 
 def _head_timm(name: str) -> str:

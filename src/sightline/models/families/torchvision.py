@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from sightline.errors import unknown
-from sightline.models.families.base import Family, fetching, last_with
+from sightline.models.families.base import Family, Published, fetching, last_with
 from sightline.models.preprocess import Preprocess
 from sightline.models.weights import State, hollow, matched
 
@@ -32,15 +32,6 @@ def _torchvision() -> Any:
     return importlib.import_module("torchvision.models")
 
 
-def imagenet_categories() -> tuple[str, ...]:
-    """The 1,000 class names of ImageNet in torchvision's order.
-
-    >>> imagenet_categories()[207]
-    'golden retriever'
-    """
-    return tuple(_torchvision().ResNet50_Weights.DEFAULT.meta["categories"])
-
-
 # GoogLeNet's and Inception's heads that only training uses; as published, the first is without its own.
 _AUX = ("aux1", "aux2", "AuxLogits")
 
@@ -53,7 +44,7 @@ def _build_torchvision(name: str, classes: int, options: dict[str, Any]) -> nn.M
     return network
 
 
-def _published_torchvision(name: str, classes: int, version: str) -> tuple[nn.Module, str]:
+def _published_torchvision(name: str, classes: int, version: str) -> Published:
     choices = _torchvision().get_model_weights(name)
     if version not in choices.__members__:
         raise unknown(f"weights of {name}", version, choices.__members__, hint="(or a file, or 'none')")
@@ -64,7 +55,7 @@ def _published_torchvision(name: str, classes: int, version: str) -> tuple[nn.Mo
         for head in _AUX:
             if hasattr(network, head):
                 setattr(network, head, None)
-    return network, f"torchvision {choices[version].name}"
+    return Published(network, f"torchvision {choices[version].name}")
 
 
 def _head_torchvision(name: str) -> str:
