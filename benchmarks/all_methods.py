@@ -104,7 +104,7 @@ def main() -> None:
     )
     parser.add_argument("--data", required=True)
     parser.add_argument("--dataset", default="tiny-imagenet")
-    parser.add_argument("--model", help="as for `sightline evaluate`; without it the bundled one")
+    parser.add_argument("--model", help="as for `sightline evaluate`; without it the default model")
     parser.add_argument("--weights")
     parser.add_argument("--photos", type=int, default=240, help="of val, for localisation")
     parser.add_argument("--choose", type=int, default=120, help="of train-heldout, for the threshold")

@@ -42,7 +42,7 @@ BatchOptions = Callable[[], object]
 
 
 def load(name: str) -> LoadedModel:
-    return sightline.load_model() if name == "bundled" else sightline.load_model(name, weights="none")
+    return sightline.load_model(name, weights=None if name == "bundled" else "none")
 
 
 def session(path: Path, threads: int) -> onnxruntime.InferenceSession:
