@@ -69,16 +69,16 @@ class ScoreRule:
         return self.name
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """(N, C) -> (N, C), at least float32.
+        """(N, ..., C) -> the same shape, at least float32.
 
         >>> ScoreRule("sigmoid").probabilities(torch.tensor([[0.0, 0.0]]))
         tensor([[0.5000, 0.5000]])
         """
         values = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.name == "softmax":
-            if logits.shape[1] == 1:
+            if logits.shape[-1] == 1:
                 raise InputError("the softmax of one output is always 1; expected scores='sigmoid' or 'none'")
-            return values.softmax(1)
+            return values.softmax(-1)
         if self.name == "sigmoid":
             return values.sigmoid()
         self._check(logits)

@@ -70,8 +70,8 @@ def test_manifest_holds_what_was_asked_and_found(
         "batch_size": 8,
     }
     assert written["methods"] == {
-        name: {"layers": ["features"], "options": {"nwc": False, "bias": False}, "scores": "softmax"}
-        for name in ("cam", "gradcam")
+        "cam": {"layers": ["features"], "options": {"nwc": False, "bias": False}, "scores": "softmax"},
+        "gradcam": {"layers": ["features"], "options": {"nwc": False}, "scores": "softmax"},
     }
     (image,) = written["images"]
     results = image.pop("results")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert, box_iou
 
 from sightline.errors import InputError
+from sightline.scores import ScoreRule
 from sightline.targets.base import OutputTarget, Setting, described, index_of
 
 
@@ -83,7 +84,7 @@ class Detection(OutputTarget):
                 raise InputError(f"{self}: this output's boxes are shares of the image; give size_hw=(H, W)")
             height, width = self.size_hw
             scale = shares.new_tensor([width, height, width, height])
-            scores = logits.softmax(-1) if self.scores == "softmax" else logits.sigmoid()
+            scores = ScoreRule(self.scores).probabilities(logits)
             return list(zip(box_convert(shares, "cxcywh", "xyxy") * scale, scores[..., label], strict=True))
         raise InputError(
             f"{self} cannot read what the network returns, {described(output)}; expected dicts with boxes, labels and "
