@@ -28,15 +28,15 @@ ORDER = (
 DOORS = ("", "__main__")
 
 # The packages of an optional extra, and the rooms or modules that may import them at module level. Everywhere else a
-# function imports them when it needs them, and says in one line what to install. data.items is the table of a batch
-# run; `extras_in_the_base` sees to it that nothing else reaches it.
+# function imports them when it needs them, and says in one line what to install.
 EXTRAS = {
     "numba": ("metrics", "evaluation"),
+    "cv2": (),
     "scipy": ("metrics", "evaluation", "discovery"),
     "lightning": ("training",),
     "torchmetrics": ("training",),
     "tensorboard": ("training",),
-    "pyarrow": ("batch", "data.items"),
+    "pyarrow": ("batch",),
     "fsspec": ("batch",),
     "filelock": ("batch",),
     "ray": ("batch",),

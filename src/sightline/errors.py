@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+import importlib.util
 import os
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+DISTRIBUTION = "sightline-cam"  # the name on the package index; the import name is sightline
+_INSTALLED_AS = {"cv2": "opencv-python-headless", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 
 
 class InputError(ValueError):
@@ -21,6 +26,47 @@ class UnsupportedError(InputError):
 
 class ImageError(InputError):
     """An image that cannot be read; in a folder the others are done and this one is listed (exit code 3)."""
+
+
+class MissingExtraError(InputError, ImportError):
+    """A package of an optional extra is not installed; the message holds the command that installs it."""
+
+
+def missing_extra(package: str, extra: str) -> MissingExtraError:
+    """The error that says which extra holds a package.
+
+    >>> str(missing_extra("cv2", "evaluate"))
+    "opencv-python-headless is not installed: pip install 'sightline-cam[evaluate]'"
+    """
+    package = package.partition(".")[0]
+    name = _INSTALLED_AS.get(package, package)
+    return MissingExtraError(f"{name} is not installed: pip install '{DISTRIBUTION}[{extra}]'")
+
+
+def need(module: str, extra: str) -> Any:
+    """Import a module of an optional extra; raises `MissingExtraError` where it, or what it needs, is missing.
+
+    >>> need("json", "batch").__name__
+    'json'
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or module, extra) from None
+
+
+def require(extra: str, *packages: str) -> None:
+    """Raise `MissingExtraError` for the first of these packages that is not installed, importing none of them.
+
+    >>> require("batch", "json")
+    """
+    for package in packages:
+        try:
+            installed = importlib.util.find_spec(package) is not None
+        except ModuleNotFoundError:
+            installed = False
+        if not installed:
+            raise missing_extra(package, extra)
 
 
 def unknown(what: str, given: object, valid: Iterable[str], *, hint: str = "") -> InputError:

@@ -230,7 +230,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
 
 def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
-    with pytest.raises(InputError, match=r"ONNX needs onnxscript: pip install 'sightline\[onnx\]'"):
+    with pytest.raises(InputError, match=r"onnxscript is not installed: pip install 'sightline-cam\[onnx\]'"):
         export_onnx(tiny(), tmp_path / "m.onnx")
 
 

@@ -20,7 +20,7 @@ import torch
 from sightline.batch.decode import prepare
 from sightline.batch.shards import Folder, Plan
 from sightline.batch.worker import BatchOptions, explain_prepared, ready
-from sightline.errors import InputError, UnsupportedError
+from sightline.errors import InputError, need
 from sightline.methods.registry import Additions
 from sightline.models.loading import LoadedModel
 
@@ -43,16 +43,13 @@ class Ray:
     ``device``   "cpu", or "auto": GPUs where the cluster has some.
     Input and output folders must be seen by every machine under the same path, or inputs be URLs; so must plugins
     (`load_plugin`). Methods registered without a plugin, such as a notebook's, are sent along.
-    Raises `InputError` where the cluster cannot be reached, `UnsupportedError` where Ray is not installed.
+    Raises `InputError` where the cluster cannot be reached, `MissingExtraError` where Ray is not installed.
     """
 
     def __init__(self, address: str | None = None, device: str = "auto") -> None:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when Ray is imported
         os.environ.setdefault("RAY_worker_niceness", "0")  # else 15, and any other work goes before ours
-        try:
-            import ray
-        except ImportError:
-            raise UnsupportedError("Ray is not installed; pip install 'sightline[ray]'") from None
+        ray = need("ray", "ray")
         self.address, self.threads = address, torch.get_num_threads()
         quiet: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
         if ray.is_initialized():

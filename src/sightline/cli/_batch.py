@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from sightline.cli._settings import Settings
-from sightline.errors import InputError, unknown
+from sightline.errors import InputError, require, unknown
 
 if TYPE_CHECKING:
     from sightline.batch.run import Engine
@@ -55,6 +55,7 @@ def spare(out: Path) -> None:
 def make_engine(name: str | None, workers: int | None, address: str | None, device: str) -> Engine:
     """The engine that the options name; a cluster that cannot be reached is an `InputError` now."""
     if name == "ray":
+        require("ray", "ray")
         from sightline.batch.ray_engine import Ray
 
         if workers is not None:

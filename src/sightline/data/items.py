@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import BinaryIO, NamedTuple
 
-from sightline.errors import ImageError, InputError, no_such
+from sightline.errors import ImageError, InputError, need, no_such
 
 IMAGE_SUFFIXES = tuple(
     ".avif .bmp .gif .jpeg .jpg .jpe .pbm .pgm .png .ppm .tif .tiff .webp".split()  # noqa: SIM905
@@ -65,7 +65,7 @@ def open_binary(path: str) -> BinaryIO:
     """A file of this machine, or of a store that fsspec reads."""
     if not is_url(path):
         return open(path, "rb")
-    import fsspec
+    fsspec = need("fsspec", "batch")
 
     file: BinaryIO = fsspec.open(path, "rb").open()
     return file

@@ -21,7 +21,7 @@ from sightline.data.images import read_bytes, read_image
 from sightline.discovery.cache import VectorCache
 from sightline.discovery.progress import bar
 from sightline.engine import observe
-from sightline.errors import ImageError, InputError, UnsupportedError
+from sightline.errors import ImageError, InputError, UnsupportedError, need
 from sightline.inspection.structure import LayerRef, inspect_network
 from sightline.models.weights import tensors_sha256
 from sightline.pipeline import as_batch
@@ -72,8 +72,7 @@ class Features:
         np.savez(file, ids=np.asarray(self.ids), values=self.values, key=key, **more)
 
     def _parquet(self, columns: Mapping[str, Sequence[Any]], file: Any) -> None:
-        import pyarrow as arrow
-        from pyarrow import parquet
+        arrow, parquet = need("pyarrow", "batch"), need("pyarrow.parquet", "batch")
 
         flat = arrow.array(self.values.reshape(-1), arrow.float32())
         vectors = arrow.FixedSizeListArray.from_arrays(flat, self.values.shape[1])
@@ -94,9 +93,7 @@ def load_features(path: str | Path) -> Features:
         raise InputError(f"{path}: no such file")
     try:
         if path.suffix == ".parquet":
-            from pyarrow import parquet
-
-            table = parquet.read_table(path)
+            table = need("pyarrow.parquet", "batch").read_table(path)
             ids = tuple(table["id"].to_pylist())
             flat = table["features"].combine_chunks().flatten().to_numpy()
             values, key = flat.reshape(len(ids), -1), json.loads(table.schema.metadata[b"sightline"])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sightline.discovery.features import Features, probe_photo, target_layer
 from sightline.engine import observe
-from sightline.errors import InputError, UnsupportedError
+from sightline.errors import InputError, UnsupportedError, require
 from sightline.inspection.structure import LayerRef, inspect_network
 from sightline.inspection.trunk import trunk_up_to
 from sightline.models.families.gapnet import GapNet
@@ -23,6 +23,8 @@ from sightline.models.loading import LoadedModel
 from sightline.models.pooling import GlobalAveragePool
 from sightline.pipeline import as_batch
 from sightline.reports.manifest import write_atomically
+
+require("discovery", "sklearn")  # now, not after an hour of extracting features
 
 COSTS = (1e-4, 1e-3, 1e-2, 1e-1)  # of standardised features
 FEWEST = 2  # images a class: fewer cannot be parted into a fold to learn from and one to test on

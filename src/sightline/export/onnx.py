@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sightline.boxes import make_boxes
 from sightline.engine import observe
-from sightline.errors import InputError, UnsupportedError
+from sightline.errors import InputError, UnsupportedError, need
 from sightline.export.graph import GraphOptions, MapGraph
 from sightline.heatmap import make_heatmaps
 from sightline.inspection.structure import inspect_network
@@ -92,14 +92,7 @@ def check_place(path: Path, force: bool) -> None:
 
 def _packages() -> Any:
     """onnx, where it and its companions are installed."""
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript
-
-        del onnxruntime, onnxscript
-    except ImportError as error:
-        raise InputError(f"ONNX needs {error.name}: pip install 'sightline[onnx]'") from None
+    onnx, *_ = [need(package, "onnx") for package in ("onnx", "onnxruntime", "onnxscript")]
     return onnx
 
 

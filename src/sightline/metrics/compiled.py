@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-import numba
+from sightline.errors import missing_extra
+
+try:
+    import numba
+except ModuleNotFoundError as error:
+    raise missing_extra(error.name or "numba", "evaluate") from None
 
 F = TypeVar("F", bound=Callable[..., Any])
 

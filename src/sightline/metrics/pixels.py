@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sightline.errors import InputError, unknown
+from sightline.errors import InputError, need, unknown
 from sightline.heatmap import make_heatmaps
 from sightline.metrics.protocols import (
     SIDE,
@@ -132,7 +132,7 @@ def truth_mask(
         raise InputError("no mask was given; expected one or more")
 
     def read(mask: Array) -> Array:
-        import cv2
+        cv2 = need("cv2", "evaluate")
 
         values: Array = np.asarray(mask, np.float32)
         if size_hw is not None:

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sightline.boxes import cutoffs
-from sightline.errors import InputError, unknown
+from sightline.errors import InputError, require, unknown
 from sightline.heatmap import make_heatmaps, normalise
 from sightline.metrics import components, sweep
 from sightline.types import BoxRule, Geometry, checked_boxes
+
+require("evaluate", "cv2")  # now, not after the first batch
 
 Array = NDArray[Any]
 Map = Tensor | Array

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timezone
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from sightline.errors import DISTRIBUTION
 from sightline.plugins import loaded_plugins
 
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless")
+PACKAGES = (DISTRIBUTION, "torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless")
 
 
 def describe_run(**facts: Any) -> dict[str, Any]:
@@ -25,11 +27,20 @@ def describe_run(**facts: Any) -> dict[str, Any]:
 
     return {
         "sightline": __version__,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **_versions()},
         **({"plugins": plugins} if (plugins := loaded_plugins()) else {}),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **facts,
     }
+
+
+def _versions() -> dict[str, str]:
+    """The version of each of `PACKAGES` that is installed."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:

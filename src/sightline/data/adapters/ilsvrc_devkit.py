@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline.data.reading import at, distinct, rows, whole
-from sightline.errors import InputError
+from sightline.errors import InputError, need
 
 # Two pairs of classes share their first word; torchvision tells them apart like this.
 _TORCHVISION = {"n02012849": "crane bird", "n03710721": "maillot tank suit"}
@@ -74,8 +74,9 @@ def _devkit_classes(devkit: DevkitFiles) -> Iterator[tuple[int, str, str]]:
 
 def _mat_classes(path: Path) -> Iterator[tuple[int, str, str]]:
     import numpy as np
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
+
+    loadmat = need("scipy.io", "evaluate").loadmat
+    MatReadError = need("scipy.io.matlab", "evaluate").MatReadError
 
     faults = (
         MatReadError,
