@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from sightline import load_model
+from sightline.cli import build_app
 from sightline.training.checkpoint import save_checkpoint
 
 
@@ -63,3 +66,22 @@ def test_a_wrong_rule_is_one_line(sightline: Any, photos: Path, one_output: Path
     result = sightline("explain", photos / "a.png", "--model", one_output, "--scores", "sofmax")
     assert result.code == 2
     assert result.err == "sightline: unknown scores 'sofmax'; did you mean 'softmax'?\n"
+
+
+def _commands(group: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    for verb, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{name}{verb} ")
+        else:
+            yield f"{name}{verb}", command
+
+
+def test_every_verb_that_takes_a_model_takes_a_rule() -> None:
+    options = {
+        verb: {option for parameter in command.params for option in parameter.opts}
+        for verb, command in _commands(typer.main.get_command(build_app()))
+    }
+    with_model = {verb for verb, names in options.items() if names & {"--model", "--categories"}}
+    assert {"explain", "evaluate", "export", "discover units"} <= with_model
+    # The model of `refine` is a key of its recipe; a checkpoint brings its own rule.
+    assert {verb for verb in with_model if "--scores" not in options[verb]} == {"refine"}

@@ -20,8 +20,8 @@ from sightline.discovery.captioner import (
     Captioner,
     Words,
     caption_target,
+    feature_network,
     train_captioner,
-    trunk_of,
 )
 from sightline.discovery.concept import words
 from sightline.discovery.features import extract_features
@@ -95,7 +95,7 @@ def caption_images(
     train, test = fit.of(train), new.of(test)
     channels = fit.values.shape[1] // grid**2
     captioner = train_captioner(
-        trunk_of(pooled_model(model, channels)), vocabulary, fit.values, [i.captions for i in train], grid=grid,
+        feature_network(pooled_model(model, channels)), vocabulary, fit.values, [i.captions for i in train], grid=grid,
         epochs=epochs, seed=seed, progress=lambda steps: bar(steps, "training", progress),
     )  # fmt: skip
     preprocess = getattr(model, "preprocess", None)

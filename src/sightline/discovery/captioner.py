@@ -211,7 +211,7 @@ def train_captioner(
     return model.to(next(trunk.parameters(), model.mean).device)
 
 
-def trunk_of(model: LoadedModel) -> nn.Module:
+def feature_network(model: LoadedModel) -> nn.Module:
     """The part of a network with a linear head (of `attach_head`) that makes its maps."""
     if not isinstance(model.network, GapNet):
         raise UnsupportedError(f"{model.name} cannot be cut at its target layer; give another --model")
