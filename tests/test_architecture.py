@@ -294,13 +294,17 @@ def extras_at_module_level(package: Package) -> set[str]:
 
 
 def extras_in_the_base(package: Package, base: tuple[str, ...] = BASE) -> set[str]:
-    """Extras that importing a module of the base install would run into."""
+    """Extras that importing a module of the base install, or one inside it, would run into."""
     wrong = set()
-    for start in base:
-        for name in package.reached(start) if start in package.modules else ():
-            for one in package.modules[name].imports:
-                if one.top and (root := one.target.partition(".")[0]) in EXTRAS:
-                    wrong.add(f"{start} needs {root} for {name}")
+    for part in base:
+        starts = [name for name in package.modules if name == part or name.startswith(f"{part}.")]
+        if not starts:
+            wrong.add(f"{part} of BASE does not exist")
+        for start in starts if part != "cli" else [part]:
+            for name in package.reached(start):
+                for one in package.modules[name].imports:
+                    if one.top and (root := one.target.partition(".")[0]) in EXTRAS:
+                        wrong.add(f"{start} needs {root} for {name}")
     return wrong
 
 
@@ -458,6 +462,8 @@ def test_an_extra_that_the_base_would_run_into_is_found(tmp_path):
     files = {"metrics__a": "import numba", "pictures": "from sightline.metrics.a import x"}
     package = tree(tmp_path, pipeline="from sightline.pictures import y", **files)
     assert extras_in_the_base(package, ("pipeline",)) == {"pipeline needs numba for metrics.a"}
+    assert extras_in_the_base(package, ("metrics",)) == {"metrics.a needs numba for metrics.a"}
+    assert extras_in_the_base(package, ("cellar",)) == {"cellar of BASE does not exist"}
 
 
 def test_a_heavy_command_line_is_found_through_others(tmp_path):
