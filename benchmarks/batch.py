@@ -109,7 +109,7 @@ def throughput(arguments: argparse.Namespace) -> list[str]:
     from sightline import load_model
     from sightline.batch.decode import prepare
     from sightline.batch.listing import items_of, read_items
-    from sightline.batch.local_engine import Local
+    from sightline.batch.local_engine import LocalEngine
     from sightline.batch.run import explain_batch
     from sightline.batch.worker import BatchOptions, ready
 
@@ -148,11 +148,11 @@ def throughput(arguments: argparse.Namespace) -> list[str]:
         "| road | ms/image, bare | ms/image, road | throughput of the bare model's | by CPU time | start-up |"
     ]
     lines += ["|---|---|---|---|---|---|"]
-    engines = [("local", Local(workers=1))]
+    engines = [("local", LocalEngine(workers=1))]
     if arguments.ray:
-        from sightline.batch.ray_engine import Ray
+        from sightline.batch.ray_engine import RayEngine
 
-        start = timed(lambda: engines.append(("ray", Ray())))  # type: ignore[arg-type]
+        start = timed(lambda: engines.append(("ray", RayEngine())))  # type: ignore[arg-type]
         lines.insert(
             2, f"Starting Ray: {start.wall:.1f} s. Its actors: {engines[1][1].describe()['actors']}.\n"
         )
@@ -320,7 +320,7 @@ def one_growth(source: Path, out: Path) -> None:
     from torch import nn
 
     from sightline import load_model
-    from sightline.batch.local_engine import Local
+    from sightline.batch.local_engine import LocalEngine
     from sightline.batch.run import explain_batch
     from sightline.batch.worker import BatchOptions
     from sightline.models.preprocess import Preprocess
@@ -331,7 +331,7 @@ def one_growth(source: Path, out: Path) -> None:
     )
     model = load_model(net, transform=Preprocess((32, 32), 32))
     start = time.perf_counter(), cpu_seconds()
-    explain_batch(model, [source], out, BatchOptions(), Local(workers=1))
+    explain_batch(model, [source], out, BatchOptions(), LocalEngine(workers=1))
     print(time.perf_counter() - start[0], cpu_seconds() - start[1])
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from sightline.batch import shards
-from sightline.batch.local_engine import Local
+from sightline.batch.local_engine import LocalEngine
 from sightline.batch.run import explain_batch
 from sightline.batch.worker import BatchOptions
 from sightline.explanation import Explanation
@@ -75,7 +75,7 @@ def die_at(event: int, source: Path, out: Path) -> None:
 
     os.fsync, os.replace = counted(os.fsync), counted(os.replace)
     shards.Folder.write = counted(shards.Folder.write)  # type: ignore[method-assign]
-    explain_batch(small_model(), [source], out, BatchOptions(**SMALL), Local(workers=0))
+    explain_batch(small_model(), [source], out, BatchOptions(**SMALL), LocalEngine(workers=0))
 
 
 def _tick(left: list[int]) -> None:
@@ -95,7 +95,7 @@ def run_slowly(source: Path, out: Path) -> None:
         write(folder, shard, done)
 
     shards.Folder.write = slow  # type: ignore[method-assign]
-    explain_batch(small_model(), [source], out, BatchOptions(**SMALL), Local(workers=1))
+    explain_batch(small_model(), [source], out, BatchOptions(**SMALL), LocalEngine(workers=1))
 
 
 def hold(out: Path, ready: Any) -> None:

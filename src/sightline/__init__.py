@@ -12,14 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sightline import targets
+    from sightline.batch.run import explain_batch
+    from sightline.batch.worker import BatchOptions
+    from sightline.data import load_dataset
+    from sightline.data.photos import PhotoBatch
     from sightline.errors import ImageError, InputError, UnsupportedError
     from sightline.evaluation.faithfulness import evaluate_faithfulness
     from sightline.evaluation.run import evaluate
     from sightline.explanation import Explanation
+    from sightline.export.onnx import export_onnx
     from sightline.methods import list_methods, register_method
     from sightline.metrics.registry import list_metrics, register_metric
     from sightline.models.loading import LoadedModel, list_models, load_model
     from sightline.pipeline import explain
+    from sightline.pipeline_files import ExplainOptions, explain_files
     from sightline.plugins import load_plugin
     from sightline.types import BoxRule
 
@@ -27,9 +33,16 @@ __version__ = "0.1.0"
 
 # Public name -> the room it lives in; loaded at first use, so that `import sightline` costs nothing.
 _HOME = {
+    "BatchOptions": "sightline.batch.worker",
     "BoxRule": "sightline.types",
+    "ExplainOptions": "sightline.pipeline_files",
+    "PhotoBatch": "sightline.data.photos",
     "evaluate": "sightline.evaluation.run",
     "evaluate_faithfulness": "sightline.evaluation.faithfulness",
+    "explain_batch": "sightline.batch.run",
+    "explain_files": "sightline.pipeline_files",
+    "export_onnx": "sightline.export.onnx",
+    "load_dataset": "sightline.data",
     "explain": "sightline.pipeline",
     "Explanation": "sightline.explanation",
     "list_methods": "sightline.methods",
@@ -46,18 +59,25 @@ _HOME = {
 }
 
 __all__ = [
+    "BatchOptions",
     "BoxRule",
+    "ExplainOptions",
     "Explanation",
     "ImageError",
     "InputError",
     "LoadedModel",
+    "PhotoBatch",
     "UnsupportedError",
     "evaluate",
     "evaluate_faithfulness",
     "explain",
+    "explain_batch",
+    "explain_files",
+    "export_onnx",
     "list_methods",
     "list_metrics",
     "list_models",
+    "load_dataset",
     "load_model",
     "load_plugin",
     "register_method",

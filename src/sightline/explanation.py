@@ -254,7 +254,8 @@ class Explanation:
         >>> sorted(p.name for p in example().save(tempfile.mkdtemp()).iterdir())
         ['000000_1.png', 'manifest.json']
         """
-        from sightline.reports.manifest import describe_run, write_atomically
+        from sightline.reports.manifest import describe_run
+        from sightline.reports.output_folder import write_atomically
 
         folder, rule = Path(folder), BoxRule.of(rule, **shorthand)
         folder.mkdir(parents=True, exist_ok=True)

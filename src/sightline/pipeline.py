@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sightline.data.images import PhotoSource
 from sightline.data.items import Item
 from sightline.data.photos import VIEWS, PhotoBatch
 from sightline.engine import Evidence
 from sightline.errors import InputError, unknown
 from sightline.explanation import Explanation
 from sightline.methods import Method, get_method
+from sightline.methods.combinators import combined
 from sightline.methods.observation import Layer, observe_for
+from sightline.methods.spec import MethodSpec, parse_method
 from sightline.models.loading import LoadedModel
 from sightline.targets import (
     CallableTarget,
@@ -32,7 +36,7 @@ from sightline.targets import (
 def explain(
     model: nn.Module,
     batch: Any,
-    method: str = "gradcam",
+    method: str | MethodSpec = "gradcam",
     classes: Classes = "top1",
     target: Callable[[Any], Tensor] | None = None,
     layer: Layer = None,
@@ -44,53 +48,111 @@ def explain(
     ``model``: from `load_model`, or any nn.Module with a tensor batch. ``batch``: float tensor (N, 3, H, W); or a
     path, a PIL image, an array (H, W, 3) of uint8, or a list of these (the model's own transform is then used;
     ``view`` "whole" shows the network all of the photo, "crop" its own resize and centre crop); or a `PhotoBatch`.
-    ``classes``: "top1", "topK", an index, a category name, a list of these, or LongTensor (N,) or (N, K).
-    ``target``: instead of classes, one of `sightline.targets`, or any callable output -> (N,). ``layer``: a name, a
-    module, or (methods that fuse) a list; found automatically if None. ``options``: those of the method. The network
-    runs in eval mode and is afterwards as it was.
+    ``method``: a method string, NAME:OPTION=VALUE:combinator, such as "layercam:flip". ``classes``: "top1", "topK",
+    an index, a category name, a list of these, or LongTensor (N,) or (N, K). ``target``: instead of classes, one of
+    `sightline.targets`, or any callable output -> (N,). ``layer``: a name, a module, or (methods that fuse) a list;
+    found automatically if None. ``options``: those of the method. The network runs in eval mode and is afterwards
+    as it was.
     Raises `InputError` for what was given wrongly, `UnsupportedError` where the method cannot serve the model.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-    >>> explain(net, torch.rand(1, 3, 8, 8), method="layercam", classes="top2").maps.shape
+    >>> explain(net, torch.rand(1, 3, 8, 8), method="layercam:flip", classes="top2").maps.shape
     torch.Size([1, 2, 6, 6])
     """
-    chosen = get_method(method)
-    resolved = chosen.checked_options(options)
+    spec = _spec_of(method, layer, options)
     if not isinstance(model, nn.Module):
         raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module or a loaded model")
-    network = model.network if isinstance(model, LoadedModel) else model
     photos = as_batch(model, batch, view)
+    if target is not None and not (isinstance(classes, str) and classes == "top1"):
+        raise InputError("give either classes or target, not both")
+    if spec.combines:
+        return _explain_combined(model, photos, spec, classes, target)
+    if spec.layers:
+        layer = list(spec.layers) if len(spec.layers) > 1 else spec.layers[0]
+    return _explain_once(model, photos, spec, classes, target, layer)
+
+
+def _spec_of(method: str | MethodSpec, layer: Layer, options: dict[str, Any]) -> MethodSpec:
+    """What a user wrote for the method, its options and its layers; every option is checked."""
+    if not isinstance(method, (str, MethodSpec)):
+        raise InputError(
+            f"method is a {type(method).__name__}; expected one method, such as 'cam' "
+            "(explain_files takes several: methods=['cam', 'gradcam'])"
+        )
+    spec = parse_method(method) if isinstance(method, str) else method
+    if twice := [name for name in options if name in spec.options]:
+        raise InputError(f"option {twice[0]} is given twice: in the method {spec.label!r} and beside it")
+    if layer is not None and spec.layers:
+        raise InputError(f"layer={layer!r} is given beside the layers of the method {spec.label!r}")
+    get_method(spec.name).checked_options({**spec.options, **options})
+    return replace(spec, options={**spec.options, **options})
+
+
+def _explain_once(
+    model: nn.Module,
+    photos: PhotoBatch,
+    spec: MethodSpec,
+    classes: Classes,
+    target: Callable[[Any], Tensor] | None,
+    layer: Layer,
+) -> Explanation:
+    """One forward pass, one method."""
+    method = get_method(spec.name)
+    options = method.checked_options(dict(spec.options))
+    network = model.network if isinstance(model, LoadedModel) else model
     if target is not None:
-        if not (isinstance(classes, str) and classes == "top1"):
-            raise InputError("give either classes or target, not both")
         size_hw = (photos.images.shape[2], photos.images.shape[3])
         setting = Setting(
             network, size_hw, getattr(model, "categories", None), getattr(model, "scores", None)
         )
         network, target = bound(target, setting)
-    evidence, sites = observe_for(chosen, network, photos.images, layer, resolved)
+    evidence, sites = observe_for(method, network, photos.images, layer, options)
     evidence.scores = getattr(model, "scores", None)
     targets, indices = _targets(evidence, classes, target, getattr(model, "categories", None))
-    maps, signed = _run(chosen, evidence, targets, resolved)
+    maps, signed = _run(method, evidence, targets, options)
     return Explanation(
         maps=maps,
         classes=indices,
         logits=evidence.logits,
         signed=signed,
         geometries=photos.geometries,
-        method=method,
+        method=spec.name,
         model_name=getattr(model, "name", type(model).__name__),
         view=photos.view,
         layers=[str(s) for s in sites],
-        options=resolved,
+        options=options,
         input_hw=(photos.images.shape[2], photos.images.shape[3]),
         categories=getattr(model, "categories", None),
         photos=photos.photos,
         images=photos.images if photos.photos is None else None,
         score_rule=evidence.score_rule,
         _model=model,
-        _evidence=evidence if method == "cam" else None,
+        _evidence=evidence if spec.name == "cam" else None,
     )
+
+
+def _explain_combined(
+    model: nn.Module,
+    photos: PhotoBatch,
+    spec: MethodSpec,
+    classes: Classes,
+    target: Callable[[Any], Tensor] | None,
+) -> Explanation:
+    """A method with its combinators; classes, scores and geometry are those of the photos as they are."""
+    layers: list[Any] = list(spec.layers)
+    fused = len(layers) > 1 and get_method(spec.name).layers is None
+    at: Layer = layers[0] if len(layers) == 1 or fused else layers or None
+    first = _explain_once(model, photos, spec, classes, target, at)
+
+    def maps(model: nn.Module, images: Tensor, classes: Tensor, *, layer: Layer = None) -> Tensor:
+        if images is photos.images and layer == at:
+            return first.maps  # it has been computed
+        wanted: Classes = "top1" if target is not None else classes
+        return _explain_once(model, PhotoBatch.of_tensor(images), spec, wanted, target, layer).maps
+
+    found = combined(maps, spec)(model, photos.images, first.classes)
+    shown = layers if fused else first.layers
+    return replace(first, maps=found, signed=None, method=spec.label, layers=shown, _evidence=None)
 
 
 def as_batch(model: nn.Module, batch: Any, view: str = "whole") -> PhotoBatch:
@@ -110,13 +172,20 @@ def as_batch(model: nn.Module, batch: Any, view: str = "whole") -> PhotoBatch:
         raise InputError("batch is empty; expected at least one image")
     if isinstance(items[0], Tensor):
         raise InputError("batch is a list of tensors; expected one tensor (N, 3, H, W): use torch.stack")
+    return load_photos(model, items, view).to(model)
+
+
+def load_photos(
+    model: nn.Module, sources: Sequence[PhotoSource], view: str = "whole", **options: Any
+) -> PhotoBatch:
+    """`PhotoBatch.load` with the model's own preprocessing; raises `InputError` where it has none."""
     preprocess = getattr(model, "preprocess", None)
     if preprocess is None:
         raise InputError(
-            f"batch is a {type(items[0]).__name__}, and this model has no transform; give a float tensor "
+            f"batch is a {type(sources[0]).__name__}, and this model has no transform; give a float tensor "
             "(N, 3, H, W), or wrap it: sightline.load_model(model, transform=...)"
         )
-    return PhotoBatch.load(items, preprocess, view).to(model)
+    return PhotoBatch.load(sources, preprocess, view, **options)
 
 
 def _targets(

@@ -95,7 +95,7 @@ class ScoreRule:
         >>> ScoreRule("sigmoid").text(0.007), ScoreRule("none").text(37.2)
         ('0.7 %', '37.2')
         """
-        return f"{100 * value:.1f} %" if self.gives_probabilities else f"{value:.4g}"
+        return percent_text(value) if self.gives_probabilities else f"{value:.4g}"
 
     def _check(self, logits: Tensor) -> None:
         # An exporter cannot follow a branch on values; there the check has nothing to look at.
@@ -107,6 +107,17 @@ class ScoreRule:
                 f"the network's outputs {self.expected} in one pass and not in another; say which they are: "
                 "scores='softmax' or 'sigmoid' for logits, 'none' for values to be taken as they are"
             )
+
+
+def percent_text(probability: float) -> str:
+    """A probability for the eye; what is not quite 0 or 1 is not shown as 0 or 1.
+
+    >>> [percent_text(p) for p in (0.6214, 0.0004, 0.0, 0.99999)]
+    ['62.1 %', '<0.1 %', '0.0 %', '>99.9 %']
+    """
+    if 0 < probability < 0.0005:
+        return "<0.1 %"
+    return ">99.9 %" if 0.9995 <= probability < 1 else f"{100 * probability:.1f} %"
 
 
 def rule_for(

@@ -15,7 +15,7 @@ import torch
 
 import toybatch
 from sightline.batch import shards
-from sightline.batch.local_engine import Local
+from sightline.batch.local_engine import LocalEngine
 from sightline.batch.run import explain_batch
 from sightline.batch.worker import BatchOptions
 from sightline.errors import InputError
@@ -88,7 +88,7 @@ def test_hits_kept_at_different_thresholds_do_not_add_up() -> None:
 
 def test_a_cluster_that_cannot_be_reached_is_told_within_seconds() -> None:
     pytest.importorskip("ray")
-    from sightline.batch.ray_engine import Ray
+    from sightline.batch.ray_engine import RayEngine
 
     with socket.socket() as listener:  # a port that nobody listens on
         listener.bind(("127.0.0.1", 0))
@@ -98,19 +98,19 @@ def test_a_cluster_that_cannot_be_reached_is_told_within_seconds() -> None:
         with pytest.raises(
             InputError, match=f"no Ray cluster at '.*127.0.0.1:{port}': .*refused; expected auto"
         ):
-            Ray(address)
+            RayEngine(address)
         assert time.monotonic() - start < 30
     with pytest.raises(InputError, match="no Ray cluster at 'head:port'"):
-        Ray("head:port")
+        RayEngine("head:port")
 
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Any]:
     """Ray on this machine; it phones nobody."""
     ray = pytest.importorskip("ray")
-    from sightline.batch.ray_engine import Ray
+    from sightline.batch.ray_engine import RayEngine
 
-    yield Ray(device="cpu")
+    yield RayEngine(device="cpu")
     ray.shutdown()
 
 
@@ -126,7 +126,7 @@ def test_ray_gives_the_bits_of_one_machine_and_goes_on_where_it_stopped(
         toybatch.small_model(),
         BatchOptions(**SMALL, classes="top2", heatmap_bits=16),
     )
-    explain_batch(model, inputs, tmp_path / "local", work, Local(workers=0))
+    explain_batch(model, inputs, tmp_path / "local", work, LocalEngine(workers=0))
     manifest = explain_batch(model, inputs, tmp_path / "ray", work, engine)
     assert (manifest["images"], manifest["errors"], manifest["engine"]["name"]) == (11, 1, "ray")
     assert contents(tmp_path / "ray") == contents(tmp_path / "local")
@@ -146,7 +146,7 @@ def test_what_fails_in_an_actor_is_told_as_it_is_here(engine: Any, photos: Path,
             [photos],
             tmp_path / "a",
             BatchOptions(layers=["nowhere"]),
-            Local(workers=0),
+            LocalEngine(workers=0),
         )
     with pytest.raises(InputError) as there:
         explain_batch(
@@ -187,7 +187,7 @@ def test_methods_of_the_user_s_own_are_known_to_the_actors(
     try:
         for method in ("own", "local"):
             work = BatchOptions(method=method, **SMALL)
-            for name, where in (("here", Local(workers=0)), ("there", engine)):
+            for name, where in (("here", LocalEngine(workers=0)), ("there", engine)):
                 explain_batch(model, [photos], tmp_path / method / name, work, where)
             assert contents(tmp_path / method / "there") == contents(tmp_path / method / "here")
         rows: dict[str, Any] = {"methods": ["own", "local"], "batch_size": 2, "resamples": 50}

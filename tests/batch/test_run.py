@@ -20,7 +20,7 @@ import pytest
 import toybatch
 from sightline.batch import local_engine as local
 from sightline.batch import shards
-from sightline.batch.local_engine import Local
+from sightline.batch.local_engine import LocalEngine
 from sightline.batch.run import explain_batch
 from sightline.batch.worker import BatchOptions
 from sightline.errors import InputError
@@ -28,7 +28,7 @@ from sightline.models.loading import LoadedModel, load_model
 from sightline.types import BoxRule
 from toybatch import SMALL, contents
 
-ALONE = Local(workers=0)
+ALONE = LocalEngine(workers=0)
 KINDS = (("heatmaps", "npy"), ("results", "parquet"))
 
 
@@ -70,7 +70,7 @@ def test_the_folder_holds_every_image_once_and_its_heatmap(
 def test_worker_processes_change_nothing(
     model: LoadedModel, photos: Path, tmp_path: Path, unbroken: dict[str, bytes]
 ) -> None:
-    explain_batch(model, [photos], tmp_path, BatchOptions(**SMALL), Local(workers=2))
+    explain_batch(model, [photos], tmp_path, BatchOptions(**SMALL), LocalEngine(workers=2))
     assert contents(tmp_path) == unbroken
 
 
@@ -165,7 +165,7 @@ def test_a_folder_of_another_run_is_refused_with_the_difference(
     explain_batch(model, [photos], tmp_path, BatchOptions(**SMALL), ALONE)
     before = contents(tmp_path)
     with pytest.raises(
-        InputError, match=r"another run: threshold is 0\.2 there and 0\.5 here; give another --out"
+        InputError, match=r"another run: threshold is 0\.2 there and 0\.5 here; give another output"
     ):
         explain_batch(model, [photos], tmp_path, BatchOptions(**SMALL, rule=BoxRule(0.5)), ALONE)
     with pytest.raises(
@@ -178,7 +178,7 @@ def test_a_folder_of_another_run_is_refused_with_the_difference(
         explain_batch(other, [photos], tmp_path, BatchOptions(**SMALL), ALONE)
     assert contents(tmp_path) == before
     (tmp_path / "manifest.json").write_text('{"images": []}')
-    with pytest.raises(InputError, match=r"manifest\.json is not of a batch run; give another --out"):
+    with pytest.raises(InputError, match=r"manifest\.json is not of a batch run; give another output folder"):
         explain_batch(model, [photos], tmp_path, BatchOptions(**SMALL), ALONE)
 
 

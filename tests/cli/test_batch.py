@@ -1,4 +1,4 @@
-"""`sightline explain` on the batch road: when it is taken, what is said, exit codes, a full disk."""
+"""`sightline batch`, and `sightline explain` where it stands for it: what is said, exit codes, a full disk."""
 
 from __future__ import annotations
 
@@ -20,15 +20,24 @@ def explain(sightline: Any, model: list[object], tmp_path: Path) -> Any:
     return lambda *arguments: sightline("explain", *model, "--out", tmp_path / "out", *arguments)
 
 
+@pytest.fixture
+def batch(sightline: Any, model: list[object], tmp_path: Path) -> Any:
+    """``batch`` with the small model, into tmp_path/out, decoding in this process."""
+    return lambda *arguments: sightline(
+        "batch", *model, "--out", tmp_path / "out", "--workers", 0, *arguments
+    )
+
+
 LOCAL = ("--engine", "local", "--workers", 0)
+OLD = "sightline: warning: `sightline explain` {} is now `sightline batch`\n"
 
 
-def test_an_engine_makes_shards_of_what_the_panels_show(explain: Any, photos: Path, tmp_path: Path) -> None:
+def test_batch_makes_shards_of_what_the_panels_show(
+    explain: Any, batch: Any, photos: Path, tmp_path: Path
+) -> None:
     assert explain(photos, "--classes", "top2").code == 0
     panels = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    result = explain(
-        photos, "--classes", "top2", *LOCAL, "--out", tmp_path / "road", "--contiguous", "--batch-size", 8
-    )
+    result = batch(photos, "--classes", "top2", "--out", tmp_path / "road", "--contiguous", "--batch-size", 8)
     assert (result.code, result.err) == (0, "")
     assert result.out == f"3 images, 6 rows in 1 shard: {tmp_path / 'road' / 'results'}\n"
     table = pd.read_parquet(tmp_path / "road" / "results")
@@ -40,7 +49,7 @@ def test_an_engine_makes_shards_of_what_the_panels_show(explain: Any, photos: Pa
     assert not list((tmp_path / "road").glob("*.png"))
 
 
-def test_a_list_or_a_tar_takes_the_batch_road_by_itself(explain: Any, photos: Path, tmp_path: Path) -> None:
+def test_explain_of_a_list_or_a_tar_is_batch(explain: Any, photos: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "some.tar", "w") as archive:
         archive.add(photos / "a.png", "a.png")
     (tmp_path / "list.csv").write_text("path\nphotos/b.jpg\n")
@@ -54,7 +63,7 @@ def test_a_list_or_a_tar_takes_the_batch_road_by_itself(explain: Any, photos: Pa
         "--overlays",
         "--json",
     )
-    assert result.code == 0
+    assert (result.code, result.err) == (0, OLD.format("of some.tar"))
     manifest = json.loads(result.out)
     assert (manifest["images"], manifest["options"]["heatmap_bits"], manifest["engine"]["name"]) == (
         2,
@@ -69,77 +78,102 @@ def test_a_list_or_a_tar_takes_the_batch_road_by_itself(explain: Any, photos: Pa
 
 
 def test_a_bad_image_is_told_and_the_code_is_3_or_2_where_all_are_bad(
-    explain: Any, photos: Path, tmp_path: Path
+    batch: Any, photos: Path, tmp_path: Path
 ) -> None:
     (photos / "bad.jpg").write_bytes(b"no image")
-    result = explain(photos, *LOCAL)
+    result = batch(photos)
     assert result.code == 3
     assert result.err == (
         "sightline: 1 of 4 images could not be read:\n"
         f"  {photos / 'bad.jpg'} is not an image of a known format, whatever its name says\n"
     )
-    again = explain(photos, *LOCAL)
+    again = batch(photos)
     assert (again.code, again.out, again.err) == (3, result.out, result.err)
-    assert explain(photos / "bad.jpg", *LOCAL, "--out", tmp_path / "none").code == 2
+    assert batch(photos / "bad.jpg", "--out", tmp_path / "none").code == 2
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--engine", "rai"], "unknown engine 'rai'; did you mean 'ray'?"),
-        (
-            ["--overlays", "--shard-size", 5],
-            "--overlays, --shard-size belongs to the batch road; add --engine local",
-        ),
-        ([*LOCAL, "-x"], "No such option"),
-        ([*LOCAL, "--address", "auto"], "--address belongs to --engine ray"),
-        (
-            [*LOCAL, "--method", "cam", "--method", "gradcam"],
-            "takes one --method; got cam, gradcam",
-        ),
-        ([*LOCAL, "--heatmap-bits", 4], "heatmap_bits=4; expected 0 (none), 8 or 16"),
-        ([*LOCAL, "--heatmap-size", "big"], "heatmap_size='big'; expected input or map"),
+        (["-x"], "No such option"),
+        (["--address", "auto"], "a cluster's address belongs to engine ray"),
+        (["--heatmap-bits", 4], "heatmap_bits=4; expected 0 (none), 8 or 16"),
+        (["--heatmap-size", "big"], "heatmap_size='big'; expected input or map"),
+        (["--method", "layercam:flop"], "option 'flop'; expected NAME=VALUE"),
     ],
 )
 def test_mistakes_are_told_in_one_line(
-    explain: Any, photos: Path, arguments: list[object], message: str
+    batch: Any, photos: Path, tmp_path: Path, arguments: list[object], message: str
 ) -> None:
-    result = explain(photos, *arguments)
+    result = batch(photos, *arguments)
     assert result.code == 2
     assert message in result.err
     assert result.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
-def test_another_run_s_folder_is_refused_in_one_line(explain: Any, photos: Path, tmp_path: Path) -> None:
-    assert explain(photos, *LOCAL).code == 0
-    result = explain(photos, *LOCAL, "--view", "crop")
-    assert result.code == 2
+def test_explain_refuses_options_of_batch_without_an_engine(explain: Any, photos: Path) -> None:
+    result = explain(photos, "--overlays", "--shard-size", 5)
+    assert (result.code, result.out) == (2, "")
     assert result.err == (
-        f"sightline: {tmp_path / 'out'} holds another run: view is 'whole' there and 'crop' here; "
-        "give another --out, or the same options\n"
+        "sightline: --shard-size, --overlays: an option of `sightline batch`, which writes shards, not panels\n"
     )
 
 
-def test_panels_are_not_laid_over_a_batch_run(explain: Any, photos: Path, tmp_path: Path) -> None:
-    assert explain(photos, *LOCAL).code == 0
+def test_explain_with_an_engine_is_batch_and_says_so(
+    explain: Any, batch: Any, photos: Path, tmp_path: Path
+) -> None:
+    old = explain(
+        photos, *LOCAL, "--method", "gradcam:flip", "--option", "nwc=true", "--out", tmp_path / "old"
+    )
+    assert (old.code, old.err) == (0, OLD.format("with --engine"))
+    assert batch(photos, "--method", "gradcam:flip", "--option", "nwc=true").code == 0
+    for part in ("results", "heatmaps"):
+        assert [f.read_bytes() for f in sorted((tmp_path / "old" / part).iterdir())] == [
+            f.read_bytes() for f in sorted((tmp_path / "out" / part).iterdir())
+        ]
+    several = explain(photos, *LOCAL, "--method", "cam", "--method", "gradcam")
+    assert several.code == 2
+    assert "takes one --method; got cam, gradcam" in several.err
+
+
+def test_help_shows_whole_commands(sightline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    text = sightline("batch", "--help").out
+    assert "sightline batch s3://bucket/list.parquet --engine ray" in text
+    assert "--shard-size" in text
+    assert "--shard-size" not in sightline("explain", "--help").out
+
+
+def test_another_run_s_folder_is_refused_in_one_line(batch: Any, photos: Path, tmp_path: Path) -> None:
+    assert batch(photos).code == 0
+    result = batch(photos, "--view", "crop")
+    assert result.code == 2
+    assert result.err == (
+        f"sightline: {tmp_path / 'out'} holds another run: view is 'whole' there and 'crop' here; "
+        "give another output folder, or the same options\n"
+    )
+
+
+def test_panels_are_not_laid_over_a_batch_run(explain: Any, batch: Any, photos: Path) -> None:
+    assert batch(photos).code == 0
     result = explain(photos)
     assert result.code == 2
-    assert "holds a batch run; give another --out, or --engine to go on with it" in result.err
-    assert explain(photos, *LOCAL).code == 0
+    assert "holds the results of `sightline batch`; give another output folder" in result.err
+    assert batch(photos).code == 0
 
 
 def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_later(
-    explain: Any, model: list[object], photos: Path, tmp_path: Path
+    batch: Any, model: list[object], photos: Path, tmp_path: Path
 ) -> None:
     out, report = tmp_path / "out", tmp_path / "report.txt"
     arguments = [
-        "explain",
+        "batch",
         str(photos),
         *map(str, model),
         "--out",
         str(out),
-        "--engine",
-        "local",
         "--workers",
         "0",
     ]
@@ -157,5 +191,5 @@ def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_later(
     process.join()
     assert report.read_text().splitlines() == ["sightline: File too large", "2"]
     assert [path.name for path in sorted(out.rglob(".*part"))] == []
-    assert explain(photos, *LOCAL, "--shard-size", 1).code == 0
+    assert batch(photos, "--shard-size", 1).code == 0
     assert pd.read_parquet(out / "results").image_id.tolist() == ["a.png", "b.jpg", "c.png"]

@@ -42,8 +42,9 @@ def test_manifest_holds_what_was_asked_and_found(
     written = _manifest(tmp_path / "out")
     assert written["sightline"] == library.__version__
     assert sorted(written) == sorted(
-        ["sightline", "versions", "created", "model", "options", "methods", "complete", "images", "errors"]
+        "kind sightline versions created model options methods complete images errors".split()  # noqa: SIM905
     )
+    assert written["kind"] == "explain"
     assert written["model"] == {
         "name": "squeezenet1_1",
         "weights": "four.safetensors",
@@ -181,7 +182,9 @@ def test_options_reach_the_method(explain: Any, photos: Path, tmp_path: Path) ->
     assert explain(photos / "a.png", *arguments).code == 0
     methods = _manifest(tmp_path / "out")["methods"]
     assert methods["scorecam"]["options"]["channels"] == 4
-    assert methods["cam"]["options"] == {"nwc": True, "bias": False}
+    assert methods["cam"]["options"]["nwc"] is True
+    assert explain(photos / "a.png", "--method", "cam:nwc=true").code == 0
+    assert _manifest(tmp_path / "out")["methods"]["cam:nwc=true"] == methods["cam"]
 
 
 def test_layers_reach_the_methods_that_look_at_one(explain: Any, photos: Path, tmp_path: Path) -> None:
@@ -226,7 +229,10 @@ MISTAKES = [
     (["--classes", "1,,2"], "--classes '1,,2': expected top1, top5, or names and indices such as tabby,243"),
     (["--layer", "features.99"], "unknown layer 'features.99'; did you mean 'features.9'"),
     (["--layer", "classifier"], "layer 'classifier' has no spatial map"),
-    (["--method", "saliency", "--layer", "features.7"], "method 'saliency' explains the image's pixels"),
+    (
+        ["--method", "saliency", "--layer", "features.7"],
+        "layer='features.7' was given, and saliency takes no layer",
+    ),
     (["--view", "hole"], "unknown view 'hole'; did you mean 'whole'?"),
     (["--normalise", "min-max"], "unknown normalise 'min-max'; did you mean 'minmax'"),
     (["--standard", "maximum"], "unknown relative_to 'maximum'; did you mean 'max'?"),
@@ -301,7 +307,9 @@ def test_out_below_a_file_is_refused_before_the_work(
     for out in (tmp_path / "taken", tmp_path / "taken" / "deeper"):
         result = sightline("explain", photos, *model, "--out", out)
         assert result.code == 2
-        assert result.err == f"sightline: --out {out} is a file, or lies below one; expected a folder\n"
+        assert result.err == (
+            f"sightline: the output folder {out} is a file, or lies below one; expected a folder\n"
+        )
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_half_picture(
@@ -333,7 +341,7 @@ def test_an_interrupt_keeps_what_is_finished(
             raise KeyboardInterrupt
         return original(*arguments, **options)
 
-    monkeypatch.setattr("sightline.explain", interrupted)
+    monkeypatch.setattr("sightline.pipeline_files.explain", interrupted)
     result = explain(photos, "--batch-size", 1)
     assert (result.code, result.err) == (130, "sightline: interrupted\n")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "b.png", "manifest.json"]
@@ -378,3 +386,70 @@ def test_wrong_models(
     assert result.code == 2
     assert message in result.err
     assert result.err.count("\n") == 1
+
+
+def test_a_method_string_may_hold_combinators(
+    explain: Any, photos: Path, weights: Path, tmp_path: Path
+) -> None:
+    methods = ("--method", "layercam:flip", "--method", "layercam")
+    assert explain(photos / "b.jpg", *methods, "--classes", 0).code == 0
+    model = load_model("squeezenet1_1", weights=weights)
+    wanted = library.explain(model, photos / "b.jpg", method="layercam:flip", classes=[0])
+    (results,) = _results(tmp_path / "out").values()
+    assert [result["method"] for result in results] == ["layercam:flip", "layercam"]
+    assert results[0]["boxes_xyxy"] == [pytest.approx(b, abs=0.01) for b in wanted.boxes()[0][0].tolist()]
+    assert results[0]["boxes_xyxy"] != results[1]["boxes_xyxy"]
+
+
+def test_the_output_folder_is_not_explained_again(
+    sightline: Any, photos: Path, model: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos)
+    for _ in range(2):
+        assert sightline("explain", ".", *model, "--out", "out").code == 0
+        assert sorted(_results(Path("out"))) == ["a.png", "b.jpg", "c.png"]
+
+
+def test_panels_beside_their_photos_overwrite_none_and_are_not_explained(
+    sightline: Any, photos: Path, model: list[object]
+) -> None:
+    before = (photos / "a.png").read_bytes()
+    for _ in range(2):
+        assert sightline("explain", photos, *model, "--out", photos).code == 0
+        assert [image["panel"] for image in _manifest(photos)["images"]] == ["a-2.png", "b-2.png", "c-2.png"]
+    assert (photos / "a.png").read_bytes() == before
+
+
+def test_a_failed_run_leaves_no_folder(explain: Any, photos: Path, tmp_path: Path) -> None:
+    for arguments in (["--classes", "unheard"], ["--layer", "features.99"]):
+        assert explain(photos, *arguments).code == 2
+    assert not (tmp_path / "out").exists()
+    assert explain(photos, "--out", tmp_path / "deep" / "er", "--classes", "unheard").code == 2
+    assert not (tmp_path / "deep").exists()
+
+
+def test_the_results_of_another_verb_are_not_overwritten(explain: Any, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "manifest.json").write_text('{"kind": "evaluate"}')
+    result = explain(photos)
+    assert result.code == 2
+    assert result.err == (
+        f"sightline: {tmp_path / 'out'} holds the results of `sightline evaluate`; give another output folder\n"
+    )
+
+
+def test_file_names_stay_whole_at_80_columns(
+    explain: Any, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "a-photo-with-a-long-name-from-a-camera-2024-05-01.png"
+    shutil.copy(photos / "a.png", photos / name)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert name in explain(photos / name, "--classes", "top2").out
+
+
+def test_pixel_methods_report_no_boxes(explain: Any, photos: Path, tmp_path: Path) -> None:
+    result = explain(photos / "a.png", "--method", "saliency", "--method", "gradcam")
+    pixels, region = _results(tmp_path / "out")[str(photos / "a.png")]
+    assert pixels["boxes_xyxy"] == []
+    assert region["boxes_xyxy"]
+    assert "none: single pixels" in result.out

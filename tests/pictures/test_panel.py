@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from sightline.errors import InputError
-from sightline.pictures.panel import MAX_PIXELS, Cell, _layout, _percent, panel
+from sightline.pictures.panel import MAX_PIXELS, Cell, _layout, panel
+from sightline.scores import percent_text
 
 PHOTO = PIL.Image.new("RGB", (400, 300), (0, 128, 0))
 
@@ -46,7 +47,7 @@ def test_score_bar_is_as_long_as_the_score() -> None:
     ("score", "text"), [(1.0, "100.0 %"), (0.9999, ">99.9 %"), (0.0005, "0.1 %"), (0.00049, "<0.1 %")]
 )
 def test_percent(score: float, text: str) -> None:
-    assert _percent(score) == text
+    assert percent_text(score) == text
 
 
 def test_colour_bar_runs_from_one_at_the_top_to_zero() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from sightline.batch.decode import Decoder, Prepared
-from sightline.batch.shards import Folder, Plan
+from sightline.batch.shards import Folder, Sharding
 from sightline.batch.worker import explain_prepared, ready
 from sightline.data.items import Item
 from sightline.errors import InputError
@@ -22,7 +22,7 @@ PRELOAD = ["sightline.batch.decode"]  # imported once, by the process that the w
 
 
 @dataclass(frozen=True)
-class Local:
+class LocalEngine:
     """The engine ``--engine local``: ``workers`` processes prepare batches; 0: this one does it itself.
 
     None: one of every eight cores beside a model on the CPU (which needs them more), all but one beside a GPU.
@@ -31,15 +31,15 @@ class Local:
     workers: int | None = None
 
     def __call__(
-        self, model: LoadedModel, plan: Plan, shards: Sequence[int], folder: Folder
+        self, model: LoadedModel, sharding: Sharding, shards: Sequence[int], folder: Folder
     ) -> Iterator[int]:
         """Do ``shards``; yields the number of items of each batch as it is done."""
-        model, work = ready(model, plan.work), plan.work
-        batches = iter(self._loader(model, plan, shards))
+        model, work = ready(model, sharding.work), sharding.work
+        batches = iter(self._loader(model, sharding, shards))
         overlays = folder.overlays if work.overlays else None
         for shard in shards:
             done = []
-            for start, stop in plan.spans(shard):
+            for start, stop in sharding.spans(shard):
                 done.append(explain_prepared(model, _next(batches), work, overlays))
                 yield stop - start
             folder.write(shard, done)
@@ -48,14 +48,14 @@ class Local:
         """For the manifest."""
         return {"name": "local", "workers": self.workers, "threads": torch.get_num_threads()}
 
-    def _loader(self, model: LoadedModel, plan: Plan, shards: Sequence[int]) -> DataLoader[Prepared]:
+    def _loader(self, model: LoadedModel, sharding: Sharding, shards: Sequence[int]) -> DataLoader[Prepared]:
         workers = _workers(model) if self.workers is None else self.workers
         assert model.preprocess is not None  # `explain_batch` has seen to it
         context = _context() if workers else None
         return DataLoader(
-            Decoder(model.preprocess, plan.work.view),
+            Decoder(model.preprocess, sharding.work.view),
             batch_size=None,
-            sampler=_Batches(plan, shards),
+            sampler=_Batches(sharding, shards),
             num_workers=workers,
             collate_fn=_as_it_is,
             multiprocessing_context=context,
@@ -65,12 +65,12 @@ class Local:
 class _Batches:
     """The items of every batch, in order, listed as they are asked for."""
 
-    def __init__(self, plan: Plan, shards: Sequence[int]) -> None:
-        self.plan, self.shards = plan, shards
+    def __init__(self, sharding: Sharding, shards: Sequence[int]) -> None:
+        self.sharding, self.shards = sharding, shards
 
     def __iter__(self) -> Iterator[list[Item]]:
         for shard in self.shards:
-            yield from map(self.plan.batch, self.plan.spans(shard))
+            yield from map(self.sharding.batch, self.sharding.spans(shard))
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -1,7 +1,7 @@
-"""The batch road on Ray Data: decoding in tasks, the model in actors, shards written by tasks, streaming.
+"""Batch runs on Ray Data: decoding in tasks, the model in actors, shards written by tasks, streaming.
 
-One row of the Ray data set is one batch of the plan, so that batches are those of the local engine whatever Ray does
-with its blocks; order is kept, so that the rows of a shard come together. Ray Data does the rest: placement,
+One row of the Ray data set is one batch of the `Sharding`, so that batches are those of the local engine whatever Ray
+does with its blocks; order is kept, so that the rows of a shard come together. Ray Data does the rest: placement,
 back-pressure, retries on lost machines, one machine or many.
 """
 
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import torch
 
 from sightline.batch.decode import prepare
-from sightline.batch.shards import Folder, Plan
+from sightline.batch.shards import Folder, Sharding
 from sightline.batch.worker import BatchOptions, explain_prepared, ready
 from sightline.errors import InputError, need
 from sightline.methods.registry import Additions
@@ -36,7 +36,7 @@ TASK_CPUS = 0.25
 STORE_BYTES = 2**30  # of the object store on one machine: back-pressure keeps what is under way below it
 
 
-class Ray:
+class RayEngine:
     """The engine ``--engine ray``: a model in each GPU's or core group's actor, one group being torch's threads.
 
     ``address``  of a running cluster ("auto", "host:6379", "ray://host:10001"); None starts Ray on this machine.
@@ -74,16 +74,16 @@ class Ray:
         return {"name": "ray", "address": self.address, "actors": self.actors, "threads": self.threads}
 
     def __call__(
-        self, model: LoadedModel, plan: Plan, shards: Sequence[int], folder: Folder
+        self, model: LoadedModel, sharding: Sharding, shards: Sequence[int], folder: Folder
     ) -> Iterator[int]:
         """Do ``shards``; yields the number of items of each shard as it is written."""
         import ray
 
-        preprocess, view, here = model.preprocess, plan.work.view, os.getcwd()
+        preprocess, view, here = model.preprocess, sharding.work.view, os.getcwd()
         target = Folder(folder.path.resolve())
-        listing = ray.put(plan)
-        batches = [(shard, start, stop) for shard in shards for start, stop in plan.spans(shard)]
-        per_shard = len(plan.spans(shards[0]))
+        listing = ray.put(sharding)
+        batches = [(shard, start, stop) for shard in shards for start, stop in sharding.spans(shard)]
+        per_shard = len(sharding.spans(shards[0]))
 
         def decode(row: Row) -> Row:
             shard, start, stop = batches[int(row["id"])]
@@ -96,7 +96,7 @@ class Ray:
         def write(rows: Row) -> Row:
             if not (error := max(rows["error"])):
                 shard = {int(number) for number in rows["shard"]}
-                if len(shard) != 1 or len(rows["data"]) != len(plan.spans(number := shard.pop())):
+                if len(shard) != 1 or len(rows["data"]) != len(sharding.spans(number := shard.pop())):
                     raise RuntimeError(f"Ray brought the batches of a shard apart: {sorted(rows['shard'])}")
                 _, error = _told(lambda: target.write(number, [pickle.loads(data) for data in rows["data"]]))
             return {"count": [int(sum(rows["count"]))], "error": [error]}
@@ -108,8 +108,8 @@ class Ray:
                 self.threads,
                 Additions.here(),
                 ray.put(model),
-                plan.work,
-                target.overlays if plan.work.overlays else None,
+                sharding.work,
+                target.overlays if sharding.work.overlays else None,
             ),
             **self._actors(len(batches)),
         )

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from sightline.batch.listing import items_of
 from sightline.batch.worker import ROWS, Array, BatchOptions, BatchResult
 from sightline.data.items import Item
 from sightline.errors import InputError
-from sightline.reports.manifest import write_atomically
+from sightline.reports.output_folder import MANIFEST, OutputFolder, as_json, write_atomically
 
 KIND = "batch"
 SAME = ("model", "options", "input")  # two runs that differ here do not share a folder
@@ -39,11 +39,11 @@ ERRORS = pa.schema([("image_id", pa.string()), ("path", pa.string()), ("reason",
 
 
 @dataclass(frozen=True)
-class Plan:
+class Sharding:
     """The listing cut into shards and these into batches: the same for every engine and every start.
 
-    >>> plan = Plan(pa.table({"id": list("abcde")}), BatchOptions(batch_size=2, shard_size=3))
-    >>> [plan.spans(number) for number in plan.shards]
+    >>> sharding = Sharding(pa.table({"id": list("abcde")}), BatchOptions(batch_size=2, shard_size=3))
+    >>> [sharding.spans(number) for number in sharding.shards]
     [[(0, 2), (2, 3)], [(3, 5)]]
     """
 
@@ -70,14 +70,10 @@ class Plan:
 
 
 class Folder:
-    """The output folder of one run."""
+    """The output folder of one batch run."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @property
-    def manifest(self) -> Path:
-        return self.path / "manifest.json"
+        self.path, self.out = path, OutputFolder(path, KIND)
 
     @property
     def overlays(self) -> Path:
@@ -93,48 +89,48 @@ class Folder:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Make the folder and hold it alone; the system lets go of it when this process ends, however it ends."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(self.path / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except filelock.Timeout:
-            who = (_read_manifest(self.manifest) or {}).get("process", {})
-            by = f" (process {who['pid']} on {who['host']})" if who else ""
-            raise InputError(
-                f"another run{by} is writing into {self.path}; wait for it, or give another --out"
-            ) from None
-        try:
-            yield
-        finally:
-            lock.release()
+        """Make the folder and hold it alone; the system lets go of it when this process ends, however it ends.
+
+        Raises `InputError` where another run is at work in it, or has left another manifest.
+        """
+        if (self.path / MANIFEST).exists() and (self.out.manifest() or {}).get("kind") != KIND:
+            self.out.check_owner()
+            raise InputError(f"{self.path / MANIFEST} is not of a batch run; give another output folder")
+        with self.out:
+            lock = filelock.FileLock(self.path / ".lock", timeout=0)
+            try:
+                lock.acquire()
+            except filelock.Timeout:
+                who = (self.out.manifest() or {}).get("process", {})
+                by = f" (process {who['pid']} on {who['host']})" if who else ""
+                raise InputError(
+                    f"another run{by} is writing into {self.path}; wait for it, or give another output folder"
+                ) from None
+            try:
+                yield
+            finally:
+                if not (self.path / MANIFEST).exists():  # nothing was begun: nothing is left
+                    (self.path / ".lock").unlink(missing_ok=True)
+                lock.release()
 
     def begin(self, manifest: dict[str, Any]) -> None:
         """Clear away what a killed run left half-written, and say in manifest.json what is being run.
 
         Raises `InputError` with the differences where the folder holds another run.
         """
-        manifest = json.loads(json.dumps(manifest, default=str))
-        if self.manifest.exists():
-            there = _read_manifest(self.manifest)
-            if there is None or there.get("kind") != KIND:
-                raise InputError(f"{self.manifest} is not of a batch run; give another --out")
-            if different := differences(there, manifest):
-                raise InputError(
-                    f"{self.path} holds another run: {'; '.join(different)}; give another --out, or the same options"
-                )
+        manifest = json.loads(as_json(manifest))
+        there = self.out.manifest()
+        if there is not None and (different := differences(there, manifest)):
+            raise InputError(
+                f"{self.path} holds another run: {'; '.join(different)}; "
+                "give another output folder, or the same options"
+            )
         for folder in (self.path, self.part(0).parent, self.heatmaps(0).parent):
             folder.mkdir(exist_ok=True)
             for left in folder.glob(".*.part"):
                 left.unlink()
-        self.describe(
-            {**manifest, "complete": False, "process": {"pid": os.getpid(), "host": socket.gethostname()}}
-        )
-
-    def describe(self, manifest: dict[str, Any]) -> None:
-        """Write manifest.json."""
-        text = json.dumps(manifest, indent=1, ensure_ascii=False, default=str)
-        safely(self.manifest, lambda file: file.write(text.encode() + b"\n"))
+        process = {"pid": os.getpid(), "host": socket.gethostname()}
+        self.out.finish({**manifest, "complete": False, "process": process}, durable=True)
 
     def finished(self, shard: int) -> dict[str, Any] | None:
         """What a finished shard says of itself; None where it is not there, or not whole."""
@@ -155,7 +151,7 @@ class Folder:
         kept = [one.heatmaps for one in done if one.heatmaps is not None]
         written = 0
         if kept:
-            safely(self.heatmaps(shard), lambda file: write_arrays(file, kept))
+            write_atomically(self.heatmaps(shard), lambda file: write_arrays(file, kept), durable=True)
             written = self.heatmaps(shard).stat().st_size
         rows = pa.concat_tables([one.rows for one in done]).combine_chunks()
         file = self.heatmaps(shard).relative_to(self.path).as_posix() if kept else None
@@ -169,7 +165,7 @@ class Folder:
             "errors": [[item.id, item.path, reason] for one in done for item, reason in one.errors],
         }
         rows = rows.replace_schema_metadata({KEY: json.dumps(said).encode()})
-        safely(self.part(shard), lambda file: file.write(_parquet(rows)))
+        write_atomically(self.part(shard), lambda file: file.write(_parquet(rows)), durable=True)
 
     def finish(self, shards: Sequence[int]) -> dict[str, Any]:
         """Gather the failures of all shards into errors.parquet and close the manifest, which is returned."""
@@ -185,11 +181,11 @@ class Folder:
             failed += said["errors"]
         columns = [[failure[place] for failure in failed] for place in range(len(ERRORS))]
         errors = pa.table([pa.array(column, pa.string()) for column in columns], schema=ERRORS)
-        safely(self.path / "errors.parquet", lambda file: file.write(_parquet(errors)))
-        manifest = _read_manifest(self.manifest) or {}
+        self.out.write("errors.parquet", lambda file: file.write(_parquet(errors)), durable=True)
+        manifest = self.out.manifest() or {}
         manifest.pop("process", None)
         manifest = {**manifest, "complete": True, **counts, "errors": len(failed)}
-        self.describe(manifest)
+        self.out.finish(manifest, durable=True)
         return manifest
 
 
@@ -209,17 +205,6 @@ def differences(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
                 what = name if part == "options" else f"{part} {name}"
                 found.append(f"{what} is {old.get(name)!r} there and {new.get(name)!r} here")
     return found
-
-
-def safely(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """`write_atomically`, and on the disk before it gets its name: a power cut leaves it whole or not there."""
-
-    def through(file: BinaryIO) -> None:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-
-    write_atomically(path, through)
 
 
 def write_arrays(file: BinaryIO, arrays: Sequence[Array]) -> None:
@@ -246,11 +231,3 @@ def _parquet(table: pa.Table) -> memoryview:
     )  # a shard's rows are small, and a plain write tells a full disk by its name
     pq.write_table(table, sink, compression="zstd")
     return memoryview(sink.getvalue())
-
-
-def _read_manifest(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None

@@ -1,4 +1,4 @@
-"""One batch through the road: prepared images in, rows and quantised heatmaps out; both engines call this."""
+"""One batch: prepared images in, rows and quantised heatmaps out; both engines call this."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from sightline.explanation import Explanation
 from sightline.models.loading import LoadedModel
 from sightline.pictures.overlay import overlay
 from sightline.pipeline import explain
-from sightline.reports.manifest import write_atomically
-from sightline.types import BoxRule
+from sightline.reports.output_folder import file_name, write_atomically
+from sightline.types import BoxRule, no_boxes
 
 BITS = (0, 8, 16)
 SIZES = ("input", "map")
@@ -131,11 +131,17 @@ def explain_prepared(
 
 
 def _rows(explanation: Explanation, heatmaps: Tensor, batch: Prepared, work: BatchOptions) -> pa.Table:
-    """The table of one batch; boxes in the pixels of the photo, exactly as `Explanation.boxes` gives them."""
-    found = make_boxes(heatmaps, work.rule)
+    """The table of one batch; boxes in the pixels of the photo, exactly as `Explanation.boxes` gives them.
+
+    Of a method at the image's pixels no boxes are reported: its scattered pixels make no region.
+    """
+    if explanation.signed is None:
+        found = make_boxes(heatmaps, work.rule)
+    else:
+        found = [[no_boxes()] * heatmaps.shape[1]] * len(heatmaps)
     cuts = cutoffs(heatmaps, work.rule).cpu()
     scores = explanation.scores
-    assert scores is not None  # the batch road explains classes, so there are scores
+    assert scores is not None  # a batch run explains classes, so there are scores
     n, classes = explanation.classes.shape
     each = [i for i in range(n) for _ in range(classes)]
     indices, names = explanation.classes.flatten().tolist(), explanation.categories
@@ -201,6 +207,7 @@ def _draw(
                 heatmaps[i, k].float().cpu(),
                 colormap=work.colormap,
                 boxes_xyxy=torch.tensor(boxes[row]).view(-1, 4),
+                signed=None if explanation.signed is None else explanation.signed[i, k].float().cpu(),
                 shown_xyxy=explanation.geometries[i].shown_xyxy,
             )
             path = folder / overlay_name(item.id, indices[row])
@@ -211,8 +218,7 @@ def _draw(
 def overlay_name(image_id: str, class_index: int) -> str:
     """Where an overlay lies below ``overlays/``: the id as a path that stays inside, and the class.
 
-    >>> overlay_name("n01/a.jpg", 207), overlay_name("/data/../b.png", 3)
-    ('n01/a.jpg_207.png', 'data/b.png_3.png')
+    >>> overlay_name("n01/a.jpg", 207), overlay_name("s3://b/../a.png", 3)
+    ('n01/a.jpg_207.png', 's3%3A/%/b/%2E%2E/a.png_3.png')
     """
-    parts = [part for part in image_id.replace(":", "_").split("/") if part not in ("", ".", "..")]
-    return f"{'/'.join(parts) or 'image'}_{class_index}.png"
+    return f"{file_name(image_id)}_{class_index}.png"

@@ -18,12 +18,14 @@ from typing import Annotated, Any
 
 import typer
 
+from sightline.cli._output import discard_empty
 from sightline.cli._verbs import verbs_in
 from sightline.errors import InputError
 from sightline.plugins import VARIABLE, load_plugin
 
 ORDER = (
     "explain",
+    "batch",
     "demo",
     "methods",
     "models",
@@ -52,7 +54,7 @@ def verbs() -> list[str]:
     """The names of the verbs, in the order of ``--help``.
 
     >>> verbs()[:3]
-    ['explain', 'demo', 'methods']
+    ['explain', 'batch', 'demo']
     """
     return verbs_in(__path__, ORDER)
 
@@ -172,6 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _say(message, MISTAKE)
     finally:
+        discard_empty()
         warnings.showwarning = shown
 
 

@@ -36,6 +36,41 @@ Scores = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 
+BOXES, HEAT, OUTPUT = "Boxes", "Heatmaps", "Output"
+Classes = Annotated[str, typer.Option(help="top1, top5, topK, or names and indices with commas: tabby,243.")]
+MethodOptions = Annotated[
+    list[str] | None,
+    typer.Option("--option", help="NAME=VALUE for the method, e.g. channels=64; repeatable."),
+]
+Layers = Annotated[
+    list[str] | None, typer.Option("--layer", help="A name of `sightline layers MODEL`; repeatable.")
+]
+View = Annotated[str, typer.Option(help="What the network is shown: whole (photo) or crop (its own).")]
+Normalise = Annotated[str, typer.Option(help="minmax, max, percentile or ivr.", rich_help_panel=HEAT)]
+Colormap = Annotated[str, typer.Option(help="Any matplotlib colour map.", rich_help_panel=HEAT)]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Keep what is at least this share. [default: 0.2 of max, 0.35 of percentile]",
+        rich_help_panel=BOXES,
+    ),
+]
+RelativeTo = Annotated[
+    str,
+    typer.Option(
+        "--relative-to", "--standard", help="The share of what: max or percentile.", rich_help_panel=BOXES
+    ),
+]
+Percentile = Annotated[
+    float, typer.Option(min=0, max=100, help="Which percentile, where one is used.", rich_help_panel=BOXES)
+]
+Select = Annotated[str, typer.Option(help="largest or all of the regions.", rich_help_panel=BOXES)]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the manifest, and nothing else.", rich_help_panel=OUTPUT)
+]
+
 
 def load(
     model: str | None, weights: str | None, categories: Path | None, device: str, scores: str = "auto"

@@ -1,74 +1,43 @@
-"""What the verbs say: tables on stdout, progress and complaints on stderr."""
+"""What the verbs say: tables on stdout, complaints on stderr."""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+WHOLE = ("photo", "panel", "method", "score")  # columns whose entries stay on one line
 UNTRAINED = "the classification layer is untrained: classes and boxes mean nothing"
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout, as wide as the terminal allows; a long entry is folded, never cut."""
+    """A table on stdout, as wide as the terminal allows; a long text is folded, never cut; file names stay whole."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, overflow="fold", justify="right" if heading == "score" else "left")
+    needed = 0
+    for place, heading in enumerate(headings):
+        whole = heading in WHOLE
+        longest = max([len(heading), *(len(row[place]) for row in rows)])
+        needed += 1 + (longest if whole else min(longest, 14))
+        justify = "right" if heading == "score" else "left"
+        table.add_column(heading, overflow="fold", no_wrap=whole, justify=justify)  # type: ignore[arg-type]
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False, markup=False).print(table)
-
-
-@contextmanager
-def progress(what: str, total: int, quiet: bool = False) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr where a person looks at it; nothing in a pipe, in a log, or with ``quiet``.
-
-    >>> with progress("explaining", total=2) as advance:
-    ...     advance(2)
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=quiet or not sys.stderr.isatty(),
-    )
-    with bar:
-        task = bar.add_task(what, total=total)
-        yield lambda count: bar.advance(task, count)
-
-
-@contextmanager
-def bar(what: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """As `progress`, for work that tells itself how far it is and how much there is.
-
-    >>> with bar("scoring") as update:
-    ...     update(1, 2)
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console, silent = Console(stderr=True), quiet or not sys.stderr.isatty()
-    with Progress(*columns, console=console, transient=True, disable=silent) as shown:
-        task = shown.add_task(what, total=None)
-        yield lambda done, total: shown.update(task, completed=done, total=total)
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 1000  # in a file or a pipe nothing needs folding
+    console.width = max(console.width, needed)
+    console.print(table)
 
 
 def show(manifest: dict[str, Any], out: Path, most: int = 40) -> None:
     """Print what was seen: a line for each photo, class and method, then where the panels are."""
     rows = [
-        (Path(image["path"]).name, *_row(result, score_text(manifest, result["score"])))
+        (Path(image["path"]).name, *_row(result, manifest))
         for image in manifest["images"]
         for result in image["results"]
     ]
@@ -93,14 +62,26 @@ def model_notes(about: Mapping[str, Any]) -> list[str]:
     return notes if about.get("trained_head", True) else [*notes, UNTRAINED]
 
 
+def _row(result: dict[str, Any], manifest: dict[str, Any]) -> tuple[str, str, str, str]:
+    return result["category"], score_text(manifest, result["score"]), result["method"], boxes_text(result)
+
+
 def score_text(manifest: dict[str, Any], score: float) -> str:
-    """A score as a percentage; where the user said that scores are taken as they are, as a number."""
-    return f"{score:.4g}" if manifest["model"]["scores"] == "none" else f"{100 * score:.1f} %"
+    """A score as its panel shows it: a percentage; where the user said that scores are taken as they are, a number."""
+    from sightline.scores import percent_text
+
+    return f"{score:.4g}" if manifest["model"]["scores"] == "none" else percent_text(score)
 
 
-def _row(result: dict[str, Any], score: str) -> tuple[str, str, str, str]:
+def boxes_text(result: dict[str, Any]) -> str:
+    """The boxes of one result of `explain_files`, or why there are none."""
+    from sightline.methods.registry import get_method
+
     boxes = "; ".join(" ".join(f"{x:.0f}" for x in box) for box in result["boxes_xyxy"])
-    return result["category"], score, result["method"], boxes or "no positive evidence"
+    name, _, combinators = result["method"].partition(":")
+    if not boxes and get_method(name).signed and "flip" not in combinators:
+        return "none: single pixels"
+    return boxes or "no positive evidence"
 
 
 def report_errors(errors: Sequence[dict[str, str]], total: int) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from sightline.cli._run import Photo
     from sightline.models.loading import LoadedModel
 
 METHODS = ("cam", "gradcam", "layercam", "guided_gradcam")
@@ -25,40 +24,38 @@ def demo(
     sightline demo --out out/demo
     ```
     """
-    from sightline.cli import _run as road
+    from sightline.cli._output import prepare_folder
     from sightline.cli._print import model_notes, print_table
-    from sightline.cli._settings import checked_settings
+    from sightline.demo_photos import photo_paths
     from sightline.models.loading import default_model
+    from sightline.pipeline_files import KIND, explain_files
 
-    photos = demo_photos()
-    road.prepare_folder(out)
+    prepare_folder(out, KIND)
     model = default_model()
-    settings = checked_settings(methods=usable_methods(model), classes="top3", options=OPTIONS)
-    manifest = road.run(model, photos, settings, out)
+    manifest = explain_files(
+        model,
+        {path.stem: path for path in photo_paths()},
+        out,
+        methods=usable_methods(model),
+        classes="top3",
+        method_options=OPTIONS,
+    )
     print_table(("photo", "class", "score", "box x0 y0 x1 y1", "panel"), _what_it_saw(manifest, out))
     typer.echo("\n".join(model_notes(manifest["model"])))
-    typer.echo(f"boxes by {settings.methods[0]}; everything else in {out / 'manifest.json'}")
+    first = manifest["options"]["methods"][0]
+    typer.echo(f"boxes by {first}; everything else in {out / 'manifest.json'}")
 
 
 def _what_it_saw(manifest: dict[str, Any], out: Path) -> list[tuple[str, ...]]:
     """The first class of each photo by the first method."""
-    from sightline.cli._print import score_text
+    from sightline.cli._print import boxes_text, score_text
 
     rows: list[tuple[str, ...]] = []
     for image in manifest["images"]:
         seen = image["results"][0]
-        boxes = "; ".join(" ".join(f"{x:.0f}" for x in box) for box in seen["boxes_xyxy"])
-        score = score_text(manifest, seen["score"])
+        score, boxes = score_text(manifest, seen["score"]), boxes_text(seen)
         rows.append((image["path"], seen["category"], score, boxes, str(out / image["panel"])))
     return rows
-
-
-def demo_photos() -> list[Photo]:
-    """The photos that are installed with the package."""
-    from sightline.cli._run import Photo
-    from sightline.demo_photos import photo_paths
-
-    return [Photo(path.stem, path, path.stem) for path in photo_paths()]
 
 
 def usable_methods(model: LoadedModel) -> list[str]:

@@ -171,12 +171,12 @@ def evaluate(
     Exit code 0: done; 2: a mistake in the command; 3: some images were skipped, the others are done.
     """
     from sightline.cli._options import data_options, load_models
-    from sightline.cli._print import bar
+    from sightline.cli._output import prepare_folder
     from sightline.cli._report import finish
-    from sightline.cli._run import prepare_folder
     from sightline.data import load_dataset
     from sightline.evaluation import evaluate as run
     from sightline.methods.spec import parse_methods
+    from sightline.progress import progress_bar
 
     specs = parse_methods(method or ["cam"], option or [], layer or [], flip)
     size_hw = _size(heatmap_size)
@@ -234,12 +234,12 @@ def evaluate(
         load_dataset(data, dataset, one, **options) for one in (split, choose_threshold_on) if one is not None
     ]
     scorer = _scorer(engine, address, device)
-    prepare_folder(out)
+    prepare_folder(out, "evaluate")
     where = "cpu" if engine == "ray" else device  # Ray's actors move it to the devices that they are given
     models = (
         {} if heatmaps and not model else load_models(model or [], weights or [], categories, where, scores)
     )
-    with bar("scoring", quiet=json) as progress:
+    with progress_bar("scoring", quiet=json) as progress:
         report = run(
             models,
             splits[0],

@@ -58,8 +58,9 @@ def export(
     checked beside PyTorch before it is put in its place.
     """
     from sightline.cli._options import load
-    from sightline.cli._run import as_json, prepare_folder
+    from sightline.cli._output import prepare_folder
     from sightline.export.onnx import check_place, export_onnx
+    from sightline.reports.output_folder import as_json
 
     check_place(out, force)  # now, not after a large model was read
     prepare_folder(out.parent)

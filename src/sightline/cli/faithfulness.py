@@ -115,21 +115,21 @@ def faithfulness(
     Exit code 0: done; 2: a mistake in the command; 3: some images were skipped, the others are done.
     """
     from sightline.cli._options import load
-    from sightline.cli._print import bar
+    from sightline.cli._output import prepare_folder
     from sightline.cli._report import finish
-    from sightline.cli._run import prepare_folder
     from sightline.evaluation.faithfulness import FaithfulnessOptions, evaluate_faithfulness, first_images
     from sightline.evaluation.randomisation import randomisation_check
     from sightline.methods.spec import parse_methods
+    from sightline.progress import progress_bar
 
     specs = parse_methods(method or ["cam"], option or [], layer or [], flip)
     options = FaithfulnessOptions(
         limit, view, input_size, on_bad, steps, seed, batch_size, workers, resamples
     )
     photos = _dataset_or_photos(data, dataset, split, held_per_class, data_option or [])
-    prepare_folder(out)
+    prepare_folder(out, "faithfulness")
     loaded = load(model, weights, categories, device, scores)
-    with bar("scoring", quiet=json) as progress:
+    with progress_bar("scoring", quiet=json) as progress:
         report = evaluate_faithfulness(
             loaded, photos, specs, metrics=metric or None, options=options, progress=progress
         )

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import InputError
-from sightline.reports.manifest import write_atomically
+from sightline.reports.output_folder import write_atomically
 
 ROWS, SECONDS = 512, 20.0  # a shard is written when it has so many rows, or after so long
 

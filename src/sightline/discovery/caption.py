@@ -27,13 +27,13 @@ from sightline.discovery.concept import words
 from sightline.discovery.features import extract_features
 from sightline.discovery.gallery import RIGHT, WRONG, Tile, gallery, mapped
 from sightline.discovery.head_maps import heat
-from sightline.discovery.progress import bar
 from sightline.discovery.result import Result, describe_model
 from sightline.errors import InputError
 from sightline.metrics.bootstrap import Interval, bootstrap_interval
 from sightline.metrics.pointing import box_mask, pointing_game
 from sightline.models.loading import LoadedModel
 from sightline.pipeline import explain
+from sightline.progress import tracked
 from sightline.reports.tables import percent, spelled
 from sightline.types import Dataset
 
@@ -96,7 +96,7 @@ def caption_images(
     channels = fit.values.shape[1] // grid**2
     captioner = train_captioner(
         feature_network(pooled_model(model, channels)), vocabulary, fit.values, [i.captions for i in train], grid=grid,
-        epochs=epochs, seed=seed, progress=lambda steps: bar(steps, "training", progress),
+        epochs=epochs, seed=seed, progress=lambda steps: tracked(steps, "training", progress),
     )  # fmt: skip
     preprocess = getattr(model, "preprocess", None)
     loaded = LoadedModel(captioner, f"{getattr(model, 'name', 'model')}+gru", preprocess=preprocess)
@@ -130,7 +130,7 @@ def word_maps(
     assert isinstance(captioner, Captioner)
     found: list[list[Tensor]] = [[] for _ in images]
     sizes: list[tuple[int, int]] = []
-    for start in bar(range(0, len(images), batch_size), "maps", progress):
+    for start in tracked(range(0, len(images), batch_size), "maps", progress):
         part = range(start, min(start + batch_size, len(images)))
         photos = [read_image(images[i].source) for i in part]
         sizes += [(photo.height, photo.width) for photo in photos]

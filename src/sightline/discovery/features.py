@@ -19,12 +19,12 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from sightline.data.images import read_bytes, read_image
 from sightline.discovery.cache import VectorCache
-from sightline.discovery.progress import bar
 from sightline.engine import observe
 from sightline.errors import ImageError, InputError, UnsupportedError, need
 from sightline.inspection.structure import LayerRef, inspect_network
 from sightline.models.weights import tensors_sha256
 from sightline.pipeline import as_batch
+from sightline.progress import tracked
 from sightline.reports.manifest import write_atomically
 from sightline.types import ImageSource, Sample
 
@@ -147,7 +147,7 @@ def extract_features(
     errors: dict[str, str] = {}
     ids = [source_id(source, i) for i, source in enumerate(sources)]
     try:
-        for start in bar(range(0, len(sources), batch_size), "features", progress):
+        for start in tracked(range(0, len(sources), batch_size), "features", progress):
             part = range(start, min(start + batch_size, len(sources)))
             items = [_Item(i, source_of(sources[i]), None if boxes is None else boxes[i]) for i in part]
             found |= _batch(maker, store, items, ids, errors)

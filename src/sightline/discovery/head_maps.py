@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from sightline.discovery.features import Source, source_of
-from sightline.discovery.progress import bar
 from sightline.heatmap import make_heatmaps
 from sightline.models.loading import LoadedModel
 from sightline.pipeline import explain
+from sightline.progress import tracked
 
 
 def head_maps(
@@ -27,7 +27,7 @@ def head_maps(
     ``model``: of `attach_head`. All of each photo is shown to it, so a map lies on the whole photo.
     """
     maps, sizes = [], []
-    for start in bar(range(0, len(sources), batch_size), "maps", progress):
+    for start in tracked(range(0, len(sources), batch_size), "maps", progress):
         part = slice(start, start + batch_size)
         wanted = torch.tensor(classes[part])
         seen = explain(model, [source_of(s) for s in sources[part]], method="cam", classes=wanted)

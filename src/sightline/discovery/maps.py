@@ -19,7 +19,6 @@ from sightline.data.images import read_bytes, read_image
 from sightline.discovery.cache import VectorCache
 from sightline.discovery.features import Maker, Source, probe_photo, source_of
 from sightline.discovery.linear import LinearHead
-from sightline.discovery.progress import bar
 from sightline.engine import observe
 from sightline.errors import InputError
 from sightline.heatmap import make_heatmaps
@@ -27,6 +26,7 @@ from sightline.methods.cam import class_map
 from sightline.methods.observation import observe_for
 from sightline.methods.registry import get_method
 from sightline.pipeline import as_batch
+from sightline.progress import tracked
 from sightline.types import BoxRule, Geometry, ImageSource
 
 CHUNK = 256  # heatmaps upsampled at once
@@ -74,7 +74,7 @@ class MapMaker:
         """One map an image; an image that cannot be read raises `ImageError`."""
         found: list[NDArray[np.float32]] = []
         try:
-            for start in bar(range(0, len(sources), self.batch_size), "maps", progress):
+            for start in tracked(range(0, len(sources), self.batch_size), "maps", progress):
                 found += self._batch([source_of(s) for s in sources[start : start + self.batch_size]])
         finally:
             self.store.flush()

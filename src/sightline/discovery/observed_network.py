@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from sightline.data.images import read_image
 from sightline.discovery.features import Source, probe_photo, source_id, source_of, target_layer
-from sightline.discovery.progress import bar
 from sightline.engine import observe
 from sightline.errors import ImageError, InputError, UnsupportedError
 from sightline.inspection.receptive_field import ReceptiveField, receptive_field
@@ -18,6 +17,7 @@ from sightline.inspection.structure import LayerRef
 from sightline.methods.observation import observe_for
 from sightline.methods.registry import get_method
 from sightline.pipeline import as_batch
+from sightline.progress import tracked
 from sightline.targets import ClassTarget, logits_of, resolve_classes
 from sightline.types import Geometry
 
@@ -120,7 +120,7 @@ class ImageReader:
     def batches(self, what: str) -> Iterator[tuple[list[int], Tensor]]:
         """(numbers, images (n, 3, H, W)) of those that can be read."""
         some = False
-        for start in bar(range(0, len(self.sources), self.size), what, self.progress):
+        for start in tracked(range(0, len(self.sources), self.size), what, self.progress):
             numbers, photos = [], []
             for number in range(start, min(start + self.size, len(self.sources))):
                 try:

@@ -10,10 +10,10 @@ from sightline.discovery.features import Source
 from sightline.discovery.observed_network import ImageReader, ObservedNetwork
 from sightline.discovery.occlusion import AtLayer, estimate_field, occluded_drops
 from sightline.discovery.peaks import Peak, TopPeaks
-from sightline.discovery.progress import bar
 from sightline.discovery.result import Result
 from sightline.discovery.units_figure import UnitFound, poster, table
 from sightline.errors import InputError
+from sightline.progress import tracked
 
 
 def class_units(
@@ -94,7 +94,7 @@ def _drops(
         for peak in some:
             by_image.setdefault(peak.number, []).append((unit, peak))
     at_layer, found = AtLayer(network.network, network.site), {}
-    for number in bar(sorted(by_image), "occlusion", reader.progress):
+    for number in tracked(sorted(by_image), "occlusion", reader.progress):
         _, image, _ = reader.one(number)
         wanted = [(unit, peak.y, peak.x) for unit, peak in by_image[number]]
         maps = occluded_drops(at_layer, image, wanted, window=window, stride=stride)

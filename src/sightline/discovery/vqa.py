@@ -28,13 +28,13 @@ from sightline.discovery.answerer import (
 from sightline.discovery.features import extract_features
 from sightline.discovery.gallery import RIGHT, WRONG, Tile, gallery, mapped
 from sightline.discovery.head_maps import heat
-from sightline.discovery.progress import bar
 from sightline.discovery.result import Result, describe_model
 from sightline.errors import InputError
 from sightline.metrics.bootstrap import Interval, bootstrap_interval
 from sightline.metrics.pointing import box_mask, pointing_game
 from sightline.models.families.gapnet import GapNet
 from sightline.pipeline import explain
+from sightline.progress import tracked
 from sightline.reports.tables import percent, spelled
 
 Scores = NDArray[np.float64]
@@ -132,7 +132,7 @@ def answer_maps(
     pooled = pooled_model(model, len(answerer.mean))
     layer = "features" if isinstance(pooled.network, GapNet) else None
     maps, sizes = [], []
-    for start in bar(range(0, len(questions), batch_size), "maps", progress):
+    for start in tracked(range(0, len(questions), batch_size), "maps", progress):
         part = slice(start, start + batch_size)
         target = answer_target(answerer, vocabulary, [q.text for q in questions[part]], answers[part])
         photos = [q.source for q in questions[part]]

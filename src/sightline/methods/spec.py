@@ -31,6 +31,15 @@ class MethodSpec:
         layers = [f"layer={'+'.join(self.layers)}"] if self.layers else []
         return " ".join([self.name, *options, *layers, *(["flip"] if self.flip else [])])
 
+    @property
+    def combines(self) -> bool:
+        """Whether it takes several runs: a mirror image, or layers that the method does not fuse itself.
+
+        >>> MethodSpec("cam").combines, MethodSpec("cam", flip=True).combines
+        (False, True)
+        """
+        return self.flip or (len(self.layers) > 1 and get_method(self.name).layers is None)
+
 
 def parse_method(text: str) -> MethodSpec:
     """A `MethodSpec` from ``NAME`` or ``NAME:OPTION=VALUE:…``; ``layer=a,b`` and ``flip`` may stand among the options.

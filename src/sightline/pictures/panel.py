@@ -27,6 +27,7 @@ from sightline.pictures.overlay import (
     shorten,
     typeface,
 )
+from sightline.scores import percent_text
 from sightline.types import no_boxes
 
 MAX_COLUMNS = 20
@@ -181,7 +182,7 @@ def _draw_heading(canvas: Image, layout: _Layout, column: int, entry: Cell) -> N
     if not entry.share:
         draw.text((left, layout.px(52)), f"{entry.score:.4g}", INK, small, "ls")
         return
-    text = _percent(entry.score)
+    text = percent_text(entry.score)
     room, middle, half = layout.px(64), layout.px(47), layout.px(3)
     right = left + layout.column - room
     draw.rectangle((left, middle - half, right, middle + half), FAINT)
@@ -189,17 +190,6 @@ def _draw_heading(canvas: Image, layout: _Layout, column: int, entry: Cell) -> N
     if end > left:
         draw.rectangle((left, middle - half, end, middle + half), INK)
     draw.text((left + layout.column, layout.px(52)), text, INK, small, "rs")
-
-
-def _percent(score: float) -> str:
-    """A probability for the eye.
-
-    >>> [_percent(score) for score in (0.6214, 0.0004, 0.0, 0.99999)]
-    ['62.1 %', '<0.1 %', '0.0 %', '>99.9 %']
-    """
-    if 0 < score < 0.0005:
-        return "<0.1 %"
-    return ">99.9 %" if 0.9995 <= score < 1 else f"{100 * score:.1f} %"
 
 
 def _draw_method(canvas: Image, layout: _Layout, row: int, method: str) -> None:

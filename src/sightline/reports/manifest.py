@@ -1,18 +1,18 @@
-"""manifest.json: what was run, on what, with which versions; and files that are whole or not there."""
+"""What manifest.json says of a run: on what, with which versions."""
 
 from __future__ import annotations
 
-import os
 import platform
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from sightline.errors import DISTRIBUTION
 from sightline.plugins import loaded_plugins
+from sightline.reports.output_folder import (
+    write_atomically as write_atomically,  # some still look for it here
+)
 
 PACKAGES = (DISTRIBUTION, "torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless")
 
@@ -41,21 +41,3 @@ def _versions() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Call ``write`` with a file beside ``path`` and rename it into place; on an error nothing is left.
-
-    >>> import tempfile
-    >>> target = Path(tempfile.mkdtemp()) / "a.txt"
-    >>> write_atomically(target, lambda f: f.write(b"whole"))
-    >>> target.read_bytes(), len(list(target.parent.iterdir()))
-    (b'whole', 1)
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +20,8 @@ from sightline.heatmap import make_heatmaps
 from sightline.models.loading import LoadedModel
 from sightline.models.preprocess import Preprocess
 from sightline.pipeline import explain
-from sightline.reports.manifest import write_atomically
+from sightline.progress import tracked
+from sightline.reports.output_folder import write_atomically
 from sightline.training.data import Photos
 from sightline.training.refine_recipe import TeacherOptions
 from sightline.types import BoxRule, Dataset, Sample
@@ -200,7 +201,7 @@ def _heatmaps(
     photos: Photos | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of averaged heatmaps (n, H, W) on the CPU, and the probability (n,) of each photo's label."""
-    for start in _bar(range(0, len(samples), options.batch_size)):
+    for start in tracked(range(0, len(samples), options.batch_size), "maps"):
         part = range(start, min(start + options.batch_size, len(samples)))
         batch = [read_image(samples[i].source) if photos is None else photos[i] for i in part]
         yield average_heatmaps(model, batch, labels[part.start : part.stop], options)
@@ -230,13 +231,3 @@ def average_heatmaps(
                 if found.scores is not None:
                     confidence.append(found.scores[:, 0])
     return torch.stack(heatmaps).mean(0).cpu(), torch.stack(confidence).mean(0).cpu()
-
-
-def _bar(steps: range) -> Iterable[int]:
-    """A progress bar on stderr where a person looks at it."""
-    import sys
-
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(steps, "maps", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())

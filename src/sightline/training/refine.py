@@ -29,7 +29,8 @@ from sightline.errors import InputError, UnsupportedError
 from sightline.models.families.gapnet import GapNet
 from sightline.models.families.refined import RefinedNet
 from sightline.models.loading import LoadedModel, load_model, tiny40_file
-from sightline.reports.manifest import describe_run, write_atomically
+from sightline.reports.manifest import describe_run
+from sightline.reports.output_folder import write_atomically
 from sightline.training.box_data import BoxData, BoxedPhotos
 from sightline.training.box_module import BoxRegression
 from sightline.training.checkpoint import read_checkpoint, save_checkpoint, sha256

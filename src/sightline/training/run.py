@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from sightline.data import load_dataset
 from sightline.errors import InputError
 from sightline.models.families.gapnet import build_classifier
-from sightline.reports.manifest import write_atomically
+from sightline.reports.output_folder import write_atomically
 from sightline.training.callbacks import EpochLog, ResumeFile
 from sightline.training.checkpoint import save_checkpoint, sha256, start_from
 from sightline.training.data import LabelledPhotos, PhotoData

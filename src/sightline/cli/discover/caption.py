@@ -47,14 +47,14 @@ def caption(
     ```
     """
     from sightline.cli._options import load
-    from sightline.cli._run import prepare_folder
+    from sightline.cli._output import prepare_folder
     from sightline.cli.discover._common import finish
     from sightline.data.adapters.captions import read_captions
     from sightline.data.adapters.coco import read_coco
     from sightline.discovery.caption import boxes_of_words, caption_images
     from sightline.methods import get_method
 
-    prepare_folder(out)
+    prepare_folder(out, "discover")
     get_method(method)
     annotations = data / "annotations"
     said = [read_captions(annotations / f"captions_{split}.json") for split in (train, test)]

@@ -52,12 +52,12 @@ def concept(
     ```
     """
     from sightline.cli._options import load
-    from sightline.cli._run import prepare_folder
+    from sightline.cli._output import prepare_folder
     from sightline.cli.discover._common import finish
     from sightline.data.adapters.captions import read_captions
     from sightline.discovery.concept import concepts, hold_out_images
 
-    prepare_folder(out)
+    prepare_folder(out, "discover")
     learnt = read_captions(captions, images)
     if test is None:
         learnt, held = hold_out_images(learnt, seed=seed)

@@ -101,14 +101,14 @@ def features(
     Exit code 0: done; 2: a mistake in the command; 3: some images could not be read, the others are done.
     """
     from sightline.cli._options import load_models
-    from sightline.cli._run import prepare_folder
+    from sightline.cli._output import prepare_folder
     from sightline.errors import InputError, unknown
 
     if (data is None) == (not paths):
         raise InputError("give photos, or --data with a data set; one of the two")
     if form not in ("npz", "parquet"):
         raise unknown("format", form, ["npz", "parquet"])
-    prepare_folder(out)
+    prepare_folder(out, "discover")
     given = [None if file == "-" else file for file in weights or []]
     models = load_models(model or [], given, categories, device, scores)
     options: dict[str, Any] = {"view": view, "batch_size": batch_size, "cache": cache, "progress": not json}

@@ -69,13 +69,13 @@ def finegrained(
     ```
     """
     from sightline.cli._options import load
-    from sightline.cli._run import prepare_folder
+    from sightline.cli._output import prepare_folder
     from sightline.cli.discover._common import finish
     from sightline.data import detect_dataset, load_dataset
     from sightline.discovery.finegrained import fine_grained
     from sightline.discovery.subsets import joined, only_classes
 
-    prepare_folder(out)
+    prepare_folder(out, "discover")
     layout = dataset or detect_dataset(data)
     parts = [
         only_classes(load_dataset(data, layout, split, held_per_class=held_per_class), only_class)

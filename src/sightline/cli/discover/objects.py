@@ -69,12 +69,12 @@ def objects(
     ```
     """
     from sightline.cli._options import load
-    from sightline.cli._run import prepare_folder
+    from sightline.cli._output import prepare_folder
     from sightline.cli.discover._common import finish
     from sightline.data.adapters.scenes import read_scenes
     from sightline.discovery.objects import informative_objects
 
-    prepare_folder(out)
+    prepare_folder(out, "discover")
     scenes = [read_scenes(data, split, layout, held_per_class) for split in (train, test)]
     result, _ = informative_objects(
         load(model, weights, categories, device, scores),

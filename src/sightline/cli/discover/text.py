@@ -62,12 +62,12 @@ def text(
     ```
     """
     from sightline.cli._options import load
-    from sightline.cli._run import prepare_folder
+    from sightline.cli._output import prepare_folder
     from sightline.cli.discover._common import finish
     from sightline.data import load_dataset
     from sightline.discovery.text import text_detector
 
-    prepare_folder(out)
+    prepare_folder(out, "discover")
     splits = [load_dataset(data, dataset, split, held_per_class=held_per_class) for split in (train, test)]
     result = text_detector(
         load(model, weights, categories, device, scores),

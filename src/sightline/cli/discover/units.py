@@ -77,14 +77,14 @@ def units(
     Exit code 0: done; 2: a mistake in the command; 3: some images could not be read, the others are done.
     """
     from sightline.cli._options import load
-    from sightline.cli._run import prepare_folder
+    from sightline.cli._output import prepare_folder
     from sightline.cli.discover._common import finish
     from sightline.discovery.units import class_units
     from sightline.errors import InputError
 
     if (data is None) == (not paths):
         raise InputError("give photos, or --data with a data set; one of the two")
-    prepare_folder(out)
+    prepare_folder(out, "discover")
     loaded = load(model, weights, categories, device, scores)
     sources, names = _images(paths or [], data, dataset, split)
     result, _ = class_units(

@@ -53,12 +53,12 @@ def vqa(
     ```
     """
     from sightline.cli._options import load
-    from sightline.cli._run import prepare_folder
+    from sightline.cli._output import prepare_folder
     from sightline.cli.discover._common import finish
     from sightline.data.adapters.vqa import read_vqa
     from sightline.discovery.vqa import answer_questions
 
-    prepare_folder(out)
+    prepare_folder(out, "discover")
     where = None if images is None else images.resolve()
     asked = [read_vqa(data, split, images=where) for split in (train, test)]
     result = answer_questions(

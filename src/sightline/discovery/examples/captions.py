@@ -10,8 +10,8 @@ from typing import Any
 
 from sightline.data.images import read_image
 from sightline.discovery.examples.canvas import empty_folder, save
-from sightline.discovery.progress import bar
-from sightline.reports.manifest import write_atomically
+from sightline.progress import tracked
+from sightline.reports.output_folder import write_atomically
 from sightline.types import Dataset
 
 # What is true of every photo of a class, besides its name.
@@ -47,7 +47,7 @@ def make_captions(
     kind_of = {name: kind for kind, names in ALSO.items() for name in names}
     for split, dataset, most in (("train", train, per_class), ("val", test, test_per_class)):
         rng, images, annotations = random.Random(f"{seed} {split}"), [], list[dict[str, Any]]()
-        for number in bar(_some(dataset, most, rng), f"photos of {split}", progress):
+        for number in tracked(_some(dataset, most, rng), f"photos of {split}", progress):
             sample = dataset.samples[number]
             assert sample.label is not None
             file = f"{number:06d}.jpg"

@@ -21,7 +21,7 @@ from sightline.discovery.examples.canvas import (
     save,
 )
 from sightline.discovery.examples.captions import save_json
-from sightline.discovery.progress import bar
+from sightline.progress import tracked
 from sightline.types import Dataset
 
 ANIMALS = ("lion", "king penguin", "golden retriever", "ladybug", "goldfish", "bullfrog")
@@ -44,7 +44,7 @@ def make_places(
     for split, dataset, wanted in (("train", train, count), ("val", test, test_count)):
         material = Material(dataset, ANIMALS, seed=seed)
         images, said, boxes = [], list[dict[str, Any]](), list[dict[str, Any]]()
-        for number in bar(range(wanted), f"pictures of {split}", progress):
+        for number in tracked(range(wanted), f"pictures of {split}", progress):
             picture, captions, where = compose(material, random.Random(f"{seed} {split} {number}"))
             file = f"{number:06d}.jpg"
             save(picture, out / split / file)

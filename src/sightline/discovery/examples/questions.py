@@ -23,7 +23,7 @@ from sightline.discovery.examples.canvas import (
     slots,
 )
 from sightline.discovery.examples.captions import article, save_json
-from sightline.discovery.progress import bar
+from sightline.progress import tracked
 from sightline.types import Dataset
 
 KINDS: Mapping[str, Sequence[str]] = {
@@ -59,7 +59,7 @@ def make_questions(
         material = Material(dataset, [name for names in KINDS.values() for name in names], seed=seed)
         asked: list[dict[str, Any]] = []
         told: list[dict[str, Any]] = []
-        for number in bar(range(count), f"scenes of {split}", progress):
+        for number in tracked(range(count), f"scenes of {split}", progress):
             picture, found = ask(material, random.Random(f"{seed} {split} {number}"))
             save(picture, out / split / f"COCO_{split}_{number:012d}.jpg")
             for place, one in enumerate(found):

@@ -10,9 +10,9 @@ import PIL.Image
 from PIL import ImageDraw
 
 from sightline.discovery.examples.canvas import SIDE, Material, backdrop, empty_folder, paste, save, slots
-from sightline.discovery.progress import bar
 from sightline.errors import InputError
-from sightline.reports.manifest import write_atomically
+from sightline.progress import tracked
+from sightline.reports.output_folder import write_atomically
 from sightline.types import Dataset
 
 TELLING = ("espresso", "school bus", "golden retriever", "ladybug")
@@ -49,7 +49,7 @@ def make_scenes(
     parts = (("training", "train", train, per_class), ("validation", "val", test, test_per_class))
     for folder, short, dataset, count in parts:
         material = Material(dataset, [*telling, *anywhere], seed=seed)
-        for number in bar(range(count * len(truth)), f"scenes of {short}", progress):
+        for number in tracked(range(count * len(truth)), f"scenes of {short}", progress):
             scene, own = list(truth.items())[number % len(truth)]
             rng = random.Random(f"{seed} {short} {number}")
             picture, index = _compose(material, _chosen(rng, own, telling, anywhere), names, rng)

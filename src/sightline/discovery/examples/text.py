@@ -11,8 +11,8 @@ from PIL import ImageDraw, ImageFont
 
 from sightline.data.images import read_image
 from sightline.discovery.examples.canvas import Corners, empty_folder, save
-from sightline.discovery.progress import bar
-from sightline.reports.manifest import write_atomically
+from sightline.progress import tracked
+from sightline.reports.output_folder import write_atomically
 from sightline.types import Dataset
 
 SIDE = 128
@@ -35,7 +35,7 @@ def make_text(
             range(len(dataset.samples)), min(wanted, len(dataset))
         )
         lines = ["file,x0,y0,x1,y1,class\n"]
-        for number in bar(range(len(chosen)), f"photos of {split}", progress):
+        for number in tracked(range(len(chosen)), f"photos of {split}", progress):
             photo = read_image(dataset.samples[chosen[number]].source).resize((SIDE, SIDE))
             save(photo, out / split / "plain" / f"{number:05d}.jpg")
             box = write_on(photo, random.Random(f"{seed} {split} {number}"))

@@ -1,0 +1,217 @@
+"""``sightline batch``: any number of photos into a Parquet dataset and heatmaps in shards."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sightline.cli._options import (
+    Categories,
+    Classes,
+    Colormap,
+    Device,
+    Json,
+    Layers,
+    MethodOptions,
+    ModelName,
+    Normalise,
+    Percentile,
+    RelativeTo,
+    Scores,
+    Select,
+    Threshold,
+    View,
+    Weights,
+)
+from sightline.errors import InputError, require
+
+ENGINE, OUTPUT = "Engine", "Output"
+SHOWN = 5  # failures that are printed; all are in errors.parquet
+
+
+def batch(
+    paths: Annotated[
+        list[str],
+        typer.Argument(help="Folders, patterns, photos; LIST.csv, LIST.parquet, SHARDS.tar; URLs."),
+    ],
+    model: ModelName = None,
+    weights: Weights = None,
+    categories: Categories = None,
+    scores: Scores = "auto",
+    method: Annotated[str, typer.Option(help="NAME[:OPTION=VALUE][:flip].")] = "gradcam",
+    classes: Classes = "top1",
+    option: MethodOptions = None,
+    layer: Layers = None,
+    view: View = "whole",
+    normalise: Normalise = "minmax",
+    colormap: Colormap = "turbo",
+    threshold: Threshold = None,
+    relative_to: RelativeTo = "max",
+    percentile: Percentile = 90.0,
+    select: Select = "largest",
+    out: Annotated[
+        Path, typer.Option(help="Folder for shards and manifest.json.", rich_help_panel=OUTPUT)
+    ] = Path("out/batch"),
+    json: Json = False,
+    device: Device = "auto",
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Photos in one forward pass. [default: 32]")
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="local (worker processes) or ray.", rich_help_panel=ENGINE)
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster. [default: this machine]", rich_help_panel=ENGINE)
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes that decode. [default: by the cores]", rich_help_panel=ENGINE),
+    ] = None,
+    shard_size: Annotated[
+        int | None, typer.Option(min=1, help="Images in a shard. [default: 512]", rich_help_panel=OUTPUT)
+    ] = None,
+    heatmap_bits: Annotated[
+        int | None, typer.Option(help="8, 16, or 0 for no heatmaps. [default: 8]", rich_help_panel=OUTPUT)
+    ] = None,
+    heatmap_size: Annotated[
+        str | None,
+        typer.Option(help="input, or map: as small as the map is. [default: input]", rich_help_panel=OUTPUT),
+    ] = None,
+    overlays: Annotated[
+        bool, typer.Option("--overlays", help="Also an overlay PNG each.", rich_help_panel=OUTPUT)
+    ] = False,
+    channels_last: Annotated[
+        bool | None,
+        typer.Option(
+            "--channels-last/--contiguous",
+            help="The network's memory format. [default: channels last]",
+            rich_help_panel=ENGINE,
+        ),
+    ] = None,
+) -> None:
+    """Explain any number of photos: a Parquet dataset of classes, scores and boxes, and heatmaps in shards.
+
+    ```console
+    sightline batch photos/ --model resnet50 --out out/photos
+    sightline batch list.csv --method layercam:flip --classes top3 --overlays
+    sightline batch 'shards/*.tar' --heatmap-size map --heatmap-bits 16 --out out/shards
+    sightline batch s3://bucket/list.parquet --engine ray --address head:6379 --out /nfs/out
+    ```
+
+    Killed, the same command goes on where it stopped, and each image is there exactly once. Failures are in
+    errors.parquet.
+
+    Exit code 0: done; 2: a mistake in the command; 3: some images could not be read, the others are done.
+    """
+    from sightline.types import BoxRule
+
+    run_batch(
+        paths,
+        loading=(model, weights, categories, scores),
+        methods=[method],
+        classes=classes,
+        method_options=option or [],
+        layers=layer or [],
+        rule=BoxRule.of(
+            threshold=threshold,
+            relative_to=relative_to,
+            normalise=normalise,
+            select=select,
+            percentile=percentile,
+        ),
+        view=view,
+        colormap=colormap,
+        out=out,
+        json=json,
+        device=device,
+        batch_size=batch_size,
+        engine=engine,
+        address=address,
+        workers=workers,
+        shard_size=shard_size,
+        heatmap_bits=heatmap_bits,
+        heatmap_size=heatmap_size,
+        overlays=overlays or None,
+        channels_last=channels_last,
+    )
+
+
+def run_batch(
+    paths: list[str],
+    *,
+    loading: tuple[str | None, str | None, Path | None, str],
+    methods: list[str],
+    classes: str,
+    method_options: list[str],
+    out: Path,
+    json: bool,
+    device: str,
+    engine: str | None,
+    address: str | None,
+    workers: int | None,
+    **chosen: Any,
+) -> None:
+    """Call `explain_batch`, and say what was done."""
+    if engine == "ray":
+        require("ray", "ray")
+    from sightline.batch.run import engine_of, explain_batch
+    from sightline.batch.shards import KIND
+    from sightline.batch.worker import BatchOptions
+    from sightline.cli._options import load, read_classes
+    from sightline.cli._output import prepare_folder
+    from sightline.methods.options import parse_options
+    from sightline.methods.spec import parse_method
+    from sightline.progress import progress_bar
+
+    if len(methods) > 1:
+        raise InputError(
+            f"`sightline batch` takes one --method; got {', '.join(methods)}: run it once for each"
+        )
+    name = parse_method(methods[0]).name
+    given = {field: value for field, value in chosen.items() if value is not None}
+    options = BatchOptions(
+        method=methods[0], method_options=parse_options([name], method_options)[name], **given
+    )
+    runner = engine_of(engine or "local", workers, address, device)
+    prepare_folder(out, KIND)
+    model, weights, categories, scores = loading
+    loaded = load(model, weights, categories, "cpu" if engine == "ray" else device, scores)
+    options = replace(options, classes=read_classes(classes, loaded.categories))
+    with progress_bar("explaining", quiet=json) as progress:
+        manifest = explain_batch(loaded, paths, out, options, runner, progress)
+    _tell(manifest, out, json)
+
+
+def _tell(manifest: dict[str, Any], out: Path, json: bool) -> None:
+    """Say what was done and, on stderr, what failed; exit code 3 if some images failed, 2 if all did."""
+    from sightline.cli import MISTAKE, SOME_FAILED
+    from sightline.cli._print import model_notes
+
+    images, rows, shards = manifest["images"], manifest["rows"], manifest["shards"]
+    if json:
+        from sightline.reports.output_folder import as_json
+
+        typer.echo(as_json(manifest))
+    else:
+        found = [
+            f"{n} {what}{'s' * (n != 1)}" for n, what in ((images, "image"), (rows, "row"), (shards, "shard"))
+        ]
+        typer.echo("\n".join(model_notes(manifest["about_model"])))
+        typer.echo(f"{found[0]}, {found[1]} in {found[2]}: {out / 'results'}")
+    if not manifest["errors"]:
+        return
+    from pyarrow.parquet import read_table
+
+    reasons = read_table(out / "errors.parquet")["reason"].slice(0, SHOWN).to_pylist()
+    more = manifest["errors"] - len(reasons)
+    total = images + manifest["errors"]
+    print(f"sightline: {manifest['errors']} of {total} images could not be read:", file=sys.stderr)
+    for reason in reasons:
+        print(f"  {reason}", file=sys.stderr)
+    if more:
+        print(f"  … and {more} more in {out / 'errors.parquet'}", file=sys.stderr)
+    raise typer.Exit(SOME_FAILED if images else MISTAKE)

@@ -1,0 +1,339 @@
+"""`explain_files`: many photos in, a panel picture each and manifest.json out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sightline.data.images import PhotoSource
+from sightline.data.items import expand_paths
+from sightline.data.photos import VIEWS, PhotoBatch
+from sightline.errors import InputError, unknown
+from sightline.explanation import Explanation
+from sightline.methods.registry import get_method
+from sightline.methods.spec import MethodSpec, parse_methods
+from sightline.models.loading import LoadedModel
+from sightline.pictures.overlay import colour_table
+from sightline.pictures.panel import Cell, panel
+from sightline.pipeline import explain, load_photos
+from sightline.progress import Progress
+from sightline.reports.manifest import describe_run
+from sightline.reports.output_folder import OutputFolder
+from sightline.targets import Classes
+from sightline.types import BoxRule, Prediction
+
+KIND = "explain"
+Inputs = Sequence[str | os.PathLike[str]] | Mapping[str, PhotoSource] | str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class ExplainOptions:
+    """How photos are explained; every choice is checked when it is made.
+
+    ``methods``     method strings, NAME:OPTION=VALUE:combinator: one row of the panel for each.
+    ``method_options``  NAME=VALUE for every method that has that option, or METHOD.NAME=VALUE.
+    ``classes``     as in `explain`; chosen once, from the first method's pass.
+    ``rule``        how maps become boxes.
+    ``layers``      for the methods that have a target layer; found automatically if empty.
+    ``view``        "whole" | "crop", as in `explain`.
+    ``batch_size``  photos in one forward pass; ``workers``: threads that read photos.
+
+    >>> ExplainOptions(methods=["cam", "layercam:flip"]).specs[1].flip
+    True
+    """
+
+    methods: Sequence[str] = ("gradcam",)
+    classes: str | int | Sequence[str | int] = "top1"
+    rule: BoxRule = field(default_factory=BoxRule)
+    layers: Sequence[str] = ()
+    method_options: Sequence[str] = ()
+    view: str = "whole"
+    colormap: str = "turbo"
+    batch_size: int = 8
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.methods, str):
+            object.__setattr__(self, "methods", [self.methods])
+        if not self.methods:
+            raise InputError("methods is empty; expected at least one method, e.g. 'gradcam'")
+        if self.view not in VIEWS:
+            raise unknown("view", self.view, VIEWS)
+        if self.batch_size < 1 or self.workers < 1:
+            raise InputError(
+                f"batch_size={self.batch_size} and workers={self.workers}; expected 1 or more of each"
+            )
+        colour_table(self.colormap)
+        object.__setattr__(self, "methods", list(dict.fromkeys(self.methods)))
+        _ = self.specs
+
+    @cached_property
+    def specs(self) -> list[MethodSpec]:
+        """The methods, parsed."""
+        return parse_methods(list(self.methods), list(self.method_options), list(self.layers))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The options as manifest.json holds them; those of the box rule lie beside the others, ``standard`` too."""
+        plain = {
+            name: value for name, value in asdict(self).items() if name not in ("rule", "method_options")
+        }
+        return {**plain, **self.rule.as_dict(), "standard": self.rule.relative_to}
+
+
+def explain_files(
+    model: LoadedModel,
+    inputs: Inputs,
+    out: str | os.PathLike[str],
+    options: ExplainOptions | None = None,
+    *,
+    progress: Progress | None = None,
+    **changes: Any,
+) -> dict[str, Any]:
+    """Explain many photos: a panel picture each, and manifest.json with classes, scores and boxes, in ``out``.
+
+    ``inputs``: files, folders and patterns, or a dictionary of names and photos (whatever `explain` reads).
+    ``options``, or its fields as keywords: ``methods=["cam", "layercam:flip"]``, ``rule=BoxRule(0.3)``,
+    ``classes="top5"``. ``progress(done, total)`` is told of photos. A photo that cannot be read is listed in the
+    manifest's ``errors``; the others are done. Interrupted, what is finished stays, with its manifest. Panels of an
+    earlier run in ``out`` are not explained, and no input is overwritten. Of methods at the image's pixels no boxes
+    are reported: their scattered pixels make no region. Returns the manifest.
+
+    >>> import tempfile, PIL.Image
+    >>> from sightline import load_model
+    >>> photos = {"red": PIL.Image.new("RGB", (9, 9), "red")}
+    >>> manifest = explain_files(load_model(), photos, tempfile.mkdtemp(), methods=["gradcam"], classes="top2")
+    >>> manifest["images"][0]["panel"], len(manifest["images"][0]["results"])
+    ('red.png', 2)
+    """
+    options = replace(options or ExplainOptions(), **_known(changes))
+    photos = photos_to_explain(inputs, out)
+    manifest = _describe(model, options)
+    with OutputFolder(out, KIND) as folder:
+        try:
+            for start in range(0, len(photos), options.batch_size):
+                chunk = photos[start : start + options.batch_size]
+                for entry in _explain(model, chunk, options, folder, manifest):
+                    manifest["images"].append(entry)  # one by one: an interrupt keeps the finished ones
+                if progress is not None:
+                    progress(start + len(chunk), len(photos))
+            manifest["complete"] = True
+        finally:
+            if manifest["images"] or manifest["errors"]:
+                folder.finish(manifest)
+    return {"kind": KIND, **manifest}
+
+
+@dataclass(frozen=True)
+class NamedPhoto:
+    """A photo to explain: the name that the user knows it by, where it is, and the file name of its panel."""
+
+    name: str
+    source: PhotoSource
+    panel: str
+
+
+def photos_to_explain(inputs: Inputs, out: str | os.PathLike[str]) -> list[NamedPhoto]:
+    """The photos that ``inputs`` name, without what an earlier run wrote into ``out``.
+
+    Two photos of one name get panels of two names, and a panel never the name of an input file.
+    """
+    if isinstance(inputs, Mapping):
+        sources: list[PhotoSource] = list(inputs.values())
+        if not sources:
+            raise InputError("no photos given; expected a dictionary of names and photos")
+        names = list(inputs)
+        return [NamedPhoto(*one) for one in zip(names, sources, panel_names(names), strict=True)]
+    given = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
+    paths = expand_paths(given, without=[out, *_panels_in(out)])
+    here = os.path.abspath(out)
+    taken = [path.stem for path in paths if os.path.dirname(os.path.abspath(path)) == here]
+    panels = panel_names([path.stem for path in paths], taken)
+    return [NamedPhoto(str(path), path, panel) for path, panel in zip(paths, panels, strict=True)]
+
+
+def panel_names(names: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
+    """One file name for each name; names that are equal but for their case, or ``taken``, get a number.
+
+    >>> panel_names(["cat", "Cat", "a/dog"], taken=["dog"])
+    ['cat.png', 'Cat-2.png', 'a_dog.png']
+    """
+    used = {name.lower() for name in taken}
+    found = []
+    for name in names:
+        plain = "".join("_" if c in '/\\:*?"<>|' or ord(c) < 32 else c for c in name).lstrip(".") or "photo"
+        stem, number = plain, 1
+        while stem.lower() in used:
+            number += 1
+            stem = f"{plain}-{number}"
+        used.add(stem.lower())
+        found.append(f"{stem}.png")
+    return found
+
+
+def _panels_in(out: str | os.PathLike[str]) -> list[Path]:
+    """The panels that an earlier run wrote into this folder."""
+    found = OutputFolder(out, KIND).manifest() or {}
+    images = found.get("images") if found.get("kind", KIND) == KIND else None
+    entries = images if isinstance(images, list) else []
+    return [Path(out) / str(one["panel"]) for one in entries if isinstance(one, dict) and "panel" in one]
+
+
+def _known(changes: dict[str, Any]) -> dict[str, Any]:
+    """The keywords, each of which is a field of `ExplainOptions`."""
+    valid = list(ExplainOptions.__dataclass_fields__)
+    for name in changes:
+        if name not in valid:
+            raise unknown("option of explain_files", name, valid)
+    return changes
+
+
+def _describe(model: LoadedModel, options: ExplainOptions) -> dict[str, Any]:
+    device = next((str(p.device) for p in model.parameters()), "cpu")
+    return describe_run(
+        model={**model.describe(), "device": device, "scores": model.scores},
+        options=options.as_dict(),
+        methods={},
+        complete=False,
+        images=[],
+        errors=[],
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What one method found in the photos of a batch: heatmaps (N, K, H, W) on the CPU, N × K predictions."""
+
+    method: str
+    heatmaps: Tensor
+    signed: Tensor | None
+    predictions: list[list[Prediction]]
+    shares: bool  # its scores are probabilities
+
+    @classmethod
+    def of(cls, method: str, explanation: Explanation, rule: BoxRule) -> _Seen:
+        heatmaps = explanation.heatmaps(normalise=rule.normalise, percentile=rule.percentile)
+        predictions = explanation.predictions(rule)
+        signed = None if explanation.signed is None else explanation.signed.cpu()
+        if signed is not None:
+            predictions = [
+                [Prediction(p.class_index, p.category, p.score) for p in row] for row in predictions
+            ]
+        shares = explanation.score_rule is None or explanation.score_rule.gives_probabilities
+        return cls(method, heatmaps.cpu(), signed, predictions, shares)
+
+    def cells(self, i: int) -> list[Cell]:
+        return [
+            Cell(self.heatmaps[i, k], p.category, p.score, p.boxes_xyxy, self._signed(i, k), self.shares)
+            for k, p in enumerate(self.predictions[i])
+        ]
+
+    def _signed(self, i: int, k: int) -> Tensor | None:
+        return None if self.signed is None else self.signed[i, k]
+
+    def results(self, i: int) -> list[dict[str, Any]]:
+        return [
+            {
+                "method": self.method,
+                "class_index": p.class_index,
+                "category": p.category,
+                "score": round(p.score, 6),
+                "boxes_xyxy": [[round(x, 2) for x in box] for box in p.boxes_xyxy.tolist()],
+            }
+            for p in self.predictions[i]
+        ]
+
+
+def _explain(
+    model: LoadedModel,
+    chunk: Sequence[NamedPhoto],
+    options: ExplainOptions,
+    folder: OutputFolder,
+    manifest: dict[str, Any],
+) -> Iterator[dict[str, Any]]:
+    """One batch: every method for the same classes, then a panel and an entry of the manifest for each photo."""
+    photos = load_photos(
+        model, [photo.source for photo in chunk], options.view, workers=options.workers, on_error="collect"
+    )
+    manifest["errors"] += [
+        {"path": chunk[place].name, "error": reason} for place, reason in photos.errors.items()
+    ]
+    if not len(photos):
+        return
+    seen = _see(model, photos.to(model), options, manifest)
+    for i, place in enumerate(photos.indices):
+        geometry = photos.geometries[i]
+        rows = [(one.method, one.cells(i)) for one in seen]
+        yield {
+            "path": chunk[place].name,
+            "panel": _save_panel(model, chunk[place], photos, i, rows, options, folder),
+            "photo_hw": list(geometry.photo_hw),
+            "input_hw": list(geometry.input_hw),
+            "shown_xyxy": list(geometry.shown_xyxy),
+            "results": [result for one in seen for result in one.results(i)],
+        }
+
+
+def _see(
+    model: LoadedModel, photos: PhotoBatch, options: ExplainOptions, manifest: dict[str, Any]
+) -> list[_Seen]:
+    """What each method finds; the classes are chosen once, from the first method's scores."""
+    seen: list[_Seen] = []
+    classes: Classes = options.classes
+    for name, spec in zip(options.methods, options.specs, strict=True):
+        explanation = explain(model, photos, spec, classes)
+        classes = explanation.classes
+        manifest["methods"][name] = {
+            "layers": explanation.layers,
+            "options": explanation.options,
+            "scores": _score_rules(manifest["methods"].get(name), explanation),
+        }
+        seen.append(_Seen.of(name, explanation, options.rule))
+    return seen
+
+
+def _score_rules(before: dict[str, Any] | None, explanation: Explanation) -> str | None:
+    """The score rule of this batch, after those of the batches before where they had another."""
+    names = before["scores"].split(", ") if before and before["scores"] else []
+    rule = explanation.score_rule
+    return ", ".join(dict.fromkeys([*names, *([rule.name] if rule else [])])) or None
+
+
+def _save_panel(
+    model: LoadedModel,
+    photo: NamedPhoto,
+    photos: PhotoBatch,
+    i: int,
+    rows: Sequence[tuple[str, Sequence[Cell]]],
+    options: ExplainOptions,
+    folder: OutputFolder,
+) -> str:
+    assert photos.photos is not None  # `_explain` keeps them
+    picture = panel(
+        photos.photos[i],
+        rows,
+        title=Path(photo.name).name,
+        caption=caption_of(model.name, options),
+        shown_xyxy=photos.geometries[i].shown_xyxy,
+        colormap=options.colormap,
+        threshold=options.rule.threshold if options.rule.relative_to == "max" else None,
+    )
+    folder.write_picture(photo.panel, picture)
+    return photo.panel
+
+
+def caption_of(model_name: str, options: ExplainOptions) -> str:
+    """What the panel shows, in one line.
+
+    >>> caption_of("resnet50", ExplainOptions(["cam"]))
+    'resnet50 · view: whole · heat: minmax · box: largest region ≥ 0.2 of the maximum'
+    """
+    parts = [model_name, f"view: {options.view}", f"heat: {options.rule.normalise}"]
+    if any(not get_method(spec.name).signed or spec.combines for spec in options.specs):
+        parts.append(f"box: {options.rule.describe()}")
+    return " · ".join(parts)

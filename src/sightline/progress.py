@@ -1,0 +1,40 @@
+"""The one progress bar: on stderr where a person looks at it; nothing in a pipe, in a log, or with ``quiet``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
+Progress = Callable[[int, int], None]  # told how many are done, and of how many
+
+
+@contextmanager
+def progress_bar(what: str, quiet: bool = False) -> Iterator[Progress]:
+    """A bar for work that tells how far it is: call what this gives with (done, total).
+
+    >>> with progress_bar("scoring") as update:
+    ...     update(1, 2)
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console, hidden = Console(stderr=True), quiet or not sys.stderr.isatty()
+    with Progress(*columns, console=console, transient=True, disable=hidden) as shown:
+        task = shown.add_task(what, total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
+
+
+def tracked(steps: Sequence[T], what: str, shown: bool = True) -> Iterator[T]:
+    """``steps``, one by one, with a bar.
+
+    >>> list(tracked(range(3), "features"))
+    [0, 1, 2]
+    """
+    with progress_bar(what, quiet=not shown) as update:
+        for number, step in enumerate(steps):
+            update(number, len(steps))
+            yield step

@@ -1,0 +1,170 @@
+"""Output folders, and files that are whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from sightline.errors import InputError
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+MANIFEST = "manifest.json"
+
+
+class OutputFolder:
+    """The folder of one run: every file is whole or not there, and manifest.json comes last.
+
+    ``kind`` is what writes there, such as "explain"; the manifest holds it (None: files that have no manifest). As a
+    context manager the folder is prepared (see `prepare`), and removed again where nothing was written into it.
+
+    >>> import tempfile
+    >>> with OutputFolder(Path(tempfile.mkdtemp()) / "new", "explain") as folder:
+    ...     _ = folder.write_text("a.txt", "whole")
+    ...     _ = folder.finish({"images": 1})
+    >>> sorted(path.name for path in folder.path.iterdir()), folder.manifest()["kind"]
+    (['a.txt', 'manifest.json'], 'explain')
+    """
+
+    def __init__(self, path: str | os.PathLike[str], kind: str | None = None) -> None:
+        self.path, self.kind = Path(path), kind
+        self._new: list[Path] = []
+
+    def __enter__(self) -> OutputFolder:
+        return self.prepare()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.discard()
+
+    def prepare(self) -> OutputFolder:
+        """Make the folder, and find out now, not after the work, whether it can be written to.
+
+        Raises `InputError` where it cannot, and where it holds the run of another kind, whose manifest would be lost.
+        """
+        self.check_owner()
+        path, new = self.path, []
+        while not path.exists() and path != path.parent:
+            new.append(path)
+            path = path.parent
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._new = new
+            probe = self.path / ".sightline"
+            write_atomically(probe, lambda file: file.write(b""))
+            probe.unlink()
+        except (FileExistsError, NotADirectoryError):
+            raise InputError(
+                f"the output folder {self.path} is a file, or lies below one; expected a folder"
+            ) from None
+        except OSError as error:
+            self.discard()
+            raise InputError(
+                f"the output folder {self.path} cannot be written to: {error.strerror}"
+            ) from None
+        return self
+
+    def check_owner(self) -> None:
+        """Raise `InputError` where the folder's manifest is of a run of another kind."""
+        found = self.manifest() or {}
+        if self.kind is not None and found.get("kind", self.kind) != self.kind:
+            raise InputError(
+                f"{self.path} holds the results of `sightline {found['kind']}`; give another output folder"
+            )
+
+    def discard(self) -> None:
+        """Remove the folders that `prepare` made, as far as they are empty."""
+        for path in self._new:
+            try:
+                path.rmdir()
+            except OSError:
+                break
+        self._new = []
+
+    def manifest(self) -> dict[str, Any] | None:
+        """What manifest.json holds; None where there is none, or nothing that can be read."""
+        try:
+            found = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def write(self, name: str, write: Callable[[BinaryIO], object], *, durable: bool = False) -> Path:
+        """`write_atomically` to a file of this folder, or of a folder below it; its path."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, write, durable=durable)
+        return path
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a text file in UTF-8."""
+        return self.write(name, lambda file: file.write(text.encode()))
+
+    def write_picture(self, name: str, picture: PIL.Image.Image) -> Path:
+        """Write a PNG."""
+        return self.write(name, partial(picture.save, format="PNG"))
+
+    def finish(self, manifest: dict[str, Any], *, durable: bool = False) -> Path:
+        """Write manifest.json, with the kind of this run."""
+        text = as_json({"kind": self.kind, **manifest}) + "\n"
+        return self.write(MANIFEST, lambda file: file.write(text.encode()), durable=durable)
+
+
+def as_json(content: dict[str, Any]) -> str:
+    """Strict JSON: no NaN, tensors and arrays as lists, everything else that is not JSON as text.
+
+    >>> as_json({"path": Path("a")})
+    '{\\n "path": "a"\\n}'
+    """
+
+    def plain(value: Any) -> Any:
+        return value.tolist() if hasattr(value, "tolist") else str(value)
+
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False, default=plain)
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, durable: bool = False) -> None:
+    """Call ``write`` with a file beside ``path`` and rename it into place; on an error nothing is left.
+
+    ``durable``: it is on the disk before it gets its name; a power cut, too, leaves it whole or not there.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "a.txt"
+    >>> write_atomically(target, lambda f: f.write(b"whole"))
+    >>> target.read_bytes(), len(list(target.parent.iterdir()))
+    (b'whole', 1)
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def file_name(identity: str) -> str:
+    """A relative path for an image's id: two ids never share one, and none leads out of the folder.
+
+    What a file name may not hold, "%" and the parts "", "." and ".." are written as %XX.
+
+    >>> file_name("n01/a.jpg"), file_name("a:b"), file_name("/data/../b")
+    ('n01/a.jpg', 'a%3Ab', '%/data/%2E%2E/b')
+    """
+    return "/".join(map(_safe_part, identity.split("/")))
+
+
+def _safe_part(part: str) -> str:
+    if part in ("", ".", ".."):
+        return part.replace(".", "%2E") or "%"
+    return "".join(f"%{ord(c):02X}" if c in '%:\\*?"<>|' or ord(c) < 32 else c for c in part)
