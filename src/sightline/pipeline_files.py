@@ -80,9 +80,8 @@ class ExplainOptions:
 
     def as_dict(self) -> dict[str, Any]:
         """The options as manifest.json holds them; those of the box rule lie beside the others, ``standard`` too."""
-        plain = {
-            name: value for name, value in asdict(self).items() if name not in ("rule", "method_options")
-        }
+        apart = ("rule", "method_options", "workers")  # beside the others; by method; without a say
+        plain = {name: value for name, value in asdict(self).items() if name not in apart}
         return {**plain, **self.rule.as_dict(), "standard": self.rule.relative_to}
 
 
