@@ -40,8 +40,7 @@ def test_batch_makes_shards_of_what_the_panels_show(
     result = batch(photos, "--classes", "top2", "--out", tmp_path / "road", "--contiguous", "--batch-size", 8)
     assert (result.code, result.err) == (0, "")
     assert result.out == (
-        "model: squeezenet1_1, 4 classes\n"
-        f"3 images, 6 rows in 1 shard: {tmp_path / 'road' / 'results'}\n"
+        f"model: squeezenet1_1, 4 classes\n3 images, 6 rows in 1 shard: {tmp_path / 'road' / 'results'}\n"
     )
     table = pd.read_parquet(tmp_path / "road" / "results")
     shown = [(r["category"], r["score"], r["boxes_xyxy"]) for i in panels["images"] for r in i["results"]]
