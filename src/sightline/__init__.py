@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sightline import targets
     from sightline.batch.run import explain_batch
     from sightline.batch.worker import BatchOptions
-    from sightline.data import load_dataset
+    from sightline.data import list_datasets, load_dataset, register_dataset
     from sightline.data.photos import PhotoBatch
     from sightline.errors import ImageError, InputError, UnsupportedError
     from sightline.evaluation.faithfulness import evaluate_faithfulness
@@ -42,9 +42,11 @@ _HOME = {
     "explain_batch": "sightline.batch.run",
     "explain_files": "sightline.pipeline_files",
     "export_onnx": "sightline.export.onnx",
-    "load_dataset": "sightline.data",
     "explain": "sightline.pipeline",
     "Explanation": "sightline.explanation",
+    "list_datasets": "sightline.data",
+    "load_dataset": "sightline.data",
+    "register_dataset": "sightline.data",
     "list_methods": "sightline.methods",
     "register_method": "sightline.methods",
     "list_metrics": "sightline.metrics.registry",
@@ -74,12 +76,14 @@ __all__ = [
     "explain_batch",
     "explain_files",
     "export_onnx",
+    "list_datasets",
     "list_methods",
     "list_metrics",
     "list_models",
     "load_dataset",
     "load_model",
     "load_plugin",
+    "register_dataset",
     "register_method",
     "register_metric",
     "targets",

@@ -14,15 +14,15 @@ from sightline.errors import InputError
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
-def split_pair(pair: str, example: str) -> tuple[str, str]:
-    """The two sides of ``NAME=VALUE``; raises `InputError` with the example.
+def split_pair(pair: str, example: str, what: str = "option") -> tuple[str, str]:
+    """The two sides of ``NAME=VALUE``; raises `InputError` with the example. ``what`` names it in the message.
 
     >>> split_pair(" power = 2", "channels=64")
     ('power', '2')
     """
     name, equals, value = pair.partition("=")
     if not equals or not name.strip():
-        raise InputError(f"option {pair!r}; expected NAME=VALUE, e.g. {example}")
+        raise InputError(f"{what} {pair!r}; expected NAME=VALUE, e.g. {example}")
     return name.strip(), value.strip()
 
 
@@ -125,10 +125,14 @@ def _is_list(kind: Any) -> bool:
 
 
 def _lines(path: Path) -> list[str]:
+    """The lines of a file; an empty one between others is an error, as it would shift those that follow."""
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"@{path}: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}") from None
+    if not all(lines):
+        raise InputError(f"@{path}: line {lines.index('') + 1} is empty")
+    return lines
 
 
 def _if(fits: bool, value: Any) -> Any:

@@ -158,7 +158,7 @@ def test_pxap_on_the_masks_of_wsolevaluation(sightline: Run, model: list[object]
         (["--standard", "maximum"], "unknown relative_to 'maximum'"),
         (["--threshold", "0.1234"], "not on the grid"),
         (["--heatmap-size", "big"], "--heatmap-size 'big'; expected photo, or HEIGHTxWIDTH"),
-        (["--data-option", "x"], "--data-option 'x'; expected NAME=VALUE"),
+        (["--data-option", "x"], "data option 'x'; expected NAME=VALUE"),
         (["--data-option", "x=1"], "unknown option of dataset 'tiny-imagenet'"),
         (["--weights", "another"], "2 --weights for 1 --model"),
         (["--layer", "nowhere"], "unknown layer 'nowhere'"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sightline import list_methods
+from sightline import list_datasets, list_methods, list_metrics
 
 
 def test_methods_lists_every_method_with_its_options(sightline: Any, monkeypatch: Any) -> None:
@@ -50,3 +50,14 @@ def test_layers_shows_shapes_and_the_chosen_one(sightline: Any) -> None:
 def test_layers_says_why_cam_does_not_apply(sightline: Any) -> None:
     out = sightline("layers", "alexnet").out
     assert "features.11 is taken by itself; no cam: " in out
+
+
+def test_datasets_and_metrics_are_listed_and_described(sightline: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    rows = [line.split()[0] for line in sightline("datasets").out.splitlines()[1:]]
+    assert rows == list_datasets()
+    assert "--data-option keep_difficult=False" in sightline("datasets", "voc").out
+    rows = [line.split()[0] for line in sightline("metrics").out.splitlines()[1:]]
+    assert rows == list(list_metrics())
+    assert "  ROAD ↑: (LeRF − MoRF)/2" in sightline("metrics", "road").out
+    assert "did you mean 'road'" in sightline("metrics", "roads").err

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +16,17 @@ import torch
 import dataset_fixtures as fixtures
 from drawings import Drawing
 from sightline.boxes import centre_box, iou
-from sightline.data import detect_dataset, list_datasets, load_dataset
+from sightline.data import (
+    detect_dataset,
+    get_dataset,
+    list_datasets,
+    load_dataset,
+    parse_data_options,
+    register_dataset,
+    unregister_dataset,
+)
 from sightline.errors import InputError
+from sightline.types import Dataset, Sample
 
 SHARED = Path(os.environ.get("SIGHTLINE_SHARED", "../shared"))
 TINY = SHARED / "data" / "tiny-imagenet-40.zip"
@@ -90,11 +101,84 @@ def test_options_reach_the_adapter_and_strange_ones_are_named(tmp_path: Path) ->
 
 def test_what_has_no_known_layout(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match="has no layout known here; give dataset= one of tiny-imagenet, cub,"
+        InputError, match="has no layout known here: it is empty; give dataset= one of tiny-imagenet, cub,"
     ):
         detect_dataset(tmp_path)
     with pytest.raises(InputError, match="no such folder or zip archive"):
         load_dataset(tmp_path / "gone")
+
+
+def test_an_archive_is_looked_into(tmp_path: Path) -> None:
+    """Not every zip is Tiny ImageNet: what it holds instead is said."""
+    drawn = tmp_path / "drawn"
+    fixtures.write_tiny_imagenet_fixture(drawn)
+    tiny = shutil.make_archive(str(tmp_path / "tiny"), "zip", drawn)
+    assert detect_dataset(tiny) == "tiny-imagenet"
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        for name in ("photos/a.jpg", "photos/b.jpg", "readme.txt", "z.txt"):
+            archive.writestr(name, b"")
+    with pytest.raises(
+        InputError, match=r"no layout known here: it holds photos/a\.jpg, photos/b\.jpg, readme\.txt, …;"
+    ):
+        detect_dataset(tmp_path / "other.zip")
+    (tmp_path / "no.zip").write_bytes(b"no archive")
+    with pytest.raises(InputError, match="it is neither a folder nor a zip archive"):
+        detect_dataset(tmp_path / "no.zip")
+
+
+def test_a_data_set_of_the_user_s_own_is_one_function(tmp_path: Path) -> None:
+    """It is recognised before the built-in ones and read with its own options; a twin of a built-in one hides it."""
+
+    @register_dataset("mine", recognise=lambda root: (root / "mine.txt").is_file())
+    def read_mine(root: Path, split: str = "val", *, names: list[str] | None = None) -> Dataset:
+        """What this test reads."""
+        return Dataset("mine", split, [Sample("a", root / "a.jpg", 0)], tuple(names or ["thing"]))
+
+    @register_dataset("cub")
+    def read_other(root: Path, split: str = "val") -> Dataset:
+        return Dataset("other", split, [], ())
+
+    fixtures.write_folder_fixture(tmp_path)
+    (tmp_path / "mine.txt").write_text("")
+    try:
+        assert list_datasets()[:2] == ["cub", "mine"]
+        assert detect_dataset(tmp_path) == "mine"
+        options = parse_data_options(tmp_path, None, ["names=dog,cat"])
+        assert load_dataset(tmp_path, **options).categories == ("dog", "cat")
+        assert load_dataset(tmp_path, "cub").name == "other"
+        with pytest.raises(InputError, match="unknown option of dataset 'cub' 'names': it has no options"):
+            parse_data_options(tmp_path, "cub", ["names=a"])
+    finally:
+        unregister_dataset("mine")
+        unregister_dataset("cub")
+    assert detect_dataset(tmp_path) == "folder"
+    assert get_dataset("cub").order == 20
+
+
+def test_options_are_read_by_the_adapter_s_annotations(tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("tabby, tabby cat\ntiger cat\n\n")
+    for pair, expected in (
+        ("categories=dog, cat", ["dog", "cat"]),
+        ("categories=dog", ["dog"]),
+        (f"categories=@{names}", ["tabby, tabby cat", "tiger cat"]),
+        ("keep_difficult=yes", True),
+        ("bad_boxes=skip", "skip"),
+    ):
+        assert parse_data_options("VOCdevkit", "voc", [pair]) == {pair.split("=")[0]: expected}
+    assert parse_data_options("metadata", "wsol", ["images=none", "masks=a"]) == {
+        "images": None,
+        "masks": "a",
+    }
+    for pair, message in (
+        ("keep_difficult=2", "option keep_difficult='2' of dataset voc: expected true or false"),
+        ("category=dog", "unknown option of dataset 'voc' 'category'; did you mean 'categories'"),
+        ("categories", "data option 'categories'; expected NAME=VALUE, e.g. images=FOLDER"),
+        ("categories=@gone.txt", "@gone.txt: No such file or directory"),
+    ):
+        with pytest.raises(InputError) as caught:
+            parse_data_options("VOCdevkit", "voc", [pair])
+        assert message in str(caught.value)
 
 
 def test_importing_the_room_is_light() -> None:

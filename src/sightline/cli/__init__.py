@@ -29,6 +29,8 @@ ORDER = (
     "demo",
     "methods",
     "models",
+    "datasets",
+    "metrics",
     "layers",
     "train",
     "evaluate",

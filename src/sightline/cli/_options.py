@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -148,15 +148,4 @@ def read_classes(text: str, categories: Sequence[str] | None) -> str | list[str]
     found = [part.strip() for part in whole.split(",")]
     if not all(found):
         raise InputError(f"--classes {text!r}: expected top1, top5, or names and indices such as tabby,243")
-    return found
-
-
-def data_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """NAME=VALUE as keywords of an adapter: true and false are truth values, all else is text."""
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name.strip():
-            raise InputError(f"--data-option {pair!r}; expected NAME=VALUE, e.g. images=FOLDER")
-        found[name.strip()] = {"true": True, "false": False}.get(value.strip().lower(), value.strip())
     return found

@@ -170,17 +170,20 @@ def evaluate(
 
     Exit code 0: done; 2: a mistake in the command; 3: some images were skipped, the others are done.
     """
-    from sightline.cli._options import data_options, load_models
+    from sightline.cli._options import load_models
     from sightline.cli._output import prepare_folder
     from sightline.cli._report import finish
-    from sightline.data import load_dataset
+    from sightline.data import load_dataset, parse_data_options
     from sightline.evaluation import evaluate as run
     from sightline.methods.spec import parse_methods
     from sightline.progress import progress_bar
 
     specs = parse_methods(method or ["cam"], option or [], layer or [], flip)
     size_hw = _size(heatmap_size)
-    options: dict[str, Any] = {"held_per_class": held_per_class, **data_options(data_option or [])}
+    options: dict[str, Any] = {
+        "held_per_class": held_per_class,
+        **parse_data_options(data, dataset, data_option or []),
+    }
     if faithfulness:
         from sightline.cli.faithfulness import faithfulness as verb
 

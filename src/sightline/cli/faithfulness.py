@@ -143,12 +143,12 @@ def _dataset_or_photos(
     data: Path, dataset: str | None, split: str, held_per_class: int, pairs: list[str]
 ) -> Dataset:
     """A data set in its layout; a folder that holds photos itself, without any layout, is read as it is."""
-    from sightline.cli._options import data_options
-    from sightline.data import load_dataset
+    from sightline.data import load_dataset, parse_data_options
     from sightline.data.items import IMAGE_SUFFIXES
     from sightline.evaluation.faithfulness import photo_folder
 
     plain = data.is_dir() and any(path.suffix.lower() in IMAGE_SUFFIXES for path in data.iterdir())
     if dataset is None and plain:
         return photo_folder(data)
-    return load_dataset(data, dataset, split, held_per_class=held_per_class, **data_options(pairs))
+    options = parse_data_options(data, dataset, pairs)
+    return load_dataset(data, dataset, split, held_per_class=held_per_class, **options)

@@ -9,6 +9,8 @@ from dataclasses import replace
 from sightline.errors import InputError
 from sightline.types import Dataset, Sample
 
+PARTS = ("-fit", "-heldout")  # what the two parts of a split are called after it
+
 
 def hold_out(dataset: Dataset, per_class: int = 30, seed: int = 0) -> tuple[Dataset, Dataset]:
     """Split into (the rest, ``per_class`` samples of each class), chosen by a hash of seed and sample id.

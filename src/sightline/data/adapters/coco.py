@@ -8,10 +8,17 @@ from typing import Any
 from sightline.data.reading import Box, BoxCheck, Files, boxes_tensor, finish, four_numbers
 from sightline.data.records import field, read_lists
 from sightline.data.records import records as numbered
+from sightline.data.registry import register_dataset
 from sightline.errors import InputError, unknown
 from sightline.types import Dataset, Sample
 
 
+def recognise(root: Path) -> bool:
+    """Whether ``root`` looks like COCO."""
+    return any((root / "annotations").glob("instances_*.json"))
+
+
+@register_dataset("coco", recognise=recognise, order=50)
 def read_coco(
     root: str | Path,
     split: str = "val",
@@ -62,11 +69,6 @@ def read_coco(
         source = files.require(folder / name, where)
         samples.append(Sample(f"{name}:{names[label]}", source, label, boxes_tensor(boxes[image, label])))
     return finish(Dataset("coco", split, samples, names), path, check, allow_empty=allow_empty)
-
-
-def recognise(root: Path) -> bool:
-    """Whether ``root`` looks like COCO."""
-    return any((root / "annotations").glob("instances_*.json"))
 
 
 def _find(root: Path, split: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sightline.data.reading import BoxCheck, Files, at, boxes_tensor, finish, four_numbers, keyed
+from sightline.data.registry import register_dataset
 from sightline.errors import InputError, unknown
 from sightline.types import Dataset, Sample
 
@@ -12,6 +13,12 @@ Table = dict[str, tuple[int, list[str]]]  # key -> (line, the other columns)
 _FLAGS = {"train": "1", "test": "0"}
 
 
+def recognise(root: Path) -> bool:
+    """Whether ``root`` looks like CUB-200-2011."""
+    return (find_top(root) / "image_class_labels.txt").is_file()
+
+
+@register_dataset("cub", recognise=recognise, order=20)
 def read_cub(
     root: str | Path, split: str = "test", *, bad_boxes: str = "refuse", allow_empty: bool = False
 ) -> Dataset:
@@ -64,11 +71,6 @@ def find_top(root: Path) -> Path:
     """The folder that holds ``images.txt``."""
     inner = root / "CUB_200_2011"
     return inner if inner.is_dir() else root
-
-
-def recognise(root: Path) -> bool:
-    """Whether ``root`` looks like CUB-200-2011."""
-    return (find_top(root) / "image_class_labels.txt").is_file()
 
 
 def _column(path: Path, columns: str, names: Table) -> dict[str, tuple[list[str], str]]:

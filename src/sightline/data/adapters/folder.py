@@ -8,12 +8,28 @@ from pathlib import Path
 
 from sightline.data.items import IMAGE_SUFFIXES
 from sightline.data.reading import Box, BoxCheck, at, boxes_tensor, finish, four_numbers
+from sightline.data.registry import register_dataset
 from sightline.errors import InputError, unknown
 from sightline.types import Dataset, Sample
 
 _HEADERS = (["file", "x0", "y0", "x1", "y1"], ["file", "x0", "y0", "x1", "y1", "class"])
 
 
+def has_class_folders(root: Path) -> bool:
+    """Whether some folder in ``root`` holds images itself."""
+    return root.is_dir() and any(
+        child.is_dir() and any(_is_image(path) for path in child.iterdir()) for child in root.iterdir()
+    )
+
+
+def recognise(root: Path) -> bool:
+    """Whether ``root`` looks like class folders, with splits or without."""
+    return has_class_folders(root) or any(
+        has_class_folders(root / split) for split in ("train", "val", "test")
+    )
+
+
+@register_dataset("folder", recognise=recognise, order=90)
 def read_folder(
     root: str | Path, split: str = "val", *, bad_boxes: str = "refuse", allow_empty: bool = False
 ) -> Dataset:
@@ -53,20 +69,6 @@ def read_folder(
         for path, label in labels.items()
     ]
     return finish(Dataset("folder", split, samples, categories), root, check, allow_empty=allow_empty)
-
-
-def has_class_folders(root: Path) -> bool:
-    """Whether some folder in ``root`` holds images itself."""
-    return root.is_dir() and any(
-        child.is_dir() and any(_is_image(path) for path in child.iterdir()) for child in root.iterdir()
-    )
-
-
-def recognise(root: Path) -> bool:
-    """Whether ``root`` looks like class folders, with splits or without."""
-    return has_class_folders(root) or any(
-        has_class_folders(root / split) for split in ("train", "val", "test")
-    )
 
 
 def _top(root: Path, split: str) -> tuple[Path, str]:

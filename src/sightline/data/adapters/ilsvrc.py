@@ -11,6 +11,7 @@ from pathlib import Path
 from sightline.data.adapters.ilsvrc_devkit import DevkitFiles, read_categories, read_devkit_ids
 from sightline.data.adapters.voc_xml import read_voc_xml
 from sightline.data.reading import Box, BoxCheck, Files, at, boxes_tensor, finish, four_numbers, rows, whole
+from sightline.data.registry import register_dataset
 from sightline.errors import InputError, unknown
 from sightline.types import Dataset, Sample
 
@@ -27,6 +28,12 @@ class _Entry:
     prediction: str | None = None
 
 
+def recognise(root: Path) -> bool:
+    """Whether ``root`` looks like ILSVRC CLS-LOC."""
+    return any((top / "Data" / "CLS-LOC").is_dir() for top in (root / "ILSVRC", root))
+
+
+@register_dataset("ilsvrc", recognise=recognise, order=30)
 def read_ilsvrc(
     root: str | Path,
     split: str = "val",
@@ -81,11 +88,6 @@ def find_top(root: Path) -> Path:
         if (top / "Data" / "CLS-LOC").is_dir():
             return top
     raise InputError(f"{root} holds no Data/CLS-LOC; expected ILSVRC's layout")
-
-
-def recognise(root: Path) -> bool:
-    """Whether ``root`` looks like ILSVRC CLS-LOC."""
-    return any((top / "Data" / "CLS-LOC").is_dir() for top in (root / "ILSVRC", root))
 
 
 def _train(top: Path) -> Iterator[_Entry]:

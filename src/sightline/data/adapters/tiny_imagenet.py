@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 from torch import Tensor
 
+from sightline.data.registry import register_dataset
 from sightline.errors import InputError, unknown
 from sightline.types import Dataset, ImageSource, Sample, ZipMember
 
@@ -115,6 +116,17 @@ def _categories(tree: _Tree, wnids: list[str]) -> tuple[str, ...]:
     )
 
 
+def recognise(root: Path) -> bool:
+    """Whether a folder, or a zip archive, holds Tiny ImageNet's ``wnids.txt``, itself or in its one folder."""
+    if root.is_file():
+        if not zipfile.is_zipfile(root):
+            return False
+        with zipfile.ZipFile(root) as archive:
+            return any(PurePosixPath(name).name == "wnids.txt" for name in archive.namelist())
+    return any((top / "wnids.txt").is_file() for top in (root, *root.glob("*/")))
+
+
+@register_dataset("tiny-imagenet", recognise=recognise, order=10)
 def read_tiny_imagenet(root: str | Path, split: str = "val") -> Dataset:
     """Tiny ImageNet (Le & Yang 2015): 64×64 photos, one class and one box each.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sightline.data.adapters.voc_xml import read_voc_xml
 from sightline.data.reading import Box, BoxCheck, Files, at, boxes_tensor, finish, rows
+from sightline.data.registry import register_dataset
 from sightline.errors import InputError, unknown
 from sightline.types import Dataset, Sample
 
@@ -21,6 +22,16 @@ CATEGORIES = (
 # fmt: on
 
 
+def recognise(root: Path) -> bool:
+    """Whether ``root`` looks like PASCAL VOC."""
+    return any(
+        True
+        for pattern in ("", "VOC[0-9]*/", "VOCdevkit/VOC[0-9]*/")
+        for _ in root.glob(pattern + "JPEGImages")
+    )
+
+
+@register_dataset("voc", recognise=recognise, order=40)
 def read_voc(
     root: str | Path,
     split: str = "val",
@@ -61,15 +72,6 @@ def find_top(root: Path) -> Path:
     if len(tops) > 1 and tops[0] != root:
         raise InputError(f"{root} holds several years; give one of {', '.join(map(str, tops))}")
     return tops[0]
-
-
-def recognise(root: Path) -> bool:
-    """Whether ``root`` looks like PASCAL VOC."""
-    return any(
-        True
-        for pattern in ("", "VOC[0-9]*/", "VOCdevkit/VOC[0-9]*/")
-        for _ in root.glob(pattern + "JPEGImages")
-    )
 
 
 def _image_ids(top: Path, split: str) -> list[tuple[str, str]]:

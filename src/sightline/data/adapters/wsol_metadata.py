@@ -19,6 +19,7 @@ from sightline.data.reading import (
     rows,
     whole,
 )
+from sightline.data.registry import register_dataset
 from sightline.errors import InputError, unknown
 from sightline.types import Dataset, Sample
 
@@ -34,6 +35,12 @@ class _Truth:
     ignore: Path | None = None
 
 
+def recognise(root: Path) -> bool:
+    """Whether ``root`` looks like one data set's metadata folder."""
+    return any(root.glob("*/class_labels.txt")) and any(root.glob("*/image_ids.txt"))
+
+
+@register_dataset("wsol", recognise=recognise, order=60)
 def read_wsol_metadata(
     root: str | Path,
     split: str = "test",
@@ -85,11 +92,6 @@ def read_wsol_metadata(
     names = _categories(categories, samples, folder)
     dataset = Dataset(f"wsol-{root.name.lower()}", split, samples, names)
     return finish(dataset, folder, check, allow_empty=allow_empty or proxy)
-
-
-def recognise(root: Path) -> bool:
-    """Whether ``root`` looks like one data set's metadata folder."""
-    return any(root.glob("*/class_labels.txt")) and any(root.glob("*/image_ids.txt"))
 
 
 def _split_folder(root: Path, split: str) -> Path:
