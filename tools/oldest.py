@@ -1,0 +1,43 @@
+"""Print constraints that hold every package pyproject.toml requires at the lowest version it states.
+
+python tools/oldest.py > oldest.txt
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FLOOR = re.compile(r"([A-Za-z0-9._-]+)(?:\[[^\]]*\])?>=([0-9][0-9A-Za-z.]*)")
+# What only checks or serves the developer: the pinned versions of constraints.txt are as good as the oldest.
+TOOLS = {"ruff", "mypy", "pre-commit"}
+
+
+def floors(requirements: list[str]) -> dict[str, str]:
+    """Name -> lowest version of each requirement that states one.
+
+    >>> floors(["torch>=2.6", "ray[data]>=2.30", "types-PyYAML", "sightline-cam[batch]"])
+    {'torch': '2.6', 'ray': '2.30'}
+    """
+    matches = (FLOOR.fullmatch(requirement) for requirement in requirements)
+    return {match[1]: match[2] for match in matches if match}
+
+
+def main() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    stated = list(project["dependencies"])
+    for extra in project["optional-dependencies"].values():
+        stated += extra
+    for name, version in sorted(floors(stated).items()):
+        if name not in TOOLS:
+            print(f"{name}=={version}")
+
+
+if __name__ == "__main__":
+    main()
