@@ -232,3 +232,35 @@ def test_arrays_and_photo_batches_are_explained_as_their_photo_is():
         assert found.geometries == wanted.geometries
         assert found.view == "crop"
     assert loaded_once.photos is None
+
+
+def test_a_method_string_holds_options_and_combinators():
+    model, x = loaded(), torch.rand(2, 3, 8, 8)
+    straight = sightline.explain(model, x, method="cam:nwc=true", classes="top2")
+    assert straight.options["nwc"] is True
+    assert straight.method == "cam"
+    both = sightline.explain(model, x, method="cam:nwc=true:flip", classes="top2")
+    mirrored = sightline.explain(model, x.flip(-1), method="cam", nwc=True, classes=straight.classes)
+    assert torch.allclose(both.maps, (straight.maps + mirrored.maps.flip(-1)) / 2)
+    assert torch.equal(both.classes, straight.classes)
+    assert torch.equal(both.scores, straight.scores)
+    target = sightline.explain(model, x, method="gradcam:flip", target=lambda output: output[:, 0])
+    assert torch.allclose(target.maps, sightline.explain(model, x, method="gradcam:flip", classes=0).maps)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        (
+            ["cam", "gradcam"],
+            {},
+            r"method is a list; expected one method, such as 'cam' \(explain_files takes",
+        ),
+        ("cam:nwc=true", {"nwc": False}, "option nwc is given twice"),
+        ("cam:layer=conv", {"layer": "relu"}, "layer='relu' is given beside the layers of the method"),
+        ("cam:flop", {}, "option 'flop'; expected NAME=VALUE"),
+    ],
+)
+def test_method_strings_that_say_too_much(method, options, message):
+    with pytest.raises(InputError, match=message):
+        sightline.explain(loaded(), torch.rand(1, 3, 8, 8), method=method, **options)

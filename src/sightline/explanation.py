@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
@@ -25,7 +23,7 @@ from sightline.types import BoxRule, Geometry, Prediction
 if TYPE_CHECKING:
     import PIL.Image
 
-VIEWS = ("whole", "crop")
+KIND = "explanation"  # of what `save` writes
 MASK_SIZES = ("input", "photo")
 Layer = Any  # a name, a module, or a list of either
 
@@ -255,39 +253,36 @@ class Explanation:
         ['000000_1.png', 'manifest.json']
         """
         from sightline.reports.manifest import describe_run
-        from sightline.reports.output_folder import write_atomically
+        from sightline.reports.output_folder import OutputFolder
 
-        folder, rule = Path(folder), BoxRule.of(rule, **shorthand)
-        folder.mkdir(parents=True, exist_ok=True)
-        rows = []
-        for i, row in enumerate(self.predictions(rule)):
-            for k, p in enumerate(row):
-                name = f"{i:06d}_{p.class_index if p.class_index >= 0 else 'target'}.png"
-                picture = self.overlay(i, k, colormap, rule=rule)
-                write_atomically(folder / name, partial(picture.save, format="PNG"))
-                rows.append(
-                    {
-                        "image": i,
-                        "class": p.class_index,
-                        "category": p.category,
-                        "score": None if p.score != p.score else p.score,
-                        "boxes_xyxy": p.boxes_xyxy.tolist(),
-                        "file": name,
-                    }
-                )
-        manifest = describe_run(
-            method=self.method,
-            options={**self.options, **rule.as_dict(), "colormap": colormap},
-            model=self.model_name,
-            weights_sha256=self.weights_sha256,
-            view=self.view,
-            layers=self.layers,
-            scores=None if self.score_rule is None else self.score_rule.name,
-            results=rows,
-        )
-        text = json.dumps(manifest, indent=1)
-        write_atomically(folder / "manifest.json", lambda f: f.write(text.encode()))
-        return folder
+        rule, rows = BoxRule.of(rule, **shorthand), []
+        with OutputFolder(folder, KIND) as out:
+            for i, row in enumerate(self.predictions(rule)):
+                for k, p in enumerate(row):
+                    name = f"{i:06d}_{p.class_index if p.class_index >= 0 else 'target'}.png"
+                    out.write_picture(name, self.overlay(i, k, colormap, rule=rule))
+                    rows.append(
+                        {
+                            "image": i,
+                            "class": p.class_index,
+                            "category": p.category,
+                            "score": None if p.score != p.score else p.score,
+                            "boxes_xyxy": p.boxes_xyxy.tolist(),
+                            "file": name,
+                        }
+                    )
+            manifest = describe_run(
+                method=self.method,
+                options={**self.options, **rule.as_dict(), "colormap": colormap},
+                model=self.model_name,
+                weights_sha256=self.weights_sha256,
+                view=self.view,
+                layers=self.layers,
+                scores=None if self.score_rule is None else self.score_rule.name,
+                results=rows,
+            )
+            out.finish(manifest)
+        return out.path
 
 
 def example(method: str = "gradcam") -> Explanation:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from sightline.data.photos import VIEWS
 from sightline.errors import InputError, unknown, with_new_names
-from sightline.explanation import VIEWS
 from sightline.metrics.accumulators import BoxTally, PixelTally
 from sightline.metrics.localisation import grid_index
 from sightline.metrics.protocols import PROTOCOLS
