@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from sightline.boxes import best_ious
 from sightline.errors import InputError
 from sightline.models.families.gapnet import GapNet
 from sightline.models.loading import LoadedModel, load_model
@@ -152,6 +153,25 @@ def test_the_threshold_is_the_one_whose_boxes_fit_the_held_out_part():
     assert (chosen, shares) == (0.6, {0.2: 0.5, 0.3: 0.5, 0.6: 1.0})  # 2.5/4 and 4/6 both fit
     with pytest.raises(InputError, match="p0 has no box to choose a threshold by"):
         choose_threshold(colour_model(), dataset((image, 0, None)), TeacherOptions(), grid)
+
+
+@pytest.mark.parametrize(
+    "options", [TeacherOptions(), TeacherOptions(relative_to="percentile"), TeacherOptions(spread=0.5)]
+)
+def test_the_sweep_gives_what_cutting_at_each_threshold_gives(options):
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)) for _ in range(12)]
+    boxes = [[float(x), float(y), x + 4.0, y + 5.0] for x, y in rng.integers(0, 3, (12, 2))]
+    data = dataset(*((image, i % 3, box) for i, (image, box) in enumerate(zip(images, boxes, strict=True))))
+    grid = [round(0.02 * k, 2) for k in range(1, 48)]
+    _, shares = choose_threshold(colour_model(), data, options, grid)
+    heatmaps, _ = average_heatmaps(colour_model(), images, labels_for(colour_model(), data), options)
+    truth = [sample.boxes_xyxy / 8 for sample in data.samples]
+    for tau in grid:
+        fits = best_ious(boxes_at(heatmaps, tau, options), truth) >= 0.5
+        assert shares[tau] == pytest.approx(float(fits.double().mean())), tau
+    every_tau, _ = choose_threshold(colour_model(), data, options)
+    assert choose_threshold(colour_model(), data, options, [every_tau])[1][every_tau] >= max(shares.values())
 
 
 def test_what_is_saved_is_read_again(tmp_path):

@@ -16,7 +16,12 @@ from torch import nn
 
 from sightline import load_model
 from sightline.errors import InputError
+from sightline.evaluation.counting import Skipped
+from sightline.evaluation.options import EvaluationOptions, Scoring
+from sightline.evaluation.run import evaluate_sources
+from sightline.metrics.bootstrap import Interval
 from sightline.models.families.refined import RefinedNet
+from sightline.reports.tables import Report, Row
 from sightline.training import refine as refining
 from sightline.training.base import Diverged
 from sightline.training.checkpoint import read_checkpoint
@@ -24,11 +29,21 @@ from sightline.training.pseudo_boxes import read_pseudo_boxes
 from sightline.training.recipe import make_recipe
 from sightline.training.refine import plan, refine
 from sightline.training.refine_recipe import RefineRecipe, make_refine_recipe, read_refine_recipe
-from sightline.training.refine_scores import compare, evaluate_centre, evaluate_refined, table
+from sightline.training.refine_scores import (
+    CENTRE,
+    MAPS,
+    REFINED,
+    maps_source,
+    refined_source,
+    score_boxes,
+    summary,
+    table,
+)
 from sightline.training.run import train_recipe
 from sightline.types import Dataset, Sample
 
 NAMES = ("red", "green")
+SCORING = Scoring(EvaluationOptions(cases=0))
 SIDE = 24
 
 
@@ -119,9 +134,14 @@ def test_it_learns_where_the_square_is_without_a_true_box(tiny, teacher):
     weights = refine(recipe, train=squares(96), test=test)
     model = load_model(weights)
     assert isinstance(model.network, RefinedNet)
-    found, centre = evaluate_refined(model, test), evaluate_centre(test, np.zeros(40, np.int64))
-    assert found.ious.mean() > centre.ious.mean() + 0.15
-    assert found.hits().mean() > centre.hits().mean() + 0.2
+    report = evaluate_sources(
+        [maps_source(load_model(teacher), recipe.teacher, 0.5, SCORING), refined_source(model, SCORING)],
+        test,
+        SCORING,
+    )
+    _, centre, found = report.rows
+    assert found.mean_iou > centre.mean_iou + 0.15
+    assert found.scores["gt_known_fixed"].value > centre.scores["gt_known_fixed"].value + 0.2
 
     classifier, images = load_model(teacher), torch.rand(5, 3, SIDE, SIDE)
     assert torch.equal(model(images), classifier(images))
@@ -140,7 +160,9 @@ def test_it_learns_where_the_square_is_without_a_true_box(tiny, teacher):
     assert losses[-1] < losses[0]
     scores = json.loads((out / "scores.json").read_text())
     assert list(scores["rows"]) == ["centre box", "maps", "refined"]
-    assert scores["rows"]["refined"]["gt_known"]["value"] == pytest.approx(found.hits().mean())
+    assert scores["rows"]["refined"]["gt_known"]["value"] == pytest.approx(
+        found.scores["gt_known_fixed"].value
+    )
     difference = scores["rows"]["refined"]["gt_known"]["value"] - scores["rows"]["maps"]["gt_known"]["value"]
     assert scores["minus_maps"]["refined"]["value"] == pytest.approx(difference)
     assert json.loads((out / "manifest.json").read_text())["threshold"] == 0.5
@@ -274,18 +296,48 @@ def test_scores_by_hand(teacher):
     data = squares(2, blind=False)
     boxes = [[6.0, 6.0, 18.0, 18.0], [0.0, 0.0, 24.0, 24.0]]
     samples = [replace(s, boxes_xyxy=torch.tensor([b])) for s, b in zip(data.samples, boxes, strict=True)]
-    found = evaluate_refined(model, replace(data, samples=samples), flip=True)
-    assert found.ious.tolist() == [1.0, 0.25]
-    assert found.hits().tolist() == [True, False]
-    wrong = replace(found, rank=np.array([1, 0]))
-    assert wrong.hits(1).tolist() == [False, False]
-    assert wrong.hits(2).tolist() == [True, False]
-    maps = replace(wrong, name="maps", ious=np.array([0.1, 0.6]))
-    scores = compare([maps, wrong])
-    assert scores["rows"]["refined"]["top1_loc_error"] == 1.0
-    assert scores["rows"]["refined"]["gt_known"]["value"] == 0.5
-    assert scores["minus_maps"]["refined"]["value"] == 0.0
+    by_hand = replace(data, samples=samples)
+    source = refined_source(model, SCORING, flip=True)
+    counted = source.score(by_hand, [0, 1], [0.2], Skipped("refuse"), lambda count: None)
+    assert counted.tallies[0].ious.tolist() == [1.0, 0.25]
+    assert counted.tallies[0].hits(0.2).tolist() == [True, False]
+    (row,) = evaluate_sources([source], by_hand, SCORING).rows
+    first = model(torch.stack([model.preprocess.prepare(s.source)[0] for s in samples])).argmax(
+        1
+    ) == torch.tensor([0, 1])
+    assert row.scores["gt_known_fixed"].value == 0.5
+    assert row.scores["top1_loc_error_fixed"].value == (0.5 if first[0] else 1.0)
+    assert (
+        row.scores["top5_loc_error_fixed"].value == 0.5
+    )  # of two classes the true one is among the first five
+    assert row.mean_iou == 0.625
+
+
+def test_the_table_of_scores(teacher):
+    even, nothing = Interval(0.5, 0.0, 1.0), Interval(0.0, 0.0, 0.0)
+    rows = [
+        Row(
+            "net", name, "max",
+            {"gt_known_fixed": even, "top1_loc_error_fixed": even, "top5_loc_error_fixed": even},
+            differences={} if name == MAPS else {"gt_known_fixed": nothing}, mean_iou=0.35,
+        )
+        for name in (MAPS, CENTRE, REFINED)
+    ]  # fmt: skip
+    scores = summary(Report({}, rows))
+    assert list(scores["rows"]) == [CENTRE, MAPS, REFINED]
+    assert scores["minus_maps"][REFINED]["value"] == 0.0
     assert "| maps | 50.0 (0.0 to 100.0) | 50.0 | 50.0 | 0.350 |  |" in table(scores)
+
+
+def test_a_model_without_regressor_and_a_split_without_boxes_cannot_be_scored(teacher):
+    model, blind = (
+        load_model(teacher),
+        Dataset("squares", "test", [Sample("a", Image.new("RGB", (8, 8)), 0)], NAMES),
+    )
+    with pytest.raises(InputError, match="has no box regressor"):
+        refined_source(model, SCORING)
+    with pytest.raises(InputError, match="squares test has no boxes"):
+        score_boxes(model, model, blind, make_refine_recipe({"data": {"root": "x"}}).teacher, 0.5)
 
 
 def test_the_plan_says_what_would_be_done(tiny, monkeypatch):
@@ -307,7 +359,7 @@ def test_the_plan_says_what_would_be_done(tiny, monkeypatch):
             {"teacher": {"threshold": None}, "data": {"root": "x", "test": "val", "choose_on": "val"}},
             "what is chosen on a split is not reported on it",
         ),
-        ({"teacher": {"standard": "mean"}}, "unknown standard 'mean'"),
+        ({"teacher": {"relative_to": "mean"}}, "unknown relative_to 'mean'"),
         ({"folds": {"count": 3, "models": ["a"]}}, "one checkpoint a fold"),
         ({"augment": {"scale": [0.9, 0.2]}}, r"expected \[low, high\]"),
         ({"run": {"devices": 2}}, "one device refines"),

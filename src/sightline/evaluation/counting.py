@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from sightline.metrics.accumulators import BoxTally, PixelTally
 from sightline.metrics.ilsvrc import ILSVRC
 from sightline.metrics.pixels import truth_mask
 from sightline.types import BoxRule, Geometry, Sample
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 Array = NDArray[Any]
 Advance = Callable[[int], None]
@@ -45,6 +48,12 @@ class Counted:
             self.ranks + other.ranks,
             [mine + its for mine, its in zip(self.guesses, other.guesses, strict=True)],
         )
+
+    def add(self, batch: Batch, right: Tensor) -> None:
+        """The images of a batch; ``right`` (N, ≤ 5) says where among the most probable classes the true one is."""
+        self.indices += batch.indices
+        self.sizes_hw += [geometry.photo_hw for geometry in batch.geometries]
+        self.ranks.append(torch.stack([right[:, 0], right.any(1)], 1))
 
     def right(self, top: int) -> Array | None:
         """Whether the true class is among the ``top`` (1 or 5) most probable: (N,) bool; None without a model."""
@@ -94,6 +103,7 @@ class Batch:
     samples: list[Sample] = field(default_factory=list)
     geometries: list[Geometry] = field(default_factory=list)
     tensors: list[Tensor] = field(default_factory=list)
+    photos: list[PIL.Image.Image] = field(default_factory=list)  # where they were asked for
     images: Tensor = field(default_factory=lambda: torch.zeros(0))
 
     def add(self, index: int, sample: Sample, geometry: Geometry, tensor: Tensor | None = None) -> None:

@@ -134,7 +134,7 @@ def first_images(
     source = ModelSource(
         loaded.name, loaded, [], Scoring(EvaluationOptions(view=view, input_size=input_size), truth="none")
     )
-    return source._batch(dataset, range(min(count, len(dataset))), Skipped("refuse")).images
+    return source.read(dataset, range(min(count, len(dataset))), Skipped("refuse")).images
 
 
 def photo_folder(root: str | Path) -> Dataset:
@@ -238,7 +238,7 @@ class _Run:
         """Fill the rows; returns how many images were scored."""
         done, total, count = 0, len(self.selection.indices) * len(self.rows), 0
         for chunk in chunks(self.selection.indices, self.options.batch_size):
-            batch = self.source._batch(self.dataset, chunk, self.selection.skipped)
+            batch = self.source.read(self.dataset, chunk, self.selection.skipped)
             count += len(batch.indices)
             prepared = self._prepare(batch) if batch.indices else None
             for row in self.rows:
@@ -253,7 +253,7 @@ class _Run:
     def _prepare(self, batch: Batch) -> _Prepared:
         images, places = batch.images, batch.indices
         self.rule = self.rule or score_rule(self.source.model, images)
-        classes = self.source._ranked(images)[:, :1]
+        classes = self.source.ranked(images)[:, :1]
         if self.labels is not None:
             true = self.labels[[sample.label or 0 for sample in batch.samples]]
             classes = torch.cat([classes, true[:, None]], 1)

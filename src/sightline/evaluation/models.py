@@ -53,6 +53,7 @@ class ModelSource:
             line for number, spec in enumerate(self.specs) for line in scoring.lines(spec.label, number)
         ] or [Line("")]
         self.outputs = _count_outputs(self)
+        self._matched: dict[tuple[str, ...], list[int]] = {}
 
     @property
     def guessing(self) -> bool:
@@ -62,7 +63,11 @@ class ModelSource:
 
     def match(self, dataset: Dataset) -> list[int]:
         """The model's output for each class of the data set; raises `InputError` where there is none."""
-        return match_classes(dataset.categories, self.model.categories, self.outputs, self.name)
+        known = self._matched.get(dataset.categories)  # asked for every batch
+        if known is None:
+            known = match_classes(dataset.categories, self.model.categories, self.outputs, self.name)
+            self._matched[dataset.categories] = known
+        return known
 
     def score(
         self,
@@ -77,20 +82,16 @@ class ModelSource:
             [self.scoring.tally(line, tau) for line, tau in zip(self.lines, shown, strict=True)]
         )
         counted.guesses = [ILSVRC(keep=True) for _ in self.specs] if self.guessing else []
-        classes = torch.tensor(self.match(dataset))
         for chunk in chunks(indices, self.options.batch_size):
-            batch = self._batch(dataset, chunk, skipped)
+            batch = self.read(dataset, chunk, skipped)
             if batch.indices:
-                self._count(batch, classes[[s.label or 0 for s in batch.samples]], counted)
+                self._count(batch, self.labels(dataset, batch), counted)
             advance(len(chunk))
         return counted
 
     def _count(self, batch: Batch, labels: Tensor, counted: Counted) -> None:
-        ranked = self._ranked(batch.images)
-        counted.indices += batch.indices
-        counted.sizes_hw += [geometry.photo_hw for geometry in batch.geometries]
-        right = ranked == labels[:, None]
-        counted.ranks.append(torch.stack([right[:, 0], right.any(1)], 1))
+        ranked = self.ranked(batch.images)
+        counted.add(batch, ranked == labels[:, None])
         classes = torch.cat([labels[:, None], ranked[:, : GUESSED if self.guessing else 0]], 1)
         for number in range(len(self.specs)):
             maps = self.makers[number](self.model, batch.images, classes.to(batch.images.device)).cpu()
@@ -100,7 +101,7 @@ class ModelSource:
                 if line.spec == number:
                     update(tally, list(maps[:, 0]), batch)
 
-    def _ranked(self, images: Tensor) -> Tensor:
+    def ranked(self, images: Tensor) -> Tensor:
         """The five most probable classes of each image, or all where there are fewer: (N, ≤ 5)."""
         with torch.no_grad():
             logits: Tensor = self.model(images)
@@ -121,23 +122,33 @@ class ModelSource:
         self, dataset: Dataset, indices: Sequence[int], line: Line, tau: float
     ) -> list[tuple[Tensor, str | None]]:
         """For a few images again: the predicted boxes (B, 4) in photo pixels, and the name of the predicted class."""
-        batch = self._batch(dataset, indices, Skipped("refuse"))
-        outputs = self.match(dataset)
-        labels = torch.tensor([outputs[sample.label or 0] for sample in batch.samples])
+        batch = self.read(dataset, indices, Skipped("refuse"))
+        outputs, labels = self.match(dataset), self.labels(dataset, batch)
         maps = self.makers[line.spec](self.model, batch.images, labels[:, None].to(batch.images.device)).cpu()
         boxes = [
             boxes_of(one, geometry, line.at(tau))
             for one, geometry in zip(maps[:, 0], batch.geometries, strict=True)
         ]
         back = {output: dataset.categories[label] for label, output in enumerate(outputs)}
-        first = self._ranked(batch.images)[:, 0].tolist()
+        first = self.ranked(batch.images)[:, 0].tolist()
         names = self.model.categories or [f"class {index}" for index in range(self.outputs)]
         return [(box, back.get(index, names[index])) for box, index in zip(boxes, first, strict=True)]
 
-    def _batch(self, dataset: Dataset, indices: Sequence[int], skipped: Skipped) -> Batch:
-        def read(index: int) -> tuple[Tensor, Geometry] | str:
+    def labels(self, dataset: Dataset, batch: Batch) -> Tensor:
+        """The model's output for the true class of each image, (N,) int64."""
+        outputs = self.match(dataset)
+        return torch.tensor([outputs[sample.label or 0] for sample in batch.samples])
+
+    def read(
+        self, dataset: Dataset, indices: Sequence[int], skipped: Skipped, keep_photos: bool = False
+    ) -> Batch:
+        """The images that can be scored, prepared for the network; the others are added to ``skipped``."""
+
+        def read(index: int) -> tuple[Tensor, Geometry, PIL.Image.Image | None] | str:
             found = _photo(dataset[index], self.scoring.truth)
-            return found if isinstance(found, str) else self.preprocess.prepare(found, self.options.view)
+            if isinstance(found, str):
+                return found
+            return *self.preprocess.prepare(found, self.options.view), found if keep_photos else None
 
         batch = Batch()
         for index, found in zip(indices, in_threads(read, indices, self.options.workers), strict=True):
@@ -145,6 +156,7 @@ class ModelSource:
                 skipped.add({index: found})
             else:
                 batch.add(index, dataset[index], found[1], found[0])
+                batch.photos += [] if found[2] is None else [found[2]]
         like = next(self.model.parameters(), torch.zeros(0))
         if batch.indices:
             batch.images = torch.stack(batch.tensors).to(like.device, like.dtype)

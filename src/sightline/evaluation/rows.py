@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sightline.evaluation.box_source import BoxSource
 from sightline.evaluation.counting import Counted
 from sightline.evaluation.models import ModelSource
 from sightline.evaluation.options import EvaluationOptions, Scoring
@@ -23,7 +24,7 @@ from sightline.reports.tables import Baseline, ClassScore, Row
 from sightline.types import Dataset
 
 Array = NDArray[Any]
-Source = ModelSource | SavedSource
+Source = ModelSource | SavedSource | BoxSource
 CENTRE = (0.125, 0.125, 0.875, 0.875)  # a margin of one eighth: 8 of 64 pixels
 
 
@@ -75,6 +76,7 @@ def _row(
         row.curve = (recall[1:].tolist(), precision[1:].tolist())
     if boxes is not None:
         taus["swept"] = boxes.best
+        row.mean_iou = float(boxes.ious.mean(dtype=np.float64))
         row.curve = (TAUS.tolist(), boxes.curve.tolist())
         row.cases = _cases(source, number, found, taus[row.shown], dataset, options)
     hits = scores[f"gt_known_{row.shown}"] if boxes is not None else None

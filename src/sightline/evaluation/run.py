@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from sightline.errors import InputError
+from sightline.evaluation.box_source import BoxSource
 from sightline.evaluation.counting import Advance, Counted, Skipped
 from sightline.evaluation.models import ModelSource
 from sightline.evaluation.options import EvaluationOptions, Rules, Scoring, read_options
@@ -25,7 +26,7 @@ from sightline.types import Dataset
 Progress = Callable[[int, int], None]
 Scorer = Callable[[ModelSource, Dataset, Sequence[int], Sequence[float], Skipped, Advance], Counted]
 Models = nn.Module | Sequence[nn.Module] | Mapping[str, nn.Module] | None
-Source = ModelSource | SavedSource
+Source = ModelSource | SavedSource | BoxSource
 SALIENCY_SMOOTH = 0.02
 
 
@@ -75,8 +76,20 @@ def evaluate(
     rules, options = read_options(rule, options, shorthand)
     scoring = Scoring(options, rules, truth_of(dataset, options.protocol))
     check_choice(dataset, choose_on, scoring)
-    splits = [dataset, *([choose_on] if choose_on else [])]
-    sources = _sources(model, methods, heatmaps, scoring, splits)
+    sources = _sources(model, methods, heatmaps, scoring, [dataset, *([choose_on] if choose_on else [])])
+    return evaluate_sources(sources, dataset, scoring, choose_on, progress, scorer)
+
+
+def evaluate_sources(
+    sources: Sequence[Source],
+    dataset: Dataset,
+    scoring: Scoring,
+    choose_on: Dataset | None = None,
+    progress: Progress | None = None,
+    scorer: Scorer | None = None,
+) -> Report:
+    """Count the images once for each source, and compare its rows with the first: what `evaluate` does in the end."""
+    options, splits = scoring.options, [dataset, *([choose_on] if choose_on else [])]
     selections = [
         select_images(one, scoring, sources, options.limit if one is dataset else None) for one in splits
     ]
@@ -184,7 +197,7 @@ def resolved_method(method: str | MethodSpec) -> MethodSpec:
 
 def _without_guesses(source: Source) -> Source:
     """The same source with the maps of the true class only."""
-    if isinstance(source, SavedSource):
+    if not isinstance(source, ModelSource):
         return source
     scoring = replace(source.scoring, options=replace(source.options, gt_only=True))
     return ModelSource(source.name, source.model, source.specs, scoring)
@@ -198,7 +211,11 @@ def _described(
     chosen_on: Counted | None,
 ) -> dict[str, Any]:
     """All that the numbers depend on, as results.json and manifest.json hold it."""
-    models = [source for source in sources if isinstance(source, ModelSource)]
+    models = [
+        one.classifier if isinstance(one, BoxSource) else one
+        for one in sources
+        if not isinstance(one, SavedSource)
+    ]
     dataset, other = selections[0].dataset, selections[1].dataset if chosen_on else None
     return {
         "dataset": dataset.name,
@@ -230,7 +247,7 @@ def _described(
 def _notes(sources: Sequence[Source], scoring: Scoring, dataset: Dataset) -> list[str]:
     """What a reader of the table must know besides."""
     notes = []
-    specs = [spec for source in sources for spec in source.specs]
+    specs = [spec for source in sources if isinstance(source, ModelSource) for spec in source.specs]
     if any(spec.name == "saliency" and spec.options["smooth"] == SALIENCY_SMOOTH for spec in specs):
         notes.append(
             "saliency is smoothed by a Gaussian, σ = 2 % of the side: the paper's backprop baseline."

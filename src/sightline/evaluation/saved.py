@@ -22,7 +22,6 @@ from sightline.evaluation.counting import (
     update,
 )
 from sightline.evaluation.options import Line, Scoring
-from sightline.methods.spec import MethodSpec
 from sightline.metrics.protocols import in_threads
 from sightline.types import Dataset, Geometry
 
@@ -39,7 +38,6 @@ class SavedSource:
         self.folder, self.scoring, self.name = Path(folder), scoring, ""
         self.lines = scoring.lines(f"maps in {self.folder.name}")
         self._maps = _saved_maps(self.folder, splits, scoring.options.heatmap_size)
-        self.specs: list[MethodSpec] = []
 
     def strangers(self) -> list[str]:
         """Files that belong to no image."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sightline.errors import InputError
+from sightline.evaluation.box_source import BoxSource
 from sightline.evaluation.counting import Skipped
 from sightline.evaluation.models import ModelSource
 from sightline.evaluation.options import Scoring
@@ -54,7 +55,10 @@ def check_choice(dataset: Dataset, choose_on: Dataset | None, scoring: Scoring) 
 
 
 def select_images(
-    dataset: Dataset, scoring: Scoring, sources: Sequence[ModelSource | SavedSource], limit: int | None
+    dataset: Dataset,
+    scoring: Scoring,
+    sources: Sequence[ModelSource | SavedSource | BoxSource],
+    limit: int | None,
 ) -> Selection:
     """The images to be scored, after a look at all that can be known without opening a photo."""
     count = len(dataset) if limit is None else min(limit, len(dataset))

@@ -45,8 +45,11 @@ class BoxTally:
         """Count N images; arguments and errors as in `sweep_ious`."""
         score = self.accuracy
         found = sweep_ious(maps, boxes, places, (score.protocol,), score.rule, workers=self.workers)
-        ious = found[score.protocol]
-        score.add_ious(ious)
+        self.add_ious(found[score.protocol])
+
+    def add_ious(self, ious: Array) -> None:
+        """Count N images by their IoU at every τ, (N, 1000), as `sweep_ious` gives them."""
+        self.accuracy.add_ious(ious)
         self._ious.append(ious[:, grid_index(self.shown)].astype(np.float32))
 
     def __add__(self, other: BoxTally) -> BoxTally:

@@ -249,19 +249,42 @@ def _rethinking_ious(raw: Array, true_boxes: Array, rule: BoxRule) -> Array:
     return np.asarray(ious[_masks_at(level, rule)])
 
 
+def sweep_boxes(raw: Map, place: Place, rule: BoxRule | None = None) -> Array:
+    """The box of one raw map (h, w) at every τ of the grid, as protocol ``exact`` has it: (1000, 4) in photo pixels.
+
+    NaN where nothing is left. Arguments as in `sweep_ious`.
+
+    >>> square = torch.zeros(8, 8); square[2:6, 2:6] = 1
+    >>> sweep_boxes(square, (8, 8))[200].tolist()
+    [2.0, 2.0, 6.0, 6.0]
+    """
+    _, boxes, largest = _exact_lives(as_map(raw), as_geometry(place), rule or BoxRule())
+    found = np.full((len(TAUS), 4), np.nan)
+    found[: len(largest)] = boxes[largest]
+    return found
+
+
 def _exact_ious(raw: Array, true_boxes: Array, geometry: Geometry, rule: BoxRule) -> tuple[Array, Array]:
+    lives, boxes, largest = _exact_lives(raw, geometry, rule)
+    of_largest, best, top = np.zeros(len(TAUS)), np.zeros(len(TAUS)), len(largest)
+    if top > 0:
+        overlap = sweep.best_overlaps(boxes, true_boxes, 0.0)
+        of_largest[:top] = overlap[largest]
+        best[:top] = overlap[sweep.highest(lives, overlap, top)]
+    return of_largest, best
+
+
+def _exact_lives(raw: Array, geometry: Geometry, rule: BoxRule) -> tuple[Array, Array, Array]:
+    """The lives of all regions, their boxes (n, 4) on the photo, and for each mask that is not empty its largest."""
     if np.isnan(raw).any():
         raise InputError("a map holds NaN")
     heatmap = make_heatmaps(torch.from_numpy(raw), geometry.input_hw, rule.normalise, rule.percentile)
     reference = cutoffs(heatmap, replace(rule, threshold=1.0))
     level = sweep.levels_at_least(heatmap.numpy(), (reference * torch.from_numpy(TAUS).to(heatmap)).numpy())
-    largest, best = np.zeros(len(TAUS)), np.zeros(len(TAUS))
     top = int(level.max())
-    if top > 0:
-        lives = components.component_lives(level.astype(np.int32), top, _everywhere(level), False)
-        on_photo = geometry.to_photo(torch.from_numpy(_boxes(lives))).numpy()
-        overlap = sweep.best_overlaps(on_photo, true_boxes, 0.0)
-        size = _score(lives[:, components.SIZE], -lives[:, components.FIRST], level.size)
-        largest[:top] = overlap[sweep.highest(lives, size, top)]
-        best[:top] = overlap[sweep.highest(lives, overlap, top)]
-    return largest, best
+    if top == 0:
+        return np.zeros((0, components.COLUMNS), np.int32), np.zeros((0, 4)), np.zeros(0, np.int32)
+    lives = components.component_lives(level.astype(np.int32), top, _everywhere(level), False)
+    boxes = geometry.to_photo(torch.from_numpy(_boxes(lives))).numpy()
+    size = _score(lives[:, components.SIZE], -lives[:, components.FIRST], level.size)
+    return lives, boxes, sweep.highest(lives, size, top)

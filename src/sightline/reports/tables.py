@@ -40,6 +40,7 @@ class Row:
     thresholds: dict[str, float] = field(default_factory=dict)  # fixed, chosen, swept
     differences: dict[str, Interval] = field(default_factory=dict)
     curve: tuple[list[float], list[float]] | None = None
+    mean_iou: float | None = None  # at the shown threshold
     per_class: list[ClassScore] = field(default_factory=list)
     cases: list[Case] = field(default_factory=list)
 

@@ -7,16 +7,22 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sightline.boxes import areas, best_ious, make_boxes
+from sightline.boxes import areas, make_boxes
 from sightline.data.photos import read_image
 from sightline.errors import InputError
 from sightline.heatmap import make_heatmaps
+from sightline.metrics.accumulators import DELTA
+from sightline.metrics.localisation import BoxAccuracy, grid_index
+from sightline.metrics.protocols import TAUS, sweep_boxes
+from sightline.metrics.sweep import best_overlaps
 from sightline.models.loading import LoadedModel
 from sightline.models.preprocess import Preprocess
 from sightline.pipeline import explain
@@ -24,9 +30,9 @@ from sightline.progress import tracked
 from sightline.reports.output_folder import write_atomically
 from sightline.training.data import Photos
 from sightline.training.refine_recipe import TeacherOptions
-from sightline.types import BoxRule, Dataset, Sample
+from sightline.types import Dataset, Geometry, Sample
 
-GRID = tuple(float(t) for t in np.round(np.arange(0.02, 0.96, 0.02), 2))  # the thresholds to choose from
+Array = NDArray[Any]
 COLUMNS = ("id", "label", "x0", "y0", "x1", "y1", "confidence", "used")
 
 
@@ -85,9 +91,9 @@ def pseudo_boxes(
     labels = labels_for(model, dataset)
     boxes, confidence = [], []
     with torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=options.half):
-        for heatmaps, probable in _heatmaps(model, dataset.samples, labels, options, photos):
-            boxes.append(boxes_at(heatmaps.float(), threshold, options))
-            confidence.append(probable)
+        for batch in _heatmaps(model, dataset.samples, labels, options, photos):
+            boxes.append(boxes_at(batch.heatmaps.float(), threshold, options))
+            confidence.append(batch.confidence)
     found, sure = torch.cat(boxes), torch.cat(confidence)
     used = is_plausible(found, options.area) & (sure >= options.min_confidence)
     shown = found.clone()
@@ -97,40 +103,43 @@ def pseudo_boxes(
 
 
 def choose_threshold(
-    model: LoadedModel,
-    held_out: Dataset,
-    options: TeacherOptions,
-    grid: Sequence[float] = GRID,
+    model: LoadedModel, held_out: Dataset, options: TeacherOptions, grid: Sequence[float] | None = None
 ) -> tuple[float, dict[float, float]]:
-    """The threshold whose boxes fit (IoU ≥ 0.5) most true boxes of ``held_out``, and the share of each tried.
+    """The threshold whose boxes fit (IoU ≥ 0.5) most true boxes of ``held_out``, and the share of each threshold.
 
-    This is the one place where true boxes are read: those of a held-out part of the training set, from which
-    nothing but this one number is taken. Of equals the lowest wins.
+    All 1,000 thresholds of `TAUS` come from one pass over each map, or those of ``grid`` alone. Of equals the
+    lowest wins. This is the one place where true boxes are read: those of a held-out part of the training set,
+    from which nothing but this one number is taken.
     """
-    heatmaps, truth = [], []
-    for batch, _ in _heatmaps(model, held_out.samples, labels_for(model, held_out), options):
-        heatmaps.append(batch)
-    for sample in held_out.samples:
-        if len(sample.boxes_xyxy) == 0:
-            raise InputError(
-                f"{held_out.name} {held_out.split}: {sample.id} has no box to choose a threshold by; "
-                "give teacher.threshold"
-            )
-        truth.append(as_shares(sample.boxes_xyxy, read_image(sample.source)))
-    shares = {}
-    for threshold in grid:
-        boxes = torch.cat([boxes_at(batch, threshold, options) for batch in heatmaps])
-        shares[threshold] = float((best_ious(boxes, truth) >= 0.5).double().mean())
-    return max(shares, key=lambda t: (shares[t], -t)), shares
+    lacking = next((sample for sample in held_out.samples if len(sample.boxes_xyxy) == 0), None)
+    if lacking is not None:
+        raise InputError(
+            f"{held_out.name} {held_out.split}: {lacking.id} has no box to choose a threshold by; "
+            "give teacher.threshold"
+        )
+    accuracy, samples = BoxAccuracy("exact", (DELTA,)), iter(held_out.samples)
+    for batch in _heatmaps(model, held_out.samples, labels_for(model, held_out), options):
+        each = zip(batch.heatmaps, batch.sizes_hw, samples, strict=False)
+        accuracy.add_ious(np.stack([_swept_ious(*one, options) for one in each]))
+    tried = TAUS if grid is None else grid
+    shares = {round(float(tau), 3): float(accuracy.accuracies[0, grid_index(tau)]) for tau in tried}
+    return max(shares, key=lambda tau: (shares[tau], -tau)), shares
 
 
-def as_shares(boxes_xyxy: Tensor, photo: Image.Image) -> Tensor:
-    """Boxes (B, 4) in pixels of ``photo`` as shares of its width and height; IoU is the same there.
+def _swept_ious(heatmap: Tensor, photo_hw: tuple[int, int], sample: Sample, options: TeacherOptions) -> Array:
+    """The IoU of a photo's box with the true one it fits best, at every threshold: (1000,).
 
-    >>> as_shares(torch.tensor([[0.0, 0.0, 2.0, 8.0]]), Image.new("RGB", (4, 8)))
-    tensor([[0.0000, 0.0000, 0.5000, 1.0000]])
+    The heatmap is a mean of normalised ones, so it is only scaled here. With ``options.spread`` the three thresholds
+    are the nearest of the grid.
     """
-    return boxes_xyxy / boxes_xyxy.new_tensor([photo.width, photo.height, photo.width, photo.height])
+    height, width = photo_hw
+    place = Geometry(photo_hw, (heatmap.shape[0], heatmap.shape[1]), (0.0, 0.0, float(width), float(height)))
+    boxes = sweep_boxes(heatmap.float(), place, replace(options.rule(0.0), normalise="max"))
+    if options.spread:
+        places = np.arange(len(TAUS))[:, None] * np.array([1 - options.spread, 1.0, 1 + options.spread])
+        three = boxes[np.minimum(places.round().astype(np.int64), len(TAUS) - 1)]
+        boxes = torch.from_numpy(three).nanmedian(1).values.numpy()
+    return np.asarray(best_overlaps(np.nan_to_num(boxes), sample.boxes_xyxy.double().numpy(), 0.0))
 
 
 def boxes_at(heatmaps: Tensor, threshold: float, options: TeacherOptions) -> Tensor:
@@ -145,8 +154,7 @@ def boxes_at(heatmaps: Tensor, threshold: float, options: TeacherOptions) -> Ten
     factors = (1 - options.spread, 1.0, 1 + options.spread) if options.spread else (1.0,)
     every = []
     for factor in factors:
-        rule = BoxRule(min(1.0, threshold * factor), options.standard, percentile=options.percentile)
-        found = make_boxes(heatmaps[:, None], rule)
+        found = make_boxes(heatmaps[:, None], options.rule(min(1.0, threshold * factor)))
         empty = heatmaps.new_full((4,), float("nan")).cpu()
         every.append(torch.stack([row[0][0] if len(row[0]) else empty for row in found]))
     boxes = torch.stack(every).nanmedian(0).values
@@ -193,18 +201,27 @@ def preprocess_of(model: LoadedModel) -> Preprocess:
     return model.preprocess
 
 
+class _Heatmaps(NamedTuple):
+    """Averaged heatmaps (n, H, W) on the CPU, the probability (n,) of each photo's label, the photos' sizes."""
+
+    heatmaps: Tensor
+    confidence: Tensor
+    sizes_hw: list[tuple[int, int]]
+
+
 def _heatmaps(
     model: LoadedModel,
     samples: Sequence[Sample],
     labels: Tensor,
     options: TeacherOptions,
     photos: Photos | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of averaged heatmaps (n, H, W) on the CPU, and the probability (n,) of each photo's label."""
+) -> Iterator[_Heatmaps]:
+    """What the classifier shows of its photos, batch by batch."""
     for start in tracked(range(0, len(samples), options.batch_size), "maps"):
         part = range(start, min(start + options.batch_size, len(samples)))
         batch = [read_image(samples[i].source) if photos is None else photos[i] for i in part]
-        yield average_heatmaps(model, batch, labels[part.start : part.stop], options)
+        averaged = average_heatmaps(model, batch, labels[part.start : part.stop], options)
+        yield _Heatmaps(*averaged, [(photo.height, photo.width) for photo in batch])
 
 
 def average_heatmaps(

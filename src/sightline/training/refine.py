@@ -45,15 +45,7 @@ from sightline.training.pseudo_boxes import (
     read_pseudo_boxes,
 )
 from sightline.training.refine_recipe import RefineRecipe, read_refine_recipe
-from sightline.training.refine_scores import (
-    BoxScores,
-    compare,
-    evaluate_centre,
-    evaluate_maps,
-    evaluate_refined,
-    predicted_shares,
-    table,
-)
+from sightline.training.refine_scores import predicted_shares, score_boxes, summary, table
 from sightline.training.run import fit, make_trainer, quiet
 from sightline.types import Dataset
 
@@ -329,10 +321,9 @@ def _score(
     if test is None and recipe.data.test is None:
         return None
     dataset = test or _load(recipe, str(recipe.data.test))
-    maps = evaluate_maps(teacher.model, dataset, recipe.teacher, threshold)
-    refined = evaluate_refined(load_model(weights, device=_device(recipe)), dataset)
-    rows: list[BoxScores] = [evaluate_centre(dataset, maps.rank), maps, refined]
-    scores = {"split": dataset.split, "images": len(dataset), **compare(rows)}
+    refined = load_model(weights, device=_device(recipe))
+    report = score_boxes(teacher.model, refined, dataset, recipe.teacher, threshold)
+    scores = {"split": dataset.split, "images": len(dataset), **summary(report)}
     _write_json(out / "scores.json", scores)
     write_atomically(out / "scores.md", lambda file: file.write((table(scores) + "\n").encode()))
     return scores

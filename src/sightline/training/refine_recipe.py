@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sightline.errors import InputError, unknown
+from sightline.errors import InputError, unknown, with_new_names
 from sightline.methods import get_method
 from sightline.models.families.refined import HEADS
 from sightline.training.recipe import RunOptions, build_options, read_yaml
-from sightline.types import NORMALISATIONS, RELATIVE_TO
+from sightline.types import NORMALISATIONS, RELATIVE_TO, RENAMED, BoxRule
 
 
 @dataclass
@@ -50,7 +50,7 @@ class TeacherOptions:
     sizes: list[int] = field(default_factory=list)
     flip: bool = True
     normalise: str = "minmax"
-    standard: str = "max"
+    relative_to: str = "max"
     percentile: float = 90.0
     threshold: float | None = None
     spread: float = 0.0
@@ -58,6 +58,10 @@ class TeacherOptions:
     min_confidence: float = 0.0
     half: bool = False
     batch_size: int = 100
+
+    def rule(self, threshold: float) -> BoxRule:
+        """How a heatmap is cut at ``threshold``."""
+        return BoxRule(threshold, self.relative_to, self.normalise, percentile=self.percentile)
 
 
 @dataclass
@@ -159,6 +163,8 @@ def make_refine_recipe(given: dict[str, Any]) -> RefineRecipe:
     Traceback (most recent call last):
     sightline.errors.InputError: unknown recipe key 'teacher.treshold'; did you mean 'teacher.threshold', ...
     """
+    if isinstance(given.get("teacher"), dict):
+        given = {**given, "teacher": with_new_names(given["teacher"], RENAMED)}
     recipe: RefineRecipe = build_options(RefineRecipe, given)
     if recipe.run.devices == "auto":
         recipe.run.devices = 1
@@ -227,7 +233,7 @@ def _check(recipe: RefineRecipe) -> None:
             raise InputError(f"recipe key {key!r} is {value!r}; expected {expected}")
     for what, name, valid in (
         ("head", r.head, HEADS),
-        ("standard", t.standard, RELATIVE_TO),
+        ("relative_to", t.relative_to, RELATIVE_TO),
         ("normalisation", t.normalise, NORMALISATIONS),
     ):
         if name not in valid:

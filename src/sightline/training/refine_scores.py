@@ -1,110 +1,70 @@
-"""How well boxes fit, of the maps and of the regressor that learned from them, image by image."""
+"""How well boxes fit, of the maps and of the regressor that learned from them: rows of one evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from sightline.boxes import best_ious, centre_box
-from sightline.data.photos import read_image
+from sightline.boxes import centre_box
 from sightline.errors import InputError
-from sightline.metrics.bootstrap import bootstrap_interval, paired_difference
+from sightline.evaluation.box_source import BoxSource
+from sightline.evaluation.counting import Batch
+from sightline.evaluation.options import EvaluationOptions, Scoring
+from sightline.evaluation.run import evaluate_sources
+from sightline.evaluation.selection import truth_of
 from sightline.models.families.refined import RefinedNet
 from sightline.models.loading import LoadedModel
-from sightline.training.pseudo_boxes import (
-    as_shares,
-    average_heatmaps,
-    boxes_at,
-    labels_for,
-    preprocess_of,
-)
+from sightline.reports.tables import Report
+from sightline.training.pseudo_boxes import average_heatmaps, boxes_at
 from sightline.training.refine_recipe import TeacherOptions
 from sightline.types import Dataset
 
-Array = NDArray[Any]
+MAPS, CENTRE, REFINED = "maps", "centre box", "refined"
+MARGIN = 1 / 8  # of the photo, left free by the centre box on every side
 
 
-@dataclass(frozen=True)
-class BoxScores:
-    """What one localiser did on N images, in their order.
+def maps_source(model: LoadedModel, options: TeacherOptions, threshold: float, scoring: Scoring) -> BoxSource:
+    """The boxes of the maps themselves, by the rule that gave the pseudo-boxes, and the centre box."""
+    centre = centre_box((1, 1), MARGIN)
 
-    ``ious`` (N,) float64: IoU of its box for the true class with the true box that fits best. ``rank`` (N,)
-    int64: the place of the true class among the classifier's scores, 0 the first. ``boxes`` (N, 4): shares
-    of the photo, NaN where there was none.
+    def localise(batch: Batch, labels: Tensor) -> dict[str, Tensor]:
+        heatmaps, _ = average_heatmaps(model, batch.photos, labels, options)
+        return {MAPS: boxes_at(heatmaps, threshold, options), CENTRE: centre.expand(len(heatmaps), 4)}
+
+    return BoxSource("teacher", model, [MAPS, CENTRE], localise, scoring)
+
+
+def refined_source(model: LoadedModel, scoring: Scoring, flip: bool = False) -> BoxSource:
+    """The boxes of a refined model; with ``flip`` averaged over the mirrored photo.
+
+    Raises `InputError` for a model without a box regressor.
     """
-
-    name: str
-    ious: Array
-    rank: Array
-    boxes: Tensor
-
-    def hits(self, top: int | None = None, delta: float = 0.5) -> Array:
-        """(N,) bool: the box fits (IoU ≥ δ) and the class is among the first ``top`` (None: class given)."""
-        fits: Array = self.ious >= delta
-        return fits if top is None else fits & (self.rank < top)
-
-    def summary(self) -> dict[str, Any]:
-        """GT-known Loc with its 95 % interval, localisation errors, mean IoU."""
-        return {
-            "gt_known": bootstrap_interval(self.hits())._asdict(),
-            "top1_loc_error": 1 - float(self.hits(1).mean()),
-            "top5_loc_error": 1 - float(self.hits(5).mean()),
-            "mean_iou": float(self.ious.mean()),
-        }
-
-
-def evaluate_refined(
-    model: LoadedModel, dataset: Dataset, batch_size: int = 200, flip: bool = False
-) -> BoxScores:
-    """The boxes of a refined model on ``dataset``, class and box from one forward pass.
-
-    ``flip``: a second pass sees the mirrored photo, and the boxes are averaged. Raises `InputError` for a
-    model without a box regressor and for a sample without a true box.
-    """
-    labels, preprocess = labels_for(model, dataset), preprocess_of(model)
     network = model.network
     if not isinstance(network, RefinedNet):
         raise InputError(f"model {model.name} has no box regressor; `sightline refine` trains one")
-    boxes, ranks = [], []
-    for start in range(0, len(dataset), batch_size):
-        samples = dataset.samples[start : start + batch_size]
-        images = torch.stack([preprocess.prepare(read_image(s.source))[0] for s in samples])
-        images = images.to(next(network.parameters()).device)
-        with torch.no_grad():
-            logits, _ = network.localise(images)
-        boxes.append(predicted_shares(network, images, flip))
-        ranks.append(rank_of(logits.cpu(), labels[start : start + batch_size]))
-    return _scores("refined", dataset, torch.cat(boxes), torch.cat(ranks))
+    return BoxSource(
+        "student",
+        model,
+        [REFINED],
+        lambda batch, _: {REFINED: predicted_shares(network, batch.images, flip)},
+        scoring,
+    )
 
 
-def evaluate_maps(
-    model: LoadedModel, dataset: Dataset, options: TeacherOptions, threshold: float
-) -> BoxScores:
-    """The boxes of the maps themselves, by the rule that gave the pseudo-boxes."""
-    labels, preprocess = labels_for(model, dataset), preprocess_of(model)
-    boxes, ranks = [], []
-    for start in range(0, len(dataset), options.batch_size):
-        samples = dataset.samples[start : start + options.batch_size]
-        photos = [read_image(s.source) for s in samples]
-        wanted = labels[start : start + options.batch_size]
-        heatmaps, _ = average_heatmaps(model, photos, wanted, options)
-        boxes.append(boxes_at(heatmaps, threshold, options))
-        images = torch.stack([preprocess.prepare(photo)[0] for photo in photos])
-        with torch.no_grad():
-            logits = model(images.to(next(model.parameters()).device))
-        ranks.append(rank_of(logits.cpu(), wanted))
-    return _scores("maps", dataset, torch.cat(boxes), torch.cat(ranks))
+def score_boxes(
+    teacher: LoadedModel, refined: LoadedModel, dataset: Dataset, options: TeacherOptions, threshold: float
+) -> Report:
+    """Maps, centre box and regressor on ``dataset``, counted and compared as `sightline.evaluate` does it.
 
-
-def evaluate_centre(dataset: Dataset, rank: Array, margin: float = 1 / 8) -> BoxScores:
-    """The box that leaves ``margin`` of the photo free on every side, whatever the photo shows."""
-    box = centre_box((1, 1), margin).expand(len(dataset), 4)
-    return _scores("centre box", dataset, box, torch.from_numpy(rank))
+    Raises `InputError` for a data set without boxes.
+    """
+    if truth_of(dataset, "exact") != "boxes":
+        raise InputError(f"{dataset.name} {dataset.split} has no boxes; no localiser can be scored on it")
+    scoring = Scoring(EvaluationOptions(gt_only=True, batch_size=options.batch_size, cases=0))
+    sources = [maps_source(teacher, options, threshold, scoring), refined_source(refined, scoring)]
+    return evaluate_sources(sources, dataset, scoring)
 
 
 @torch.no_grad()
@@ -119,37 +79,27 @@ def predicted_shares(network: RefinedNet, images: Tensor, flip: bool = False) ->
     return edges.clamp(0, 1).float().cpu()
 
 
-def rank_of(logits: Tensor, labels: Tensor) -> Tensor:
-    """The place of each label among its scores, 0 the highest; (N, C), (N,) -> (N,).
-
-    >>> rank_of(torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([2]))
-    tensor([1])
-    """
-    return (logits > logits.gather(1, labels[:, None])).sum(1)
-
-
-def _scores(name: str, dataset: Dataset, boxes: Tensor, rank: Tensor) -> BoxScores:
-    truth = []
-    for sample in dataset.samples:
-        if len(sample.boxes_xyxy) == 0:
-            raise InputError(f"{dataset.name} {dataset.split}: {sample.id} has no true box to be scored by")
-        truth.append(as_shares(sample.boxes_xyxy, read_image(sample.source)))
-    return BoxScores(name, best_ious(boxes, truth).numpy(), rank.numpy(), boxes)
-
-
-def compare(rows: Sequence[BoxScores]) -> dict[str, Any]:
-    """A summary of each row, and each row's GT-known Loc minus that of the maps, paired image by image."""
-    maps = next(row for row in rows if row.name == "maps")
+def summary(report: Report) -> dict[str, Any]:
+    """GT-known Loc of each row with its 95 % interval, localisation errors, mean IoU; and each row minus the maps."""
+    rows = {row.method: row for row in report.rows}
     return {
-        "rows": {row.name: row.summary() for row in rows},
+        "rows": {
+            name: {
+                "gt_known": rows[name].scores["gt_known_fixed"]._asdict(),
+                "top1_loc_error": rows[name].scores["top1_loc_error_fixed"].value,
+                "top5_loc_error": rows[name].scores["top5_loc_error_fixed"].value,
+                "mean_iou": rows[name].mean_iou,
+            }
+            for name in (CENTRE, MAPS, REFINED)
+        },
         "minus_maps": {
-            row.name: paired_difference(row.hits(), maps.hits())._asdict() for row in rows if row is not maps
+            name: rows[name].differences["gt_known_fixed"]._asdict() for name in (CENTRE, REFINED)
         },
     }
 
 
 def table(scores: dict[str, Any]) -> str:
-    """`compare`'s result in Markdown, in per cent."""
+    """`summary`'s result in Markdown, in per cent."""
     lines = [
         "| boxes | GT-known Loc (95 %) | top-1 loc. error | top-5 loc. error | mean IoU | minus maps (paired 95 %) |",
         "|---|---|---|---|---|---|",
