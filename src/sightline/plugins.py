@@ -15,11 +15,14 @@ import threading
 import traceback
 import warnings
 import zlib
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from sightline.errors import InputError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "sightline.plugins"
 VARIABLE = "SIGHTLINE_PLUGINS"  # names of plugins, separated as PATH is
@@ -68,6 +71,8 @@ def find_plugins() -> None:
         if _found:
             return
         _found = True  # before loading: a plugin may look something up while it is imported
+        from importlib.metadata import entry_points  # slow to import, and `sightline --help` needs none
+
         for entry in entry_points(group=GROUP):
             _load_entry(entry)
         for name in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
