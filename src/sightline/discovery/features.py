@@ -25,7 +25,7 @@ from sightline.inspection.structure import LayerRef, inspect_network
 from sightline.models.weights import tensors_sha256
 from sightline.pipeline import as_batch
 from sightline.progress import tracked
-from sightline.reports.manifest import write_atomically
+from sightline.reports.output_folder import write_atomically
 from sightline.types import ImageSource, Sample
 
 Source = ImageSource | str | Sample

@@ -22,7 +22,7 @@ from sightline.models.families.gapnet import GapNet
 from sightline.models.loading import LoadedModel
 from sightline.models.pooling import GlobalAveragePool
 from sightline.pipeline import as_batch
-from sightline.reports.manifest import write_atomically
+from sightline.reports.output_folder import write_atomically
 
 require("discovery", "sklearn")  # now, not after an hour of extracting features
 

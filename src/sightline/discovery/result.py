@@ -62,7 +62,7 @@ class Result:
             "table.csv": csv_text(rows),
             "results.json": json.dumps(everything, indent=1, ensure_ascii=False, allow_nan=False),
         }
-        return write_run(folder, texts, self.pictures.items(), self.settings, self.skipped)
+        return write_run(folder, "discover", texts, self.pictures.items(), self.settings, self.skipped)
 
 
 def describe_model(model: torch.nn.Module) -> dict[str, Any]:

@@ -114,7 +114,7 @@ class FaithfulnessReport:
         if self.randomisation is not None:
             texts["randomisation.csv"] = self.randomisation.csv()
             pictures = [("randomisation.png", self.randomisation.picture())]
-        return write_run(folder, texts, pictures, self.settings, self.skipped)
+        return write_run(folder, "faithfulness", texts, pictures, self.settings, self.skipped)
 
 
 def _cell(column: Column, score: Interval | None) -> str:

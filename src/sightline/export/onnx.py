@@ -22,7 +22,8 @@ from sightline.export.graph import GraphOptions, MapGraph
 from sightline.heatmap import make_heatmaps
 from sightline.inspection.structure import inspect_network
 from sightline.pipeline import explain
-from sightline.reports.manifest import describe_run, write_atomically
+from sightline.reports.manifest import describe_run
+from sightline.reports.output_folder import write_atomically
 from sightline.scores import ScoreRule
 from sightline.types import BoxRule
 

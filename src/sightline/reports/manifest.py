@@ -10,9 +10,6 @@ from typing import Any
 
 from sightline.errors import DISTRIBUTION
 from sightline.plugins import loaded_plugins
-from sightline.reports.output_folder import (
-    write_atomically as write_atomically,  # some still look for it here
-)
 
 PACKAGES = (DISTRIBUTION, "torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless")
 

@@ -7,13 +7,13 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sightline.metrics.bootstrap import Interval
 from sightline.pictures.contact_sheet import Case, contact_sheet
-from sightline.reports.manifest import describe_run, write_atomically
+from sightline.reports.manifest import describe_run
+from sightline.reports.output_folder import OutputFolder
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -132,7 +132,7 @@ class Report:
             "per_class.csv": self.per_class_csv() if any(row.per_class for row in self.rows) else "",
             "results.json": self.json(),
         }
-        return write_run(folder, texts, self.pictures(), self.settings, self.skipped)
+        return write_run(folder, "evaluate", texts, self.pictures(), self.settings, self.skipped)
 
     def pictures(self) -> Iterator[tuple[str, PIL.Image.Image]]:
         """The curve of all rows, and a contact sheet a row, each with its file name."""
@@ -153,27 +153,27 @@ class Report:
 
 def write_run(
     folder: str | Path,
+    kind: str,
     texts: Mapping[str, str],
     pictures: Iterable[tuple[str, PIL.Image.Image]],
     settings: dict[str, Any],
     skipped: Mapping[str, str],
 ) -> list[Path]:
-    """Write texts that are not empty, pictures, and, last, manifest.json into ``folder``; the paths of all."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    written = [_write_text(folder / name, text) for name, text in texts.items() if text]
-    for name, picture in pictures:
-        write_atomically(folder / name, partial(picture.save, format="PNG"))
-        written.append(folder / name)
-    manifest = describe_run(
-        options=settings,
-        skipped=skipped,
-        images=settings["images"],
-        results="results.json",
-        files=[path.name for path in written],
-    )
-    text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
-    return [*written, _write_text(folder / "manifest.json", text)]
+    """Write texts that are not empty, pictures, and, last, manifest.json into ``folder``; the paths of all.
+
+    ``kind`` is the verb that writes, as `OutputFolder` has it.
+    """
+    with OutputFolder(folder, kind) as out:
+        written = [out.write_text(name, text) for name, text in texts.items() if text]
+        written += [out.write_picture(name, picture) for name, picture in pictures]
+        manifest = describe_run(
+            options=settings,
+            skipped=skipped,
+            images=settings["images"],
+            results="results.json",
+            files=[path.name for path in written],
+        )
+        return [*written, out.finish(manifest)]
 
 
 _NAMED = ("dataset", "split", "images", "view", "normalise", "percentile", "protocol", "choose_on")
@@ -346,8 +346,3 @@ def csv_text(lines: Sequence[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(lines)
     return text.getvalue()
-
-
-def _write_text(path: Path, text: str) -> Path:
-    write_atomically(path, lambda file: file.write(text.encode()))
-    return path
