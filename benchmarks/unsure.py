@@ -23,7 +23,7 @@ import PIL.Image
 import torch
 
 import sightline
-from sightline.data.photos import read_image
+from sightline.data.images import read_image
 from sightline.models.loading import LoadedModel
 
 SUFFIXES = (".jpg", ".jpeg", ".png")

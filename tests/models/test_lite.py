@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sightline.data.photos import read_image
+from sightline.data.images import read_image
 from sightline.errors import InputError
 from sightline.models import loading
 from sightline.models.families import lite

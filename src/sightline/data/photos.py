@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sightline.data.images import PhotoSource, decode_image, read_bytes, source_name
-from sightline.data.images import read_image as read_image  # some callers still look for it here
+from sightline.data.images import PhotoSource, decode_image, read_bytes, read_image, source_name
 from sightline.errors import InputError, unknown
 from sightline.types import Geometry
 

@@ -102,16 +102,14 @@ class Batch:
     indices: list[int] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     geometries: list[Geometry] = field(default_factory=list)
-    tensors: list[Tensor] = field(default_factory=list)
     photos: list[PIL.Image.Image] = field(default_factory=list)  # where they were asked for
     images: Tensor = field(default_factory=lambda: torch.zeros(0))
 
-    def add(self, index: int, sample: Sample, geometry: Geometry, tensor: Tensor | None = None) -> None:
+    def add(self, index: int, sample: Sample, geometry: Geometry) -> None:
         """One more image."""
         self.indices.append(index)
         self.samples.append(sample)
         self.geometries.append(geometry)
-        self.tensors += [] if tensor is None else [tensor]
 
 
 def boxes_of(raw: Tensor, geometry: Geometry, rule: BoxRule) -> Tensor:

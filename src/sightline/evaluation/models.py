@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sightline.boxes import five_guesses
 from sightline.data.classes import match_classes
-from sightline.data.photos import read_image
+from sightline.data.photos import PhotoBatch
 from sightline.errors import InputError
 from sightline.evaluation.counting import (
     Advance,
@@ -26,17 +26,17 @@ from sightline.evaluation.counting import (
 )
 from sightline.evaluation.options import Line, Scoring
 from sightline.heatmap import make_heatmaps
-from sightline.methods.combinators import Maps, combined
+from sightline.methods.combinators import Maps
 from sightline.methods.spec import MethodSpec
 from sightline.metrics.ilsvrc import ILSVRC
 from sightline.metrics.protocols import in_threads
 from sightline.models.loading import LoadedModel
 from sightline.models.preprocess import Preprocess
 from sightline.pipeline import explain
-from sightline.types import Dataset, Geometry, Sample
+from sightline.types import Dataset, Sample
 
 if TYPE_CHECKING:
-    import PIL.Image
+    pass
 
 GUESSED = 3  # the heuristics take boxes of the three most probable classes only
 
@@ -143,44 +143,49 @@ class ModelSource:
         self, dataset: Dataset, indices: Sequence[int], skipped: Skipped, keep_photos: bool = False
     ) -> Batch:
         """The images that can be scored, prepared for the network; the others are added to ``skipped``."""
+        samples, workers = [dataset[index] for index in indices], self.options.workers
+        photos = PhotoBatch.load(
+            [sample.source for sample in samples],
+            self.preprocess,
+            self.options.view,
+            workers=workers,
+            keep_photos=keep_photos,
+            on_error="collect",
+        )
 
-        def read(index: int) -> tuple[Tensor, Geometry, PIL.Image.Image | None] | str:
-            found = _photo(dataset[index], self.scoring.truth)
-            if isinstance(found, str):
-                return found
-            return *self.preprocess.prepare(found, self.options.view), found if keep_photos else None
+        def fault(row: int) -> str | None:
+            return _fault(samples[photos.indices[row]], photos.geometries[row].photo_hw, self.scoring.truth)
 
-        batch = Batch()
-        for index, found in zip(indices, in_threads(read, indices, self.options.workers), strict=True):
-            if isinstance(found, str):
-                skipped.add({index: found})
-            else:
-                batch.add(index, dataset[index], found[1], found[0])
-                batch.photos += [] if found[2] is None else [found[2]]
-        like = next(self.model.parameters(), torch.zeros(0))
-        if batch.indices:
-            batch.images = torch.stack(batch.tensors).to(like.device, like.dtype)
+        faults = dict(zip(photos.indices, in_threads(fault, range(len(photos)), workers), strict=True))
+        for place, reason in sorted({**photos.errors, **faults}.items()):
+            if reason is not None:
+                skipped.add({indices[place]: reason})
+        usable = [row for row, place in enumerate(photos.indices) if faults[place] is None]
+        chosen, batch = photos.select(usable).to(self.model), Batch()
+        for place, geometry in zip(chosen.indices, chosen.geometries, strict=True):
+            batch.add(indices[place], samples[place], geometry)
+        batch.photos = chosen.photos or []
+        batch.images = chosen.images
         return batch
 
 
-def _photo(sample: Sample, truth: str) -> PIL.Image.Image | str:
-    """The photo, or one line on why this image cannot be scored."""
+def _fault(sample: Sample, photo_hw: tuple[int, int], truth: str) -> str | None:
+    """One line on why this image cannot be scored, although its photo can be read."""
     try:
-        photo = read_image(sample.source)
         if truth == "masks":
             true_mask(sample)  # here to find out whether it can be had
-        return box_outside(sample, (photo.height, photo.width)) or photo
+        return box_outside(sample, photo_hw)
     except InputError as error:
         return str(error)
 
 
 def map_maker(spec: MethodSpec) -> Maps:
-    """The spec as a function of a model, images and classes."""
+    """The spec, with its combinators, as a function of a model, images and classes."""
 
     def maps(model: nn.Module, images: Tensor, classes: Tensor, *, layer: Any = None) -> Tensor:
-        return explain(model, images, method=spec.name, classes=classes, layer=layer, **spec.options).maps
+        return explain(model, images, spec, classes, layer=layer).maps
 
-    return combined(maps, spec)
+    return maps
 
 
 def _preprocess(model: LoadedModel, input_size: int | None) -> Preprocess:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
-from sightline.data.photos import read_image
+from sightline.data.images import read_image
 from sightline.errors import InputError, unknown
 from sightline.training.augment import augment
 from sightline.training.devices import share_of_batch

@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from sightline.boxes import areas, make_boxes
-from sightline.data.photos import read_image
+from sightline.data.images import read_image
+from sightline.data.photos import PhotoBatch
 from sightline.errors import InputError
 from sightline.heatmap import make_heatmaps
 from sightline.metrics.accumulators import DELTA
@@ -236,7 +237,7 @@ def average_heatmaps(
     heatmaps, confidence = [], []
     for input_hw in sizes:
         sized = replace(preprocess, input_hw=input_hw)
-        images = torch.stack([sized.prepare(photo)[0] for photo in photos]).to(where)
+        images = PhotoBatch.load(photos, sized, keep_photos=False).images.to(where)
         for mirrored in (False, True) if options.flip else (False,):
             shown = images.flip(-1) if mirrored else images
             for method in options.methods:

@@ -24,6 +24,7 @@ import yaml
 from torch import Tensor
 
 from sightline.data import load_dataset
+from sightline.data.photos import PhotoBatch
 from sightline.data.splits import hold_out
 from sightline.errors import InputError, UnsupportedError
 from sightline.models.families.gapnet import GapNet
@@ -305,8 +306,7 @@ def _blend(
     own: list[Tensor] = []
     for start in range(0, len(before.ids), 200):
         part = range(start, min(start + 200, len(before.ids)))
-        images = torch.stack([preprocess.prepare(photos[i])[0] for i in part])
-        images = images.to(next(model.parameters()).device)
+        images = PhotoBatch.load([photos[i] for i in part], preprocess, keep_photos=False).to(model).images
         own.append(predicted_shares(model.network, images, flip=True))
     mixed = torch.lerp(before.boxes, torch.cat(own), share)
     path.parent.mkdir(parents=True, exist_ok=True)
