@@ -119,6 +119,7 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
         "import sys, types\n"
         "fake = sys.modules['sightline.models.loading'] = types.ModuleType('loading')\n"
         "fake.list_models = lambda pattern: ['x' * 80] * 200000\n"
+        "fake.about_model = lambda name: None\n"
         "from sightline.cli import main\n"
         "sys.exit(main(['models']))\n"
     )
