@@ -165,6 +165,21 @@ class Explanation:
         return rule.probabilities(self.logits).gather(1, self.classes)
 
     @property
+    def sure(self) -> list[bool] | None:
+        """For each image, whether the best score of all classes is at least the model's `unsure_below`.
+
+        None where the model has no such value, as most have not.
+
+        >>> example().sure is None
+        True
+        """
+        least = getattr(self._model, "unsure_below", 0.0)
+        if self.logits is None or not least:
+            return None
+        rule = self.score_rule or rule_for(self.logits)
+        return [bool(best >= least) for best in rule.probabilities(self.logits).amax(1)]
+
+    @property
     def weights_sha256(self) -> str | None:
         """The checksum of a loaded model's weights, made when asked for; None for a plain module."""
         return getattr(self._model, "weights_sha256", None)

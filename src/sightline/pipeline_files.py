@@ -20,7 +20,7 @@ from sightline.methods.registry import get_method
 from sightline.methods.spec import MethodSpec, parse_methods
 from sightline.models.loading import LoadedModel
 from sightline.pictures.overlay import colour_table
-from sightline.pictures.panel import Cell, panel
+from sightline.pictures.panel import Cell, panel, unsure_note
 from sightline.pipeline import explain, load_photos
 from sightline.progress import Progress
 from sightline.reports.manifest import describe_run
@@ -213,6 +213,7 @@ class _Seen:
     signed: Tensor | None
     predictions: list[list[Prediction]]
     shares: bool  # its scores are probabilities
+    sure: list[bool] | None  # see `Explanation.sure`; the same for every method
 
     @classmethod
     def of(cls, method: str, explanation: Explanation, rule: BoxRule) -> _Seen:
@@ -224,7 +225,7 @@ class _Seen:
                 [Prediction(p.class_index, p.category, p.score) for p in row] for row in predictions
             ]
         shares = explanation.score_rule is None or explanation.score_rule.gives_probabilities
-        return cls(method, heatmaps.cpu(), signed, predictions, shares)
+        return cls(method, heatmaps.cpu(), signed, predictions, shares, explanation.sure)
 
     def cells(self, i: int) -> list[Cell]:
         return [
@@ -268,12 +269,15 @@ def _explain(
     for i, place in enumerate(photos.indices):
         geometry = photos.geometries[i]
         rows = [(one.method, one.cells(i)) for one in seen]
+        sure = None if seen[0].sure is None else seen[0].sure[i]
+        note = unsure_note(len(model.categories or ())) if sure is False else ""
         yield {
             "path": chunk[place].name,
-            "panel": _save_panel(model, chunk[place], photos, i, rows, options, folder),
+            "panel": _save_panel(model, chunk[place], photos, i, rows, options, folder, note),
             "photo_hw": list(geometry.photo_hw),
             "input_hw": list(geometry.input_hw),
             "shown_xyxy": list(geometry.shown_xyxy),
+            "sure": sure,
             "results": [result for one in seen for result in one.results(i)],
         }
 
@@ -311,13 +315,14 @@ def _save_panel(
     rows: Sequence[tuple[str, Sequence[Cell]]],
     options: ExplainOptions,
     folder: OutputFolder,
+    note: str,
 ) -> str:
     assert photos.photos is not None  # `_explain` keeps them
     picture = panel(
         photos.photos[i],
         rows,
         title=Path(photo.name).name,
-        caption=caption_of(model.name, options),
+        caption=" · ".join(filter(None, [note, caption_of(model.name, options)])),
         shown_xyxy=photos.geometries[i].shown_xyxy,
         colormap=options.colormap,
         threshold=options.rule.threshold if options.rule.relative_to == "max" else None,

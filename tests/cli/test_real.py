@@ -8,6 +8,9 @@ from typing import Any
 
 import PIL.Image
 import pytest
+import torch
+
+from sightline.boxes import iou
 
 # The middles of the animals' bodies, head to paws, read from the photo by eye.
 DOG, CAT = (121, 76), (122, 172)
@@ -47,28 +50,63 @@ def test_the_box_of_each_class_is_on_its_animal(
         assert (on_dog, on_cat) == (result["class_index"] == 243, result["class_index"] == 281), result
 
 
-def test_the_demo_leaves_panels_and_manifest_and_says_what_it_saw(
-    sightline: Any, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+# The demo's objects, drawn by hand on the photos: x0, y0, x1, y1. The cup with its saucer; of the cat what is to be seen.
+BOXES = {
+    ("chelsea", "Egyptian cat"): (0, 0, 395, 300),
+    ("coffee", "espresso"): (79, 15, 478, 390),
+    ("cat_and_coffee", "Egyptian cat"): (0, 0, 395, 300),
+    ("cat_and_coffee", "espresso"): (59, 311, 359, 571),
+}
+
+
+def test_the_demo_names_its_objects_and_its_boxes_hold_them(
+    sightline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SIGHTLINE_SHARED", str(shared))
     monkeypatch.setenv("COLUMNS", "400")
-    done = sightline("demo", "--out", tmp_path / "demo")
+    out = tmp_path / "demo"
+    done = sightline("demo", "--out", out)
     assert done.code == 0, done.err
-    written = json.loads((tmp_path / "demo" / "manifest.json").read_text())
-    assert [image["path"] for image in written["images"]] == ["chelsea", "coffee", "rocket"]
-    assert written["options"]["methods"][:2] == ["cam", "gradcam"]
-    for image, line in zip(written["images"], done.out.splitlines()[1:], strict=False):
-        panel = tmp_path / "demo" / image["panel"]
+    one, two = (json.loads((folder / "manifest.json").read_text()) for folder in (out, out / "two"))
+    assert one["options"]["methods"][:2] == ["cam", "gradcam"]
+    seen = [
+        (image["path"], result["category"], result, folder / image["panel"])
+        for manifest, folder, classes in ((one, out, 1), (two, out / "two", 2))
+        for image in manifest["images"]
+        for result in image["results"][:classes]
+    ]
+    assert [(path, category) for path, category, *_ in seen] == list(BOXES)
+    lines = done.out.splitlines()
+    for (path, category, result, panel), line in zip(seen, lines[1:5], strict=True):
         with PIL.Image.open(panel) as picture:
             assert picture.width > 600
-        best = image["results"][0]
-        assert line.startswith(image["path"])
-        assert best["category"] in line
-        assert f"{100 * best['score']:.1f} %" in line
-        assert str(panel) in line
-    coffee = written["images"][1]["results"][0]
-    assert coffee["category"].startswith("espresso")
-    assert _holds(coffee["boxes_xyxy"][0], (300, 150))  # the middle of the cup
+        assert line.startswith(path)
+        for text in (category, f"{100 * result['score']:.1f} %", str(panel)):
+            assert text in line
+        boxes = [torch.tensor([box], dtype=torch.float32) for box in (result["boxes_xyxy"][0], BOXES[path, category])]
+        assert float(iou(*boxes)) >= 0.5, (path, category, result)
+    assert all(image["sure"] for image in one["images"])
+    assert "model: lite0, 1,000 classes of ImageNet, weights: Apache-2.0" in lines
+
+
+def test_a_photo_of_nothing_is_said_to_be_so(sightline: Any, tmp_path: Path) -> None:
+    noise = torch.randint(0, 256, (224, 224, 3), dtype=torch.uint8).numpy()
+    PIL.Image.fromarray(noise).save(tmp_path / "noise.png")
+    done = sightline("explain", tmp_path / "noise.png", "--out", tmp_path / "out", "--device", "cpu")
+    assert done.code == 0, done.err
+    assert "noise.png: not sure: none of the 1,000 classes fits well" in done.out.splitlines()
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["images"][0]["sure"] is False
+
+
+def test_an_untrained_class_layer_is_said_to_be_so(sightline: Any, tmp_path: Path) -> None:
+    PIL.Image.new("RGB", (64, 64), "teal").save(tmp_path / "a.png")
+    done = sightline(
+        "explain", tmp_path / "a.png", "-m", "lite0", "--weights", "none", "--out", tmp_path / "out", "--device", "cpu"
+    )
+    assert done.code == 0, done.err
+    assert "the classification layer is untrained: classes and boxes mean nothing" in done.out.splitlines()
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["model"]["trained_head"] is False
+    assert manifest["images"][0]["results"][0]["category"].startswith("class ")
 
 
 def test_the_demo_without_its_weights_is_one_line(

