@@ -50,7 +50,7 @@ def test_the_box_of_each_class_is_on_its_animal(
         assert (on_dog, on_cat) == (result["class_index"] == 243, result["class_index"] == 281), result
 
 
-# The demo's objects, drawn by hand on the photos: x0, y0, x1, y1. The cup with its saucer; of the cat what is to be seen.
+# The demo's objects, drawn by hand: x0, y0, x1, y1. The cup with its saucer; of the cat what is to be seen.
 BOXES = {
     ("chelsea", "Egyptian cat"): (0, 0, 395, 300),
     ("coffee", "espresso"): (79, 15, 478, 390),
@@ -67,7 +67,7 @@ def test_the_demo_names_its_objects_and_its_boxes_hold_them(
     done = sightline("demo", "--out", out)
     assert done.code == 0, done.err
     one, two = (json.loads((folder / "manifest.json").read_text()) for folder in (out, out / "two"))
-    assert one["options"]["methods"][:2] == ["cam", "gradcam"]
+    assert one["options"]["methods"] == ["gradcam", "cam", "guided_gradcam"]
     seen = [
         (image["path"], result["category"], result, folder / image["panel"])
         for manifest, folder, classes in ((one, out, 1), (two, out / "two", 2))
@@ -82,7 +82,10 @@ def test_the_demo_names_its_objects_and_its_boxes_hold_them(
         assert line.startswith(path)
         for text in (category, f"{100 * result['score']:.1f} %", str(panel)):
             assert text in line
-        boxes = [torch.tensor([box], dtype=torch.float32) for box in (result["boxes_xyxy"][0], BOXES[path, category])]
+        boxes = [
+            torch.tensor([box], dtype=torch.float32)
+            for box in (result["boxes_xyxy"][0], BOXES[path, category])
+        ]
         assert float(iou(*boxes)) >= 0.5, (path, category, result)
     assert all(image["sure"] for image in one["images"])
     assert "model: lite0, 1,000 classes of ImageNet, weights: Apache-2.0" in lines
@@ -100,7 +103,16 @@ def test_a_photo_of_nothing_is_said_to_be_so(sightline: Any, tmp_path: Path) -> 
 def test_an_untrained_class_layer_is_said_to_be_so(sightline: Any, tmp_path: Path) -> None:
     PIL.Image.new("RGB", (64, 64), "teal").save(tmp_path / "a.png")
     done = sightline(
-        "explain", tmp_path / "a.png", "-m", "lite0", "--weights", "none", "--out", tmp_path / "out", "--device", "cpu"
+        "explain",
+        tmp_path / "a.png",
+        "-m",
+        "lite0",
+        "--weights",
+        "none",
+        "--out",
+        tmp_path / "out",
+        "--device",
+        "cpu",
     )
     assert done.code == 0, done.err
     assert "the classification layer is untrained: classes and boxes mean nothing" in done.out.splitlines()

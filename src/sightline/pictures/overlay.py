@@ -44,7 +44,7 @@ def shorten(text: str, face: ImageFont.FreeTypeFont, width: float) -> str:
     text = " ".join(text.split())
     if face.getlength(text) <= width:
         return text
-    text = text.split(",")[0]
+    text = text.split(", ")[0]
     if face.getlength(text) <= width:
         return text
     while text and face.getlength(text + "…") > width:
