@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import box_convert, box_iou
 
 from sightline.errors import InputError
 from sightline.scores import ScoreRule
@@ -68,6 +67,8 @@ class Detection(OutputTarget):
 
     def _detections(self, output: Any) -> list[tuple[Tensor, Tensor]]:
         """Of each image the boxes (M, 4) xyxy in pixels and their scores (M,) for the class."""
+        from torchvision.ops import box_convert  # here: it takes as long to import as PyTorch does
+
         label = int(self.label)
         first = output[0] if isinstance(output, (list, tuple)) and output else output
         if isinstance(first, dict) and {"boxes", "labels", "scores"} <= set(first):
@@ -125,5 +126,7 @@ def _best(boxes: Tensor, scores: Tensor, box: Tensor) -> Tensor:
     """max_j IoU · score; where nothing was found a 0 that still hangs on the output's graph."""
     if not len(boxes):
         return boxes.sum() + scores.sum()
+    from torchvision.ops import box_iou
+
     best: Tensor = (box_iou(box[None], boxes)[0] * scores).max()
     return best
