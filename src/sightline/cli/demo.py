@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from sightline.models.loading import LoadedModel
 
-# Grad-CAM first: on pooling and one linear layer it is the class map without what speaks against the class, and its boxes
+# Grad-CAM first: on pooling and one linear layer it is the class map without what speaks against the class; its boxes
 # are the better ones on these photos.
 METHODS = ("gradcam", "cam", "guided_gradcam")
 TWO = ("Egyptian cat", "espresso")  # what the last photo is asked for
