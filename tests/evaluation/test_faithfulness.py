@@ -266,6 +266,28 @@ def test_a_metric_that_needs_boxes_sees_the_true_class_s_map_and_the_boxes(
     assert report.table()[1][0][-1].startswith("0.")  # no share: no per cent
 
 
+def test_classes_that_the_model_lacks_can_be_left_out(eye: LoadedModel, val: Dataset) -> None:
+    """The same numbers as without their images, and how many they were."""
+    blue = [Sample(f"blue {n}", s.source, 2, s.boxes_xyxy) for n, s in enumerate(val.samples[:2])]
+    more = Dataset("squares", "val", [*blue, *val.samples], ("red", "green", "blue"))
+    with pytest.raises(InputError, match="of which 1 is not among the model's by name, e"):
+        evaluate_faithfulness(eye, more, ["cam"], metrics=["pointing"], **FAST)
+    known = evaluate_faithfulness(eye, val, ["cam"], metrics=["pointing"], **FAST)
+    report = evaluate_faithfulness(eye, more, ["cam"], metrics=["pointing"], unknown_classes="skip", **FAST)
+    assert report.rows == known.rows
+    note = "Left out: 1 of 3 classes, which the model lacks, with 2 of 7 images: blue."
+    assert report.notes == [*known.notes, note]
+    scored = sightline.evaluate(eye, more, ["cam"], unknown_classes="skip", resamples=20)
+    assert scored.rows == sightline.evaluate(eye, val, ["cam"], resamples=20).rows
+    assert note in scored.notes
+    assert scored.settings["classes_left_out"] == ["blue"]
+    strangers = Dataset("squares", "val", blue[:1], ("azure", "navy", "blue"))
+    with pytest.raises(InputError, match="no class of squares is among the model's by name"):
+        sightline.evaluate(eye, strangers, ["cam"], unknown_classes="skip")
+    with pytest.raises(InputError, match="unknown choice for unknown classes 'drop'"):
+        sightline.evaluate(eye, more, ["cam"], unknown_classes="drop")
+
+
 def test_what_a_metric_gives_is_checked(eye: LoadedModel, val: Dataset) -> None:
     register_metric("wrong")(lambda context, images, heatmaps: {"wrong": heatmaps})
     register_metric("double", columns={"deletion": Column("deletion", "↓", "again")})(

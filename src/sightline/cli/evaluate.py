@@ -44,6 +44,10 @@ def evaluate(
     on_bad: Annotated[
         str, typer.Option(help="refuse or skip what cannot be scored.", rich_help_panel=DATA)
     ] = "refuse",
+    unknown_classes: Annotated[
+        str,
+        typer.Option(help="refuse, or skip the images of classes that a model lacks.", rich_help_panel=DATA),
+    ] = "refuse",
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -210,6 +214,7 @@ def evaluate(
             data_option=data_option,
             limit=limit,
             on_bad=on_bad,
+            unknown_classes=unknown_classes,
             model=_only("--model", model or []),
             weights=_only("--weights", weights or []),
             categories=categories,
@@ -261,6 +266,7 @@ def evaluate(
             batch_size=batch_size,
             limit=limit,
             on_bad=on_bad,
+            unknown_classes=unknown_classes,
             workers=workers,
             resamples=resamples,
             progress=progress,

@@ -38,6 +38,10 @@ def faithfulness(
     on_bad: Annotated[
         str, typer.Option(help="refuse or skip what cannot be scored.", rich_help_panel=DATA)
     ] = "refuse",
+    unknown_classes: Annotated[
+        str,
+        typer.Option(help="refuse, or skip the images of classes that a model lacks.", rich_help_panel=DATA),
+    ] = "refuse",
     model: ModelName = None,
     weights: Weights = None,
     categories: Categories = None,
@@ -124,7 +128,7 @@ def faithfulness(
 
     specs = parse_methods(method or ["cam"], option or [], layer or [], flip)
     options = FaithfulnessOptions(
-        limit, view, input_size, on_bad, steps, seed, batch_size, workers, resamples
+        limit, view, input_size, on_bad, steps, seed, batch_size, workers, resamples, unknown_classes
     )
     photos = _dataset_or_photos(data, dataset, split, held_per_class, data_option or [])
     prepare_folder(out, "faithfulness")

@@ -6,9 +6,11 @@ import importlib
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sightline.errors import InputError
+from sightline.types import Dataset
 
 _WNID = re.compile(r"n\d{8}")
 
@@ -33,10 +35,8 @@ def match_classes(
             )
         return list(range(outputs))
     theirs = [_names(name) for name in model]
-    if len(dataset) == outputs:
-        agreeing = sum(bool(_names(name) & other) for name, other in zip(dataset, theirs, strict=True))
-        if 2 * agreeing > outputs:
-            return list(range(outputs))
+    if _agree(dataset, theirs):
+        return list(range(outputs))
     found = _by_name(dataset, theirs)
     missing = [name for name, index in zip(dataset, found, strict=True) if index is None]
     if missing:
@@ -49,6 +49,48 @@ def match_classes(
         twice = next(i for i in indices if indices.count(i) > 1)
         raise InputError(f"two classes of the data set have the model's class {model[twice]!r} by name")
     return indices
+
+
+def with_known_classes(dataset: Dataset, models: Sequence[Sequence[str] | None]) -> tuple[Dataset, list[str]]:
+    """The samples of the classes that every model has by name, renumbered, and the names of the other classes.
+
+    ``models``: the categories of each; None, for a model without names, leaves nothing out. Raises `InputError` where
+    no class is left.
+
+    >>> from pathlib import Path
+    >>> from sightline.types import Sample
+    >>> data = Dataset("d", "val", [Sample("a", Path("a"), 0), Sample("b", Path("b"), 1)], ("yeti", "tabby"))
+    >>> known, others = with_known_classes(data, [["tabby", "lynx", "boxer"]])
+    >>> known.categories, [(sample.id, sample.label) for sample in known.samples], others
+    (('tabby',), [('b', 0)], ['yeti'])
+    """
+    names = dataset.categories
+    missing = {label for model in models if model is not None for label in _missing(names, model)}
+    if not missing:
+        return dataset, []
+    kept = [label for label in range(len(names)) if label not in missing]
+    if not kept:
+        raise InputError(f"no class of {dataset.name} is among the model's by name, e.g. {names[0]!r}")
+    new = {label: number for number, label in enumerate(kept)}
+    samples = [replace(one, label=new[one.label]) for one in dataset.samples if one.label in new]
+    known = replace(dataset, samples=samples, categories=tuple(names[label] for label in kept))
+    return known, [names[label] for label in sorted(missing)]
+
+
+def _missing(dataset: Sequence[str], model: Sequence[str]) -> list[int]:
+    """The classes of the data set that `match_classes` would not find."""
+    theirs = [_names(name) for name in model]
+    if _agree(dataset, theirs):
+        return []
+    return [label for label, index in enumerate(_by_name(dataset, theirs)) if index is None]
+
+
+def _agree(dataset: Sequence[str], theirs: Sequence[set[str]]) -> bool:
+    """Whether the lists are as long, and most names agree place by place."""
+    if len(dataset) != len(theirs):
+        return False
+    agreeing = sum(bool(_names(name) & other) for name, other in zip(dataset, theirs, strict=True))
+    return 2 * agreeing > len(theirs)
 
 
 def _by_name(dataset: Sequence[str], theirs: Sequence[set[str]]) -> list[int | None]:

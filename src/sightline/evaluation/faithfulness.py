@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sightline.data.classes import with_known_classes
 from sightline.data.items import expand_paths
 from sightline.errors import InputError, unknown
 from sightline.evaluation.counting import Batch, Skipped, chunks
 from sightline.evaluation.faithfulness_report import FaithfulnessReport
 from sightline.evaluation.models import ModelSource
 from sightline.evaluation.options import EvaluationOptions, Scoring
-from sightline.evaluation.run import Progress, resolved_method
+from sightline.evaluation.run import Progress, left_out, resolved_method
 from sightline.evaluation.selection import Selection, select_images
 from sightline.heatmap import make_heatmaps
 from sightline.methods.spec import MethodSpec
@@ -44,6 +45,7 @@ class FaithfulnessOptions:
     ``view``          what the network is shown: "whole" or "crop".
     ``input_size``    the side of the input, instead of the model's own.
     ``on_bad``        "refuse" or "skip" images that cannot be scored.
+    ``unknown_classes``  "refuse" or "skip" classes that the model lacks, where a metric needs the true class.
     ``steps``         of insertion and deletion.
     ``seed``          of noise and random maps.
     ``batch_size``, ``workers``  photos in one forward pass; threads that read photos.
@@ -59,6 +61,7 @@ class FaithfulnessOptions:
     batch_size: int = 32
     workers: int = 1
     resamples: int = 2000
+    unknown_classes: str = "refuse"
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -68,7 +71,16 @@ class FaithfulnessOptions:
     @property
     def scoring(self) -> Scoring:
         """What `ModelSource` reads images by."""
-        names = ("view", "input_size", "on_bad", "batch_size", "workers", "limit", "resamples")
+        names = (
+            "view",
+            "input_size",
+            "on_bad",
+            "unknown_classes",
+            "batch_size",
+            "workers",
+            "limit",
+            "resamples",
+        )
         shared = {name: getattr(self, name) for name in names}
         return Scoring(EvaluationOptions(gt_only=True, **shared))
 
@@ -106,6 +118,9 @@ def evaluate_faithfulness(
     chosen = chosen_metrics(metrics, boxes=any(len(sample.boxes_xyxy) for sample in dataset.samples))
     specs = list({spec.label: spec for spec in map(resolved_method, methods)}.values())
     loaded = load_model(model)
+    whole, others = dataset, list[str]()
+    if options.unknown_classes == "skip" and any("boxes" in metric.needs for metric in chosen):
+        dataset, others = with_known_classes(dataset, [loaded.categories])
     source = ModelSource(loaded.name, loaded, specs, options.scoring)
     run = _Run(source, chosen, dataset, options)
     count = run.score_all(progress)
@@ -120,7 +135,7 @@ def evaluate_faithfulness(
         columns,
         list(dict.fromkeys(filled)),
         {dataset[index].id: why for index, why in run.selection.skipped.reasons.items()},
-        notes,
+        [*notes, *left_out(whole, dataset, others)],
     )
 
 

@@ -29,6 +29,7 @@ class EvaluationOptions:
     ``heatmap_size``  (h, w) of saved heatmaps; None: each has the size of its photo.
     ``limit``         at most so many images, evenly spaced.
     ``on_bad``        "refuse" or "skip" images that cannot be scored.
+    ``unknown_classes``  "refuse" a data set with classes that a model lacks, or "skip" the images of those classes.
     ``batch_size``, ``workers``  photos in one forward pass; threads that read photos and score maps.
     ``resamples``     draws of the bootstrap.
     ``cases``         how many best, median and worst cases a row keeps.
@@ -41,6 +42,7 @@ class EvaluationOptions:
     heatmap_size: tuple[int, int] | None = None
     limit: int | None = None
     on_bad: str = "refuse"
+    unknown_classes: str = "refuse"
     batch_size: int = 32
     workers: int = 1
     resamples: int = 2000
@@ -51,6 +53,7 @@ class EvaluationOptions:
             ("protocol", self.protocol, (*PROTOCOLS, "pxap")),
             ("view", self.view, VIEWS),
             ("choice for bad images", self.on_bad, ON_BAD),
+            ("choice for unknown classes", self.unknown_classes, ON_BAD),
         ):
             if given not in valid:
                 raise unknown(what, given, valid)

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from sightline.data.classes import with_known_classes
 from sightline.errors import InputError
 from sightline.evaluation.box_source import BoxSource
 from sightline.evaluation.counting import Advance, Counted, Skipped
@@ -19,7 +20,7 @@ from sightline.evaluation.saved import SavedSource
 from sightline.evaluation.selection import Selection, check_choice, select_images, truth_of
 from sightline.methods.spec import MethodSpec, parse_method
 from sightline.metrics.accumulators import BoxTally
-from sightline.models.loading import load_model
+from sightline.models.loading import LoadedModel, load_model
 from sightline.reports.tables import Report
 from sightline.types import Dataset
 
@@ -74,10 +75,31 @@ def evaluate(
     1.0
     """
     rules, options = read_options(rule, options, shorthand)
+    models = {name: load_model(one) for name, one in _named(model).items()}
+    whole, others = dataset, list[str]()
+    if options.unknown_classes == "skip":
+        names = [one.categories for one in models.values()]
+        dataset, others = with_known_classes(dataset, names)
+        choose_on = choose_on and with_known_classes(choose_on, names)[0]
     scoring = Scoring(options, rules, truth_of(dataset, options.protocol))
     check_choice(dataset, choose_on, scoring)
-    sources = _sources(model, methods, heatmaps, scoring, [dataset, *([choose_on] if choose_on else [])])
-    return evaluate_sources(sources, dataset, scoring, choose_on, progress, scorer)
+    sources = _sources(models, methods, heatmaps, scoring, [dataset, *([choose_on] if choose_on else [])])
+    report = evaluate_sources(sources, dataset, scoring, choose_on, progress, scorer)
+    report.settings["classes_left_out"] = others
+    report.notes += left_out(whole, dataset, others)
+    return report
+
+
+def left_out(whole: Dataset, scored: Dataset, classes: Sequence[str]) -> list[str]:
+    """What is said of classes that a model lacks, and of their images; nothing where there are none."""
+    if not classes:
+        return []
+    images = len(whole) - len(scored)
+    some = ", ".join(classes[:3]) + (", …" if len(classes) > 3 else "")
+    return [
+        f"Left out: {len(classes)} of {len(whole.categories)} classes, which the model lacks, with {images} of "
+        f"{len(whole)} images: {some}."
+    ]
 
 
 def evaluate_sources(
@@ -154,7 +176,7 @@ def fixed(source: Source) -> list[dict[str, float]]:
 
 
 def _sources(
-    model: Models,
+    models: Mapping[str, LoadedModel],
     methods: Sequence[str | MethodSpec],
     folders: Sequence[str | Path],
     scoring: Scoring,
@@ -162,8 +184,8 @@ def _sources(
 ) -> list[Source]:
     specs = {spec.label: spec for spec in map(resolved_method, methods)}
     found: list[Source] = []
-    for name, one in _named(model).items():
-        source = ModelSource(name, load_model(one), list(specs.values()), scoring)
+    for name, one in models.items():
+        source = ModelSource(name, one, list(specs.values()), scoring)
         source.match(splits[0])  # refuses now, not after the work
         found.append(source)
     found += [SavedSource(folder, scoring, splits) for folder in folders]
