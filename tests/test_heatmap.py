@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from references.affinity import walk
 from sightline.errors import InputError
-from sightline.heatmap import NORMALISATIONS, fuse, make_heatmaps, normalise, quantile, upsample
+from sightline.heatmap import NORMALISATIONS, fuse, make_heatmaps, normalise, propagate, quantile, upsample
 
 # 25 values; sorted: -2 -1 0 ×13 1 1 2 2 3 4 5 6 7 8
 MAP = torch.tensor(
@@ -214,3 +215,55 @@ def test_errors_say_what_was_expected(call, says):
     with pytest.raises(InputError) as caught:
         call()
     assert says in str(caught.value)
+
+
+# The affinity walk
+
+
+def test_propagate_by_hand():
+    # Three places with f = (1, 0), (3, 4)/5, (0, 1): cosines 1, 0.6, 0; 0.6, 1, 0.8; 0, 0.8, 1.
+    # Power 2 and rows over their sums: [1, .36, 0]/1.36, [.36, 1, .64]/2, [0, .64, 1]/1.64. One step of m = (8, 0, 4).
+    features = torch.tensor([[[[2.0, 3, 0]], [[0, 4, 7]]]], dtype=torch.float64)
+    maps = torch.tensor([[[[8.0, 0, 4]]]], dtype=torch.float64)
+    one = propagate(maps, features, power=2, steps=1)
+    expected = torch.tensor([8 / 1.36, (8 * 0.36 + 4 * 0.64) / 2, 4 / 1.64], dtype=torch.float64)
+    torch.testing.assert_close(one[0, 0, 0], expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(propagate(maps, features, 2, 2), propagate(one, features, 2, 1))
+    assert torch.equal(propagate(maps, features, 2, 0), maps)
+
+
+def test_opposite_features_do_not_count():
+    features = torch.tensor([[[[1.0, -1.0]]]])
+    maps = torch.tensor([[[[5.0, 1.0]]]])
+    assert torch.equal(propagate(maps, features, power=1), maps)
+
+
+@pytest.mark.parametrize("limit", [1, 40, 300, 2**24])
+@pytest.mark.parametrize(("power", "steps"), [(4, 2), (1, 3), (0.5, 1)])
+def test_propagate_equals_the_slow_walk_whatever_is_alive_at_once(limit, power, steps):
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.rand(3, 2, 2, 3, generator=generator, dtype=torch.float64)
+    features = torch.randn(3, 5, 4, 3, generator=generator, dtype=torch.float64)
+    features[1, :, 2, 1] = 0  # a place without features
+    found = propagate(maps, features, power, steps, limit)
+    expected = walk(upsample(maps, (4, 3)), features, power, steps)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_propagate_keeps_a_constant_map_and_the_range():
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(2, 6, 5, 5, generator=generator, dtype=torch.float64)
+    constant = torch.full((2, 1, 5, 5), 3.0, dtype=torch.float64)
+    torch.testing.assert_close(propagate(constant, features), constant)
+    maps = torch.rand(2, 1, 5, 5, generator=generator, dtype=torch.float64)
+    walked = propagate(maps, features)
+    assert (walked.amax((2, 3)) <= maps.amax((2, 3))).all()  # a mean of means
+    assert (walked.amin((2, 3)) >= maps.amin((2, 3))).all()
+
+
+def test_propagate_says_what_does_not_fit():
+    maps, features = torch.zeros(2, 1, 4, 4), torch.zeros(3, 5, 4, 4)
+    with pytest.raises(InputError, match=r"maps \(2, 1, 4, 4\) and features \(3, 5, 4, 4\)"):
+        propagate(maps, features)
+    with pytest.raises(InputError, match="power=-1, steps=2"):
+        propagate(maps, features[:2], power=-1)

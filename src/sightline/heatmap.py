@@ -143,6 +143,59 @@ def fuse(
     return _divide_by_max(total)  # the mean differs from the sum by a factor, which goes here
 
 
+def propagate(
+    maps: Tensor, features: Tensor, power: float = 4.0, steps: int = 2, limit: int = 2**24
+) -> Tensor:
+    """A random walk that spreads maps (N, K, h, w) over places of like features (N, C, H, W): (N, K, H, W).
+
+    m ← A^steps · up(m), A = ReLU(f fᵀ)^power, each row divided by its sum, f (H·W, C) the features' unit vectors.
+    A place takes the mean of the places that look like it. At most ``limit`` entries of A are alive at once. A place
+    without features (a zero vector) is like no other and keeps its value. Half precision becomes float32. Raises
+    `InputError` for shapes that do not fit, a power that is not above 0, and steps below 0.
+
+    >>> maps, features = torch.tensor([[[[4.0, 0.0, 2.0]]]]), torch.tensor([[[[1.0, 1.0, 0.0]], [[0.0, 0.0, 1.0]]]])
+    >>> propagate(maps, features)
+    tensor([[[[2., 2., 2.]]]])
+    """
+    if maps.ndim != 4 or features.ndim != 4 or len(maps) != len(features):
+        raise InputError(
+            f"propagate was given maps {tuple(maps.shape)} and features {tuple(features.shape)}; "
+            "expected (N, K, h, w) and (N, C, H, W)"
+        )
+    if power <= 0 or steps < 0:
+        raise InputError(f"power={power}, steps={steps}; expected a power above 0 and 0 or more steps")
+    size_hw = (features.shape[2], features.shape[3])
+    values = upsample(maps, size_hw).flatten(2).transpose(1, 2)  # (N, P, K)
+    unit = F.normalize(_as_float_maps(features).flatten(2), dim=1)  # (N, C, P)
+    places = unit.shape[2]
+    at_once = max(1, limit // places**2)
+    walked = [
+        _walk(some, of, power, steps, max(1, limit // (places * at_once)))
+        for some, of in zip(torch.split(values, at_once), torch.split(unit.to(values), at_once), strict=True)
+    ]
+    return torch.cat(walked).transpose(1, 2).reshape(*maps.shape[:2], *size_hw)
+
+
+def _walk(values: Tensor, unit: Tensor, power: float, steps: int, rows: int) -> Tensor:
+    """``steps`` steps of the walk on values (N, P, K); ``rows`` of the matrix (N, P, P) are made at once."""
+    whole = _transitions(unit, slice(None), power) if rows >= unit.shape[2] else None
+    for _ in range(steps):
+        if whole is not None:
+            values = whole @ values
+        else:
+            starts = range(0, unit.shape[2], rows)
+            values = torch.cat([_transitions(unit, slice(i, i + rows), power) @ values for i in starts], 1)
+    return values
+
+
+def _transitions(unit: Tensor, rows: slice, power: float) -> Tensor:
+    """Rows of A = ReLU(f fᵀ)^power over their sums: unit vectors (N, C, P) -> (N, R, P)."""
+    like = (unit[:, :, rows].transpose(1, 2) @ unit).clamp_(min=0).pow_(power)
+    total = like.sum(2, keepdim=True)
+    own = torch.eye(unit.shape[2], dtype=unit.dtype, device=unit.device)[rows]
+    return torch.where(total > 0, like / total.where(total > 0, 1), own)
+
+
 def quantile(maps: Tensor, q: float) -> Tensor:
     """The q-quantile of each map (..., H, W) -> (...), linear between neighbours as NumPy does it.
 

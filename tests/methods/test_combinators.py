@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 import sightline
 from sightline.errors import InputError
-from sightline.heatmap import fuse
-from sightline.methods.combinators import combined, flipped, multi_layer
-from sightline.methods.spec import MethodSpec, parse_method, parse_methods
+from sightline.heatmap import fuse, propagate, upsample
+from sightline.methods.combinators import combined, flipped, multi_layer, propagated, scaled
+from sightline.methods.named import forget_method_name, name_method
+from sightline.methods.spec import Affinity, MethodSpec, parse_method, parse_methods
+from sightline.types import BoxRule
 
 
 @pytest.fixture
@@ -121,3 +123,116 @@ def test_what_holds_for_all() -> None:
         parse_methods(["saliency"], layers=["a"])
     with pytest.raises(InputError, match="did you mean 'gradcam'"):
         parse_method("grad_cam:flip")
+
+
+# Several input sizes, and the affinity walk
+
+
+def test_scales_are_the_mean_over_input_sizes(net: nn.Module) -> None:
+    layercam = method("layercam")
+    found = scaled(layercam, [1, 2])(net, IMAGES, CLASSES)
+    larger = torch.nn.functional.interpolate(IMAGES, size=(18, 24), mode="bilinear", align_corners=False)
+    parts = [upsample(layercam(net, x, CLASSES), (9, 12)) for x in (IMAGES, larger)]
+    mean = sum(one / one.amax((2, 3), keepdim=True) for one in parts) / 2
+    torch.testing.assert_close(found, mean / mean.amax((2, 3), keepdim=True))
+
+
+def test_one_scale_is_the_map_over_its_maximum(net: nn.Module) -> None:
+    maps = upsample(method("layercam")(net, IMAGES, CLASSES), (9, 12))
+    found = scaled(method("layercam"), [1.0])(net, IMAGES, CLASSES)
+    torch.testing.assert_close(found, maps / maps.amax((2, 3), keepdim=True))
+
+
+def test_scales_take_the_larger_images_from_where_they_are_made(net: nn.Module) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def photo(size_hw: tuple[int, int]) -> Tensor:
+        asked.append(size_hw)
+        return torch.ones(2, 3, *size_hw, dtype=torch.float64)
+
+    found = scaled(method("layercam"), [1, 1.5], photo)(net, IMAGES, CLASSES)
+    assert asked == [(14, 18)]  # 9 · 1.5 = 13.5, to the even one
+    parts = [method("layercam")(net, x, CLASSES).flatten(0, 1) for x in (IMAGES, photo((14, 18)))]
+    torch.testing.assert_close(found, fuse(parts, (9, 12)).view(2, 2, 9, 12))
+
+
+def test_affinity_walks_on_the_stage_of_the_same_pass(net: nn.Module) -> None:
+    passes: list[int] = []
+    handle = net[0].register_forward_hook(lambda m, args, out: passes.append(len(out)))
+    method("gradcam")(net, IMAGES, CLASSES)
+    alone = len(passes)
+    found = propagated(method("gradcam"), Affinity(power=3, steps=1))(net, IMAGES, CLASSES)
+    handle.remove()
+    assert len(passes) == alone + 1  # the structure is known by now: one pass for all of it
+    features = net[:2](IMAGES).detach()  # the maps before the resolution falls
+    by_hand = propagate(method("gradcam")(net, IMAGES, CLASSES), features, 3, 1)
+    torch.testing.assert_close(found, by_hand)
+    assert found.shape == (2, 2, 9, 12)
+    named = propagated(method("gradcam"), Affinity(3, 1, ("1",)))(net, IMAGES, CLASSES)
+    assert torch.equal(named, found)
+
+
+def test_affinity_on_two_stages_is_their_mean(net: nn.Module) -> None:
+    cam = method("cam", nwc=True)
+    maps = cam(net, IMAGES, CLASSES)
+    fine, coarse = net[:2](IMAGES).detach(), net[:3](IMAGES).detach()
+    by_hand = fuse([propagate(maps, f).flatten(0, 1) for f in (fine, coarse)], (9, 12)).view(2, 2, 9, 12)
+    torch.testing.assert_close(propagated(cam, Affinity(stages=2))(net, IMAGES, CLASSES), by_hand)
+
+
+def test_affinity_refuses_a_layer_without_a_map(net: nn.Module) -> None:
+    with pytest.raises(InputError, match="layer '6' showed no map"):
+        propagated(method("cam"), Affinity(stages=("6",)))(net, IMAGES, CLASSES)
+    with pytest.raises(InputError, match="unknown layer 'fc'"):
+        propagated(method("cam"), Affinity(stages=("fc",)))(net, IMAGES, CLASSES)
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_everything_from_the_inside_out(net: nn.Module) -> None:
+    spec = parse_method("cam:nwc=true:flip:scales=1,1.5:affinity:affinity.stages=2")
+    cam = method("cam", nwc=True)
+    by_hand = scaled(propagated(flipped(cam), Affinity(stages=2)), [1, 1.5])
+    assert torch.equal(combined(cam, spec)(net, IMAGES, CLASSES), by_hand(net, IMAGES, CLASSES))
+
+
+def test_localise_is_the_class_map_of_positive_weights(net: nn.Module) -> None:
+    for name in ("localise", "localise-fast"):
+        spec = parse_method(name)
+        assert spec.label == name
+        assert spec.rule == BoxRule(threshold=0.35)
+        gradcam, cam = method(spec.name, **spec.options), method("cam", nwc=True)
+        found = combined(gradcam, spec)(net, IMAGES, CLASSES)
+        torch.testing.assert_close(found, combined(cam, spec)(net, IMAGES, CLASSES))
+        assert found.amax((2, 3)).flatten().tolist() == pytest.approx([1] * 4)
+    changed = parse_method("localise:scales=1")
+    assert changed.scales == (1,)
+    assert changed.rule is None  # it is no longer what the threshold was chosen for
+
+
+def test_a_name_of_ones_own() -> None:
+    name_method("sharp", "layercam:flip", BoxRule(threshold=0.5))
+    try:
+        assert parse_method("sharp") == parse_method("layercam:flip")
+        assert parse_method("sharp").rule == BoxRule(threshold=0.5)
+    finally:
+        forget_method_name("sharp")
+    with pytest.raises(InputError, match="unknown method 'sharp'"):
+        parse_method("sharp")
+    with pytest.raises(InputError, match="one word without"):
+        name_method("a:b", "cam")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cam:scales=1,big", "expected numbers with commas"),
+        ("cam:scales=1,0", "expected factors of the input size"),
+        ("cam:affinity.powr=2", "did you mean 'power'"),
+        ("cam:affinity.power=many", "expected numbers, e.g. affinity.power=4"),
+        ("cam:afinity", "option 'afinity'"),
+        ("locallise", "did you mean 'localise'"),
+    ],
+)
+def test_combinators_typed_wrongly(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_method(text)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
+from sightline.engine import watched
 from sightline.errors import InputError
-from sightline.heatmap import REDUCTIONS, fuse
+from sightline.heatmap import REDUCTIONS, fuse, propagate
+from sightline.inspection.stages import last_stages
 from sightline.methods.registry import get_method
-from sightline.methods.spec import MethodSpec
+from sightline.methods.spec import Affinity, MethodSpec
 
 
 class Maps(Protocol):
@@ -69,17 +72,75 @@ def multi_layer(
     return maps
 
 
-def combined(method: Maps, spec: MethodSpec) -> Maps:
-    """``method`` with what the spec asks for around it: its layers fused, then the mirror image.
+def propagated(method: Maps, affinity: Affinity) -> Maps:
+    """The maps spread over places that the network's own features show to be alike (`sightline.heatmap.propagate`).
 
-    A method that fuses layers itself (`fullycam`) gets them all at once.
+    The features are those of the stages' layers in the method's own first pass over the images: no pass is added. With
+    several stages each gives a map, at the image's size and over its maximum, and their mean is taken (`fuse`).
+    Returns (N, K, H_s, W_s) of the one stage, or (N, K, H, W).
+    """
+
+    def maps(model: nn.Module, images: Tensor, classes: Tensor, *, layer: Any = None) -> Tensor:
+        network = getattr(model, "network", model)
+        names = affinity.stages
+        stages = last_stages(network, images, names) if isinstance(names, int) else names
+        with watched(network, stages, len(images)) as seen:
+            found = method(model, images, classes, layer=layer)
+        walked = [propagate(found, features, affinity.power, affinity.steps) for features in seen()]
+        if len(walked) == 1:
+            return walked[0]
+        size_hw = (images.shape[-2], images.shape[-1])
+        return fuse([one.flatten(0, 1) for one in walked], size_hw).view(*found.shape[:2], *size_hw)
+
+    return maps
+
+
+Resized = Callable[[tuple[int, int]], Tensor]  # a size (h, w) -> the same images at that size
+
+
+def scaled(method: Maps, scales: Sequence[float], resized: Resized | None = None) -> Maps:
+    """The mean of the maps at several input sizes, each enlarged to the image's size and divided by its maximum.
+
+    M = mean_s up(m(x_s)) / max, x_s the images at s times their size, over the maximum of the mean. ``resized`` makes
+    x_s, from the photos say; None: the images themselves are resized (bilinear, antialiased). Returns (N, K, H, W).
+    """
+    if not scales or any(scale <= 0 for scale in scales):
+        raise InputError(f"scales={tuple(scales)}; expected one or more factors of the input size above 0")
+
+    def maps(model: nn.Module, images: Tensor, classes: Tensor, *, layer: Any = None) -> Tensor:
+        size_hw = (images.shape[-2], images.shape[-1])
+        found = []
+        for scale in scales:
+            wanted = (max(1, round(scale * size_hw[0])), max(1, round(scale * size_hw[1])))
+            if wanted == size_hw:
+                shown = images
+            else:
+                shown = resized(wanted) if resized is not None else _resized(images, wanted)
+            found.append(method(model, shown, classes, layer=layer).flatten(0, 1))
+        return fuse(found, size_hw).view(*classes.shape[:2], *size_hw)
+
+    return maps
+
+
+def _resized(images: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    return interpolate(images, size=size_hw, mode="bilinear", align_corners=False, antialias=True)
+
+
+def combined(method: Maps, spec: MethodSpec, resized: Resized | None = None) -> Maps:
+    """``method`` with what the spec asks for around it: layers fused, mirror image, affinity walk, input sizes.
+
+    A method that fuses layers itself (`fullycam`) gets them all at once. ``resized`` as in `scaled`.
     """
     layers: Any = list(spec.layers)
     if len(layers) > 1 and get_method(spec.name).layers is None:
         method = multi_layer(method, layers)
     elif layers:
         method = _at(method, layers if len(layers) > 1 else layers[0])
-    return flipped(method) if spec.flip else method
+    if spec.flip:
+        method = flipped(method)
+    if spec.affinity is not None:
+        method = propagated(method, spec.affinity)
+    return scaled(method, spec.scales, resized) if spec.scales else method
 
 
 def _at(method: Maps, where: Any) -> Maps:

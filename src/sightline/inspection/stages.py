@@ -1,0 +1,98 @@
+"""The maps on both sides of the last step down in resolution: what affinity propagation walks on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor, nn
+
+from sightline.errors import UnsupportedError
+from sightline.inspection.structure import LayerRow, Structure, inspect_network
+
+
+def last_stages(network: nn.Module, images: Tensor, count: int = 1) -> tuple[str, ...]:
+    """The layers that an affinity walk uses, finest first; found by the sizes of the maps, not by names.
+
+    ``count=1``: the last map before the resolution falls for the last time on the way to the target layer (ResNet's
+    ``layer3``, EfficientNet's ``blocks.4``); 2: also what comes out of the module that lowers it (``layer4``,
+    ``blocks.5``). A network with one resolution has one stage, its target layer. Raises `UnsupportedError` where no
+    module returns such a map.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Conv2d(4, 8, 3, 2), nn.ReLU(),
+    ...                     nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    >>> last_stages(net, images=__import__("torch").zeros(1, 3, 32, 32), count=2)
+    ('1', '2')
+    """
+    structure = inspect_network(network, images)
+    rows = _towards_target(structure)
+    if structure.target is None or not rows:
+        raise UnsupportedError(
+            f"no stage was found for the affinity walk: {structure.why_no_target or 'no module returns a map'}; "
+            "name one: affinity.stages=LAYER"
+        )
+    found = _lowering(rows, _target_size(structure, rows), str(structure.target))
+    if found is None:
+        return (str(structure.target) if structure.target.op is None else rows[-1].name,)
+    return found[-2:] if count > 1 else found[:1]
+
+
+def _towards_target(structure: Structure) -> list[LayerRow]:
+    """The modules with one map that run before the target layer, or are it, or are inside it; outer ones first."""
+    names = [row.name for row in structure.layers]
+    target = str(structure.target or "")
+    end = names.index(target) if target in names else len(names)
+    return [
+        row
+        for place, row in enumerate(structure.layers)
+        if "#" not in row.name
+        and row.type != "operation"
+        and (place <= end or row.name.startswith(f"{target}."))
+    ]
+
+
+def _target_size(structure: Structure, rows: Sequence[LayerRow]) -> tuple[int, ...]:
+    chosen = [row.shape[1:] for row in structure.layers if row.chosen]
+    return chosen[0] if chosen else rows[-1].shape[1:]
+
+
+def _lowering(rows: Sequence[LayerRow], size: tuple[int, ...], target: str) -> tuple[str, str] | None:
+    """(what enters, what lowers) at the last step down to ``size``; None where nothing is larger.
+
+    A module that takes several steps is looked into; so is one that holds the target layer, and one before which
+    there is nothing.
+    """
+    inside, before = "", None
+    while True:
+        children = list(_children(rows, inside))
+        holds = [target.startswith(f"{row.name}.") for row in children]
+        place = next((i for i, row in enumerate(children) if holds[i] or row.shape[1:] == size), None)
+        if place is None:
+            return None
+        name = children[place].name
+        before = children[place - 1].name if place else before
+        if holds[place]:
+            inside = name
+            continue
+        larger = {
+            row.shape[1:]
+            for row in rows
+            if row.name.startswith(f"{name}.") and _area(row.shape[1:]) > _area(size)
+        }
+        if len(larger) <= (before is not None):
+            return None if before is None else (before, name)
+        inside = name
+
+
+def _children(rows: Sequence[LayerRow], inside: str) -> Iterator[LayerRow]:
+    """The outermost listed modules inside one."""
+    within = [row for row in rows if not inside or row.name.startswith(f"{inside}.")]
+    names = {row.name for row in within}
+    for row in within:
+        parts = row.name.split(".")
+        outer = {".".join(parts[:i]) for i in range(1, len(parts))}
+        if not outer & names:
+            yield row
+
+
+def _area(size: Sequence[int]) -> int:
+    return size[0] * size[1] if len(size) == 2 else 0
