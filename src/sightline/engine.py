@@ -7,7 +7,6 @@ leaf only. No gradient of a parameter, and none of the image unless it is asked 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sightline.errors import InputError, UnsupportedError, unknown
+from sightline.errors import InputError, UnsupportedError
 from sightline.inspection.recording import OpCounter, eval_mode, is_spatial, tensors_in
 from sightline.inspection.structure import Head, LayerRef
 from sightline.inspection.tail import tail
@@ -394,47 +393,3 @@ def _first_not_finite(network: nn.Module, images: Tensor) -> str:
             handle.remove()
     first = found[0] if found else "an operation outside its layers"
     return f"the network's output holds NaN or Inf, first made by layer '{first}'"
-
-
-@contextmanager
-def watched(network: nn.Module, layers: Sequence[str], n: int) -> Iterator[Callable[[], list[Tensor]]]:
-    """What layers show while something else runs the network: called afterwards, their maps (n, C, h, w), detached.
-
-    Kept is each layer's first output with ``n`` images, of this thread; the passes themselves are not touched. Raises
-    `InputError` for a layer that is not there, was not reached, or shows no map.
-
-    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
-    >>> with watched(net, ["0"], 2) as seen:
-    ...     _ = net(torch.zeros(2, 3, 8, 8))
-    >>> seen()[0].shape
-    torch.Size([2, 4, 6, 6])
-    """
-    kept: dict[str, Tensor] = {}
-    thread = threading.get_ident()
-
-    def keep(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            first = threading.get_ident() == thread and name not in kept
-            if first and isinstance(output, Tensor) and is_spatial(output) and len(output) == n:
-                kept[name] = output.detach().clone()  # what follows may work in place
-
-        return hook
-
-    def maps() -> list[Tensor]:
-        for name in layers:
-            if name not in kept:
-                raise InputError(
-                    f"layer '{name}' showed no map (N, C, h, w) of {n} images; name one that does"
-                )
-        return [_wide(kept[name]) for name in layers]
-
-    modules = dict(network.named_modules())
-    for name in layers:
-        if name not in modules:
-            raise unknown("layer", name, [name for name in modules if name])
-    handles = [modules[name].register_forward_hook(keep(name)) for name in layers]
-    try:
-        yield maps
-    finally:
-        for handle in handles:
-            handle.remove()

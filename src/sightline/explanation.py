@@ -45,7 +45,8 @@ class Explanation:
 
     ``logits`` (N, C); ``signed`` (N, K, 3, H, W) for methods at the image's pixels, else None; ``geometries``
     says for each image which part of the photo the network saw. K = 1 and ``classes`` = −1 for a callable
-    target. ``score_rule``: how logits become probabilities (`sightline.scores`); None without logits.
+    target. ``score_rule``: how logits become probabilities (`sightline.scores`); None without logits. ``rule``: that of
+    a named method, whose threshold holds where none is given.
     """
 
     maps: Tensor
@@ -63,6 +64,7 @@ class Explanation:
     photos: list[PIL.Image.Image] | None = None
     images: Tensor | None = None
     score_rule: ScoreRule | None = None
+    rule: BoxRule | None = None
     _model: nn.Module | None = field(default=None, repr=False)
     _evidence: Evidence | None = field(default=None, repr=False)
 
@@ -104,11 +106,19 @@ class Explanation:
         """
         if size not in MASK_SIZES:
             raise unknown("size of masks", size, MASK_SIZES)
-        rule = BoxRule.of(rule, **shorthand)
+        rule = self.box_rule(rule, **shorthand)
         masks = make_masks(self._heatmaps_for(rule), rule)
         if size == "input":
             return masks
         return [g.masks_to_photo(row) for g, row in zip(self.geometries, masks, strict=True)]
+
+    def box_rule(self, rule: BoxRule | float | None = None, **shorthand: Any) -> BoxRule:
+        """The rule that boxes are made by: as given, its threshold that of a named method where none is given.
+
+        >>> example().box_rule(select="all").threshold
+        0.2
+        """
+        return BoxRule.of(rule, **shorthand).or_threshold_of(self.rule)
 
     def boxes(self, rule: BoxRule | float | None = None, **shorthand: Any) -> list[list[Tensor]]:
         """The boxes by ``rule``; by default the paper's: values ≥ 20 % of the maximum, the largest region, its box.
@@ -120,7 +130,7 @@ class Explanation:
         >>> example().boxes(threshold=0.5)[0][0].shape
         torch.Size([1, 4])
         """
-        rule = BoxRule.of(rule, **shorthand)
+        rule = self.box_rule(rule, **shorthand)
         found = make_boxes(self._heatmaps_for(rule), rule)
         return [[g.to_photo(b) for b in row] for g, row in zip(self.geometries, found, strict=True)]
 
@@ -241,7 +251,7 @@ class Explanation:
         """
         from sightline.pictures.overlay import overlay
 
-        rule = BoxRule.of(rule, **shorthand)
+        rule = self.box_rule(rule, **shorthand)
         heatmap = self._heatmaps_for(rule)[i, k]
         return overlay(
             self.photo(i),
@@ -270,7 +280,7 @@ class Explanation:
         from sightline.reports.manifest import describe_run
         from sightline.reports.output_folder import OutputFolder
 
-        rule, rows = BoxRule.of(rule, **shorthand), []
+        rule, rows = self.box_rule(rule, **shorthand), []
         with OutputFolder(folder, KIND) as out:
             for i, row in enumerate(self.predictions(rule)):
                 for k, p in enumerate(row):

@@ -66,7 +66,7 @@ def explain(
     if target is not None and not (isinstance(classes, str) and classes == "top1"):
         raise InputError("give either classes or target, not both")
     if spec.combines:
-        return _explain_combined(model, photos, spec, classes, target)
+        return _explain_combined(model, photos, spec, classes, target, layer)
     if spec.layers:
         layer = list(spec.layers) if len(spec.layers) > 1 else spec.layers[0]
     return _explain_once(model, photos, spec, classes, target, layer)
@@ -137,22 +137,48 @@ def _explain_combined(
     spec: MethodSpec,
     classes: Classes,
     target: Callable[[Any], Tensor] | None,
+    layer: Layer,
 ) -> Explanation:
     """A method with its combinators; classes, scores and geometry are those of the photos as they are."""
-    layers: list[Any] = list(spec.layers)
-    fused = len(layers) > 1 and get_method(spec.name).layers is None
-    at: Layer = layers[0] if len(layers) == 1 or fused else layers or None
-    first = _explain_once(model, photos, spec, classes, target, at)
+    if isinstance(target, OutputTarget) and target.names_a_place and (spec.flip or spec.scales):
+        raise InputError(
+            f"{target!r} names a place, which flip and scales move; leave them out of the method"
+        )
+    asked, named = classes, layer
+    kept: list[Explanation] = []  # of the photos as they are: made in the first pass over them
 
     def maps(model: nn.Module, images: Tensor, classes: Tensor, *, layer: Layer = None) -> Tensor:
-        if images is photos.images and layer == at:
-            return first.maps  # it has been computed
-        wanted: Classes = "top1" if target is not None else classes
-        return _explain_once(model, PhotoBatch.of_tensor(images), spec, wanted, target, layer).maps
+        own, at = images is photos.images, named if layer is None else layer
+        if not own and not kept:
+            kept.append(_explain_once(model, photos, spec, asked, target, at))
+        wanted = kept[0].classes if kept and target is None else asked
+        shown = photos if own else PhotoBatch.of_tensor(images)
+        found = _explain_once(model, shown, spec, wanted, target, at)
+        if not kept:
+            kept.append(found)
+        return found.maps
 
-    found = combined(maps, spec)(model, photos.images, first.classes)
-    shown = layers if fused else first.layers
-    return replace(first, maps=found, signed=None, method=spec.label, layers=shown, _evidence=None)
+    nothing = torch.zeros(len(photos), 0)  # the classes are chosen in the first pass
+    found = combined(maps, spec, _larger(model, photos))(model, photos.images, nothing)
+    fused = len(spec.layers) > 1 and get_method(spec.name).layers is None
+    shown = list(spec.layers) if fused else kept[0].layers
+    return replace(
+        kept[0], maps=found, signed=None, method=spec.label, layers=shown, rule=spec.rule, _evidence=None
+    )
+
+
+def _larger(model: nn.Module, photos: PhotoBatch) -> Callable[[tuple[int, int]], Tensor] | None:
+    """The same photos at another input size, read again in that size; None where only their tensors are there."""
+    preprocess = getattr(model, "preprocess", None)
+    sources = photos.photos or photos.sources
+    if preprocess is None or not sources or not preprocess.resizes:
+        return None
+
+    def resized(size_hw: tuple[int, int]) -> Tensor:
+        again = PhotoBatch.load(sources, preprocess.at_size(size_hw), photos.view, keep_photos=False)
+        return again.images.to(photos.images)
+
+    return resized
 
 
 def as_batch(model: nn.Module, batch: Any, view: str = "whole") -> PhotoBatch:

@@ -78,6 +78,12 @@ class ExplainOptions:
         """The methods, parsed."""
         return parse_methods(list(self.methods), list(self.method_options), list(self.layers))
 
+    @property
+    def common_threshold(self) -> float | None:
+        """The threshold of every method's boxes; None where a named method brings another."""
+        thresholds = {self.rule.or_threshold_of(spec.rule).threshold for spec in self.specs}
+        return thresholds.pop() if len(thresholds) == 1 else None
+
     def as_dict(self) -> dict[str, Any]:
         """The options as manifest.json holds them; those of the box rule lie beside the others, ``standard`` too."""
         apart = ("rule", "method_options", "workers")  # beside the others; by method; without a say
@@ -296,7 +302,7 @@ def _see(
             "options": explanation.options,
             "scores": _score_rules(manifest["methods"].get(name), explanation),
         }
-        seen.append(_Seen.of(name, explanation, options.rule))
+        seen.append(_Seen.of(name, explanation, options.rule.or_threshold_of(spec.rule)))
     return seen
 
 
@@ -325,7 +331,7 @@ def _save_panel(
         caption=" · ".join(filter(None, [note, caption_of(model.name, options)])),
         shown_xyxy=photos.geometries[i].shown_xyxy,
         colormap=options.colormap,
-        threshold=options.rule.threshold if options.rule.relative_to == "max" else None,
+        threshold=options.common_threshold if options.rule.relative_to == "max" else None,
     )
     folder.write_picture(photo.panel, picture)
     return photo.panel
@@ -339,5 +345,6 @@ def caption_of(model_name: str, options: ExplainOptions) -> str:
     """
     parts = [model_name, f"view: {options.view}", f"heat: {options.rule.normalise}"]
     if any(not get_method(spec.name).signed or spec.combines for spec in options.specs):
-        parts.append(f"box: {options.rule.describe()}")
+        rules = dict.fromkeys(options.rule.or_threshold_of(spec.rule).describe() for spec in options.specs)
+        parts.append(f"box: {' or '.join(rules)}")
     return " · ".join(parts)

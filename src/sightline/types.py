@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
@@ -160,12 +160,22 @@ class BoxRule:
         ):
             if given not in valid:
                 raise unknown(what, given, valid)
+        object.__setattr__(self, "_usual", self.threshold is None)
         if self.threshold is None:
             object.__setattr__(self, "threshold", DEFAULT_THRESHOLDS[self.relative_to])
         if not 0 <= self.threshold <= 1:
             raise InputError(f"threshold is {self.threshold}; expected a share from 0 to 1")
         if not 0 <= self.percentile <= 100:
             raise InputError(f"percentile is {self.percentile}; expected a number from 0 to 100")
+
+    def or_threshold_of(self, other: BoxRule | None) -> BoxRule:
+        """This rule; with the threshold of ``other``, that of a named method say, where none was given here.
+
+        >>> BoxRule().or_threshold_of(BoxRule(0.35)).threshold, BoxRule(0.2).or_threshold_of(BoxRule(0.35)).threshold
+        (0.35, 0.2)
+        """
+        usual = self.__dict__["_usual"] and other is not None and other.relative_to == self.relative_to
+        return replace(self, threshold=other.threshold) if usual and other is not None else self
 
     @classmethod
     def of(cls, rule: BoxRule | float | None = None, **keywords: Any) -> BoxRule:

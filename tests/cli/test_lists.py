@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from sightline import list_datasets, list_methods, list_metrics
+from sightline.methods.named import named_methods
 
 
 def test_methods_lists_every_method_with_its_options(sightline: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     result = sightline("methods")
     rows = {line.split()[0]: line for line in result.out.splitlines()[1:]}
-    assert list(rows) == list(list_methods())
+    assert list(rows) == [*list_methods(), *named_methods()]
+    assert "threshold 0.35" in rows["localise"]
     assert "Zhou et al., CVPR 2016" in rows["cam"]
     assert rows["cam"].rstrip().endswith("nwc, bias")
 
@@ -21,6 +23,7 @@ def test_one_method_shows_its_equation_and_options(sightline: Any) -> None:
     assert out.startswith("layercam: Jiang et al., IEEE TIP 2021\n\n")
     assert ">>>" not in out
     assert "--option channels=None" in sightline("methods", "scorecam").out
+    assert "--method gradcam:nwc=true:affinity" in sightline("methods", "localise-fast").out
 
 
 def test_models_are_one_a_line(sightline: Any) -> None:

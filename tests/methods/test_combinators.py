@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import PIL.Image
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from sightline.heatmap import fuse, propagate, upsample
 from sightline.methods.combinators import combined, flipped, multi_layer, propagated, scaled
 from sightline.methods.named import forget_method_name, name_method
 from sightline.methods.spec import Affinity, MethodSpec, parse_method, parse_methods
+from sightline.models.preprocess import Preprocess
 from sightline.types import BoxRule
 
 
@@ -236,3 +238,71 @@ def test_a_name_of_ones_own() -> None:
 def test_combinators_typed_wrongly(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse_method(text)
+
+
+# Everywhere a method string is read
+
+
+def photo(side: int) -> PIL.Image.Image:
+    generator = torch.Generator().manual_seed(3)
+    pixels = torch.randint(0, 256, (side, side, 3), generator=generator, dtype=torch.uint8)
+    return PIL.Image.fromarray(pixels.numpy())
+
+
+def loaded(net: nn.Module) -> sightline.LoadedModel:
+    return sightline.load_model(net.float(), transform=Preprocess((12, 12), resize=12))
+
+
+def test_explain_reads_photos_again_for_larger_inputs(net: nn.Module) -> None:
+    model, seen = loaded(net), []
+    net[0].register_forward_hook(lambda m, args, out: seen.append(args[0]))
+    found = sightline.explain(model, photo(24), "layercam:scales=1,2", classes="top2")
+    assert found.maps.shape == (1, 2, 12, 12)
+    sharp = Preprocess((24, 24), resize=24).prepare(photo(24))[0]
+    assert torch.equal(seen[-1][0], sharp)  # the photo's own pixels, not the 12 × 12 enlarged
+    by_hand = scaled(method("layercam"), [1, 2], lambda size_hw: sharp[None])
+    small = Preprocess((12, 12), resize=12).prepare(photo(24))[0][None]
+    torch.testing.assert_close(found.maps, by_hand(net, small, found.classes))
+    assert found.method == "layercam scales=1,2"
+
+
+@pytest.mark.parametrize("text", ["cam:scales=2", "cam:scales=2,1", "cam:scales=2:affinity"])
+def test_classes_are_those_of_the_photo_at_its_own_size(net: nn.Module, text: str) -> None:
+    found = sightline.explain(net, IMAGES, text, classes="top2")
+    plain = sightline.explain(net, IMAGES, "cam", classes="top2")
+    assert torch.equal(found.classes, plain.classes)
+    assert torch.equal(found.logits, plain.logits)
+
+
+def test_localise_fast_is_one_pass_and_brings_its_threshold(net: nn.Module) -> None:
+    sightline.explain(net, IMAGES, "localise-fast")
+    passes: list[int] = []
+    net[0].register_forward_hook(lambda m, args, out: passes.append(len(out)))
+    found = sightline.explain(net, IMAGES, "localise-fast")
+    assert passes == [2]
+    assert found.box_rule() == BoxRule(0.35)
+    assert found.box_rule(select="all") == BoxRule(0.35, select="all")
+    assert found.box_rule(threshold=0.2) == found.box_rule(BoxRule(0.2)) == BoxRule(0.2)
+    assert found.box_rule(relative_to="percentile").threshold == 0.35  # that of the percentile
+    assert torch.equal(found.boxes()[0][0], found.boxes(0.35)[0][0])
+    assert sightline.explain(net, IMAGES, "cam:flip").box_rule() == BoxRule(0.2)
+
+
+def test_a_layer_beside_a_combinator_is_used(net: nn.Module) -> None:
+    found = sightline.explain(net, IMAGES, "layercam:flip", classes=1, layer="1")
+    by_hand = sightline.explain(net, IMAGES, "layercam:layer=1:flip", classes=1)
+    assert torch.equal(found.maps, by_hand.maps)
+    assert found.layers == ["1"]
+
+
+def test_targets_go_through_combinators_unless_they_name_a_place(net: nn.Module) -> None:
+    contrast = sightline.targets.Contrast(2, 0)
+    found = sightline.explain(net, IMAGES, "gradcam:flip:affinity", target=contrast).maps
+    straight, mirrored = (
+        sightline.explain(net, x, "gradcam", target=contrast).maps for x in (IMAGES, IMAGES.flip(3))
+    )
+    by_hand = propagate((straight + mirrored.flip(3)) / 2, net[:2](IMAGES).detach())
+    torch.testing.assert_close(found, by_hand)
+    place = sightline.targets.Detection([0, 0, 4, 4], 1)
+    with pytest.raises(InputError, match=r"Detection\(.* names a place, which flip and scales move"):
+        sightline.explain(net, IMAGES, "gradcam:flip", target=place)

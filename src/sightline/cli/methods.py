@@ -12,16 +12,26 @@ def methods(
 ) -> None:
     """List the methods with their papers, or say all about one.
 
+    Around any of them may stand layer=A,B, flip, scales=1,1.5,2 and affinity (affinity.power=4, affinity.steps=2,
+    affinity.stages=1), as in `--method cam:nwc=true:flip`.
+
     ```console
     sightline methods
     sightline methods scorecam
+    sightline methods localise
     ```
     """
     import inspect
 
     from sightline.cli._print import print_table
     from sightline.methods import get_method, list_methods
+    from sightline.methods.named import named_methods
 
+    named = named_methods()
+    if name in named:
+        one = named[name]
+        typer.echo(f"{name}: {one.summary}\n\n  --method {one.text}\n  boxes: {one.rule.describe()}")
+        return
     if name is not None:
         method = get_method(name)
         # All that stands before the doctest: the equation, its source, the choices taken.
@@ -31,4 +41,5 @@ def methods(
             typer.echo(f"  --option {option}={parameter.default}")
         return
     rows = [(name, paper, ", ".join(get_method(name).options)) for name, paper in list_methods().items()]
+    rows += [(one.name, f"= {one.text}", f"threshold {one.rule.threshold:g}") for one in named.values()]
     print_table(("method", "paper", "options"), rows)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from sightline.boxes import five_guesses
 from sightline.data.classes import match_classes
+from sightline.data.images import PhotoSource
 from sightline.data.photos import PhotoBatch
 from sightline.errors import InputError
 from sightline.evaluation.counting import (
@@ -50,7 +50,9 @@ class ModelSource:
         self.specs = list(specs) if scoring.truth != "none" else []
         self.makers = [map_maker(spec) for spec in self.specs]
         self.lines = [
-            line for number, spec in enumerate(self.specs) for line in scoring.lines(spec.label, number)
+            line
+            for number, spec in enumerate(self.specs)
+            for line in scoring.lines(spec.label, number, spec.rule)
         ] or [Line("")]
         self.outputs = _count_outputs(self)
         self._matched: dict[tuple[str, ...], list[int]] = {}
@@ -94,12 +96,19 @@ class ModelSource:
         counted.add(batch, ranked == labels[:, None])
         classes = torch.cat([labels[:, None], ranked[:, : GUESSED if self.guessing else 0]], 1)
         for number in range(len(self.specs)):
-            maps = self.makers[number](self.model, batch.images, classes.to(batch.images.device)).cpu()
+            maps = self._maps(number, batch, classes)
             if self.guessing:
                 self._guess(counted.guesses[number], maps[:, 1:], ranked, labels, batch)
             for line, tally in zip(self.lines, counted.tallies, strict=True):
                 if line.spec == number:
                     update(tally, list(maps[:, 0]), batch)
+
+    def _maps(self, number: int, batch: Batch, classes: Tensor) -> Tensor:
+        """The maps (N, K, h, w) of one method, on the CPU; photos are read again for other input sizes."""
+        sources: list[PhotoSource] = [sample.source for sample in batch.samples]
+        photos = PhotoBatch(batch.images, batch.geometries, sources=sources, view=self.options.view)
+        classes = classes.to(batch.images.device)
+        return explain(self.model, photos, self.specs[number], classes).maps.cpu()
 
     def ranked(self, images: Tensor) -> Tensor:
         """The five most probable classes of each image, or all where there are fewer: (N, ≤ 5)."""
@@ -124,7 +133,7 @@ class ModelSource:
         """For a few images again: the predicted boxes (B, 4) in photo pixels, and the name of the predicted class."""
         batch = self.read(dataset, indices, Skipped("refuse"))
         outputs, labels = self.match(dataset), self.labels(dataset, batch)
-        maps = self.makers[line.spec](self.model, batch.images, labels[:, None].to(batch.images.device)).cpu()
+        maps = self._maps(line.spec, batch, labels[:, None])
         boxes = [
             boxes_of(one, geometry, line.at(tau))
             for one, geometry in zip(maps[:, 0], batch.geometries, strict=True)
@@ -195,13 +204,9 @@ def _preprocess(model: LoadedModel, input_size: int | None) -> Preprocess:
         raise InputError(f"{model.name} has no preprocessing; give one: load_model(model, transform=...)")
     if input_size is None:
         return own
-    if own.transform is not None:
+    if not own.resizes:
         raise InputError(f"{model.name} prepares photos by its own code, whose input size cannot be changed")
-    factor = input_size / min(own.input_hw)
-    sides = own.resize if isinstance(own.resize, tuple) else (own.resize,)
-    grown = tuple(round(side * factor) for side in sides)
-    resize = (grown[0], grown[1]) if len(grown) == 2 else grown[0]
-    return replace(own, input_hw=(input_size, input_size), resize=resize)
+    return own.at_size((input_size, input_size))
 
 
 def _count_outputs(source: ModelSource) -> int:

@@ -141,10 +141,14 @@ class Scoring:
     rules: tuple[BoxRule, ...] = (BoxRule(),)
     truth: str = "boxes"
 
-    def lines(self, method: str, spec: int = 0) -> list[Line]:
-        """The rows of one method: one for each rule, or one alone where nothing is cut."""
-        rules = self.rules if self.truth == "boxes" else (None,)
-        return [Line(method, rule, spec) for rule in rules]
+    def lines(self, method: str, spec: int = 0, own: BoxRule | None = None) -> list[Line]:
+        """The rows of one method: one for each rule, or one alone where nothing is cut.
+
+        ``own``: the rule of a named method, whose threshold holds where the user gave none.
+        """
+        if self.truth != "boxes":
+            return [Line(method, None, spec)]
+        return [Line(method, rule.or_threshold_of(own), spec) for rule in self.rules]
 
     def tally(self, line: Line, shown: float) -> BoxTally | PixelTally | None:
         """An empty accumulator for one row; ``shown`` is the threshold at which single IoUs are kept."""

@@ -1,12 +1,17 @@
-"""The maps on both sides of the last step down in resolution: what affinity propagation walks on."""
+"""The maps on both sides of the last step down in resolution, and their features: what an affinity walk needs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from sightline.errors import UnsupportedError
+from sightline.errors import InputError, UnsupportedError, unknown
+from sightline.inspection.recording import is_spatial
 from sightline.inspection.structure import LayerRow, Structure, inspect_network
 
 
@@ -20,7 +25,7 @@ def last_stages(network: nn.Module, images: Tensor, count: int = 1) -> tuple[str
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Conv2d(4, 8, 3, 2), nn.ReLU(),
     ...                     nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
-    >>> last_stages(net, images=__import__("torch").zeros(1, 3, 32, 32), count=2)
+    >>> last_stages(net, torch.zeros(1, 3, 32, 32), count=2)
     ('1', '2')
     """
     structure = inspect_network(network, images)
@@ -96,3 +101,47 @@ def _children(rows: Sequence[LayerRow], inside: str) -> Iterator[LayerRow]:
 
 def _area(size: Sequence[int]) -> int:
     return size[0] * size[1] if len(size) == 2 else 0
+
+
+@contextmanager
+def watched(network: nn.Module, layers: Sequence[str], n: int) -> Iterator[Callable[[], list[Tensor]]]:
+    """What layers show while something else runs the network: called afterwards, their maps (n, C, h, w), detached.
+
+    Kept is each layer's first output with ``n`` images, of this thread; the passes themselves are not touched. Raises
+    `InputError` for a layer that is not there, was not reached, or shows no map.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    >>> with watched(net, ["0"], 2) as seen:
+    ...     _ = net(torch.zeros(2, 3, 8, 8))
+    >>> seen()[0].shape
+    torch.Size([2, 4, 6, 6])
+    """
+    kept: dict[str, Tensor] = {}
+    thread = threading.get_ident()
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            first = threading.get_ident() == thread and name not in kept
+            if first and isinstance(output, Tensor) and is_spatial(output) and len(output) == n:
+                kept[name] = output.detach().clone()  # what follows may work in place
+
+        return hook
+
+    def maps() -> list[Tensor]:
+        for name in layers:
+            if name not in kept:
+                raise InputError(
+                    f"layer '{name}' showed no map (N, C, h, w) of {n} images; name one that does"
+                )
+        return [kept[name].to(torch.promote_types(kept[name].dtype, torch.float32)) for name in layers]
+
+    modules = dict(network.named_modules())
+    for name in layers:
+        if name not in modules:
+            raise unknown("layer", name, [name for name in modules if name])
+    handles = [modules[name].register_forward_hook(keep(name)) for name in layers]
+    try:
+        yield maps
+    finally:
+        for handle in handles:
+            handle.remove()

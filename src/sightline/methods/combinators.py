@@ -8,10 +8,9 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from sightline.engine import watched
 from sightline.errors import InputError
 from sightline.heatmap import REDUCTIONS, fuse, propagate
-from sightline.inspection.stages import last_stages
+from sightline.inspection.stages import last_stages, watched
 from sightline.methods.registry import get_method
 from sightline.methods.spec import Affinity, MethodSpec
 
@@ -66,8 +65,9 @@ def multi_layer(
         if layer is not None:
             raise InputError(f"layer={layer!r} was given to a method that fuses {list(layers)}")
         size_hw = (images.shape[-2], images.shape[-1])
-        found = [method(model, images, classes, layer=one).flatten(0, 1) for one in layers]
-        return fuse(found, size_hw, reduce, per_layer_norm).view(*classes.shape, *size_hw)
+        return _fused(
+            [method(model, images, classes, layer=one) for one in layers], size_hw, reduce, per_layer_norm
+        )
 
     return maps
 
@@ -89,8 +89,7 @@ def propagated(method: Maps, affinity: Affinity) -> Maps:
         walked = [propagate(found, features, affinity.power, affinity.steps) for features in seen()]
         if len(walked) == 1:
             return walked[0]
-        size_hw = (images.shape[-2], images.shape[-1])
-        return fuse([one.flatten(0, 1) for one in walked], size_hw).view(*found.shape[:2], *size_hw)
+        return _fused(walked, (images.shape[-2], images.shape[-1]))
 
     return maps
 
@@ -116,10 +115,18 @@ def scaled(method: Maps, scales: Sequence[float], resized: Resized | None = None
                 shown = images
             else:
                 shown = resized(wanted) if resized is not None else _resized(images, wanted)
-            found.append(method(model, shown, classes, layer=layer).flatten(0, 1))
-        return fuse(found, size_hw).view(*classes.shape[:2], *size_hw)
+            found.append(method(model, shown, classes, layer=layer))
+        return _fused(found, size_hw)
 
     return maps
+
+
+def _fused(
+    maps: Sequence[Tensor], size_hw: tuple[int, int], reduce: str = "sum", norm: bool = True
+) -> Tensor:
+    """`fuse` for every class: maps (N, K, h, w) of any sizes -> (N, K, H, W)."""
+    fused = fuse([one.flatten(0, 1) for one in maps], size_hw, reduce, norm)
+    return fused.view(*maps[0].shape[:2], *size_hw)
 
 
 def _resized(images: Tensor, size_hw: tuple[int, int]) -> Tensor:

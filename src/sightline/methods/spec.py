@@ -73,12 +73,13 @@ class MethodSpec:
 
     @property
     def combines(self) -> bool:
-        """Whether it takes several runs: a mirror image, or layers that the method does not fuse itself.
+        """Whether something is done around the method: it then takes several runs, or more than its own map.
 
         >>> MethodSpec("cam").combines, MethodSpec("cam", flip=True).combines
         (False, True)
         """
-        return self.flip or (len(self.layers) > 1 and get_method(self.name).layers is None)
+        fused = len(self.layers) > 1 and get_method(self.name).layers is None
+        return bool(self.flip or fused or self.scales or self.affinity is not None)
 
 
 def parse_method(text: str) -> MethodSpec:

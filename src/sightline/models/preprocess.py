@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,24 @@ class Preprocess:
             raise InputError(f"mean={self.mean} and std={self.std}; expected as many of each, no std of 0")
         if self.interpolation not in _RESAMPLE:
             raise unknown("interpolation", self.interpolation, _RESAMPLE)
+
+    @property
+    def resizes(self) -> bool:
+        """Whether another input size can be asked for: not of a user's own code."""
+        return self.transform is None
+
+    def at_size(self, input_hw: tuple[int, int]) -> Preprocess:
+        """The same for another input size; the resize before a crop grows with it.
+
+        >>> Preprocess((224, 224), resize=256).at_size((448, 448)).resize
+        512
+        """
+        if not self.resizes:
+            raise InputError("photos are prepared by code of one's own, whose input size cannot be changed")
+        factor = min(input_hw) / min(self.input_hw)
+        sides = self.resize if isinstance(self.resize, tuple) else (self.resize,)
+        grown = tuple(round(side * factor) for side in sides)
+        return replace(self, input_hw=input_hw, resize=(grown[0], grown[1]) if len(grown) == 2 else grown[0])
 
     def prepare(self, photo: Image.Image, view: str = "whole") -> tuple[Tensor, Geometry]:
         """An upright RGB photo as a float32 tensor (3, H, W) with its `Geometry`.

@@ -25,6 +25,11 @@ class Setting:
 class OutputTarget:
     """A named target: ``target(output)`` -> (N,), one score per image, with the graph of the output."""
 
+    @property
+    def names_a_place(self) -> bool:
+        """Whether it holds for places of the image as it was given, and not for a mirrored or enlarged one."""
+        return False
+
     def __call__(self, output: Any) -> Tensor:
         """The scores (N,) of one output."""
         raise NotImplementedError

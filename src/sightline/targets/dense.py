@@ -44,6 +44,10 @@ class Segmentation(OutputTarget):
         chosen, region = column(scores, int(self.class_), self), self._region(scores)
         return (chosen * region).sum((1, 2)) / region.sum((1, 2)).clamp(min=1)
 
+    @property
+    def names_a_place(self) -> bool:
+        return isinstance(self.mask, Tensor)
+
     def settled(self, output: Any) -> Segmentation:
         predicted = isinstance(self.mask, str) and self.mask == "predicted"
         return replace(self, mask=self._region(self._scores(output).detach()) > 0) if predicted else self

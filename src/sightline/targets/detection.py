@@ -99,6 +99,10 @@ class Detection(OutputTarget):
         several = boxes.ndim == 2 and len(boxes) > 1
         return replace(self, box=boxes[rows.to(boxes.device)]) if several else self
 
+    @property
+    def names_a_place(self) -> bool:
+        return self.box is not None
+
     def settled(self, output: Any) -> Detection:
         if self.box is not None:
             return self
