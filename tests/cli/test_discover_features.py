@@ -94,7 +94,7 @@ def test_fine_grained_on_cub(sightline: Run, model: list[object], tmp_path: Path
     for words in ("full image", "crop to the predicted box", "crop to the true box", "tested on 9 of test"):
         assert words in result.out
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["options"]["maps_of"] == "the SVM of the whole images"
+    assert manifest["options"]["maps_of"] == "the whole-image SVM"
     assert manifest["files"] == ["table.md", "table.csv", "results.json", "crops.png"]
 
 
@@ -115,19 +115,25 @@ def test_units_of_a_class(sightline: Run, data: Path, model: list[object], tmp_p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["features"], "give photos, or --data with a data set; one of the two"),
-        (["features", "PHOTOS", "--data", "DATA"], "give photos, or --data with a data set; one of the two"),
+        (["features"], "give either photos or --data with a data set"),
+        (["features", "PHOTOS", "--data", "DATA"], "give either photos or --data with a data set"),
         (["features", "PHOTOS", "--format", "csv"], "unknown format 'csv'; valid: npz, parquet"),
         (["features", "EMPTY"], "is a folder without images"),
-        (["features", "--data", "DATA", "--choose-threshold-on", "val"], "no use without --test"),
-        (["features", "--data", "DATA", "--test", "train"], "which is learnt from; test on others"),
+        (
+            ["features", "--data", "DATA", "--choose-threshold-on", "val"],
+            "--choose-threshold-on needs --test",
+        ),
+        (
+            ["features", "--data", "DATA", "--test", "train"],
+            "also in the training split train; test on others",
+        ),
         (
             ["features", "--data", "DATA", "--class", "003 disc"],
             "unknown class '003 disc'; did you mean '001 disc'",
         ),
         (
             ["features", "--data", "DATA", "--test", "val", "--class", "000 box"],
-            "1 class; a linear SVM parts 2",
+            "1 class; a linear SVM needs 2",
         ),
         (
             ["features", "--data", "DATA", "--new-classes", "--class", "000 box"],
@@ -140,9 +146,9 @@ def test_units_of_a_class(sightline: Run, data: Path, model: list[object], tmp_p
         ),
         (["finegrained", "--data", "DATA", "--test", "test"], "test"),
         (["units", "PHOTOS", "--unit", "512"], "unit 512: layer 'features' has 512 units, 0 to 511"),
-        (["units", "PHOTOS"], "give a class or a unit to look at"),
+        (["units", "PHOTOS"], "give at least one class or unit"),
         (["units", "PHOTOS", "--class", "hero"], "unknown class 'hero'; did you mean 'heron'"),
-        (["units", "--unit", "1"], "give photos, or --data with a data set; one of the two"),
+        (["units", "--unit", "1"], "give either photos or --data with a data set"),
     ],
 )
 def test_mistakes(

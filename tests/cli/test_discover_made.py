@@ -216,12 +216,12 @@ def test_a_scene_with_one_image(say: Run, tmp_path: Path) -> None:
     root = ade(tmp_path / "ade")
     for i in range(1, 7, 2):
         (root / "images/training" / f"ADE_train_{i}.png").unlink()
-    mistake(say("objects", "--data", root), "class 'kitchen' has 1 image to learn from")
+    mistake(say("objects", "--data", root), "class 'kitchen' has 1 image to train on")
 
 
 def test_one_answer(say: Run, tmp_path: Path) -> None:
     root = vqa_files(tmp_path / "vqa", ("red",))
-    mistake(say("vqa", "--data", root), "every question is answered 'red'; expected 2 answers or more")
+    mistake(say("vqa", "--data", root), "every question has the answer 'red'; expected at least 2 answers")
 
 
 def test_an_unknown_fusion_method_and_kind(say: Run, tmp_path: Path) -> None:

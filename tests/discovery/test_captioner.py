@@ -91,7 +91,7 @@ def test_words() -> None:
     assert found.known == ("a", "disc", "red")
     assert found.tokens(["a box"]).tolist() == [[2, 1, 0]]
     assert found.text([2, 4, 1, 0, 3]) == ["a", "red", "?"]
-    with pytest.raises(InputError, match="no word comes 2 times in 2 captions"):
+    with pytest.raises(InputError, match="no word occurs 2 times in 2 captions"):
         Words.of(["a", "b"])
 
 
@@ -137,5 +137,5 @@ def test_a_words_map_points_at_its_thing_more_than_chance(colours: LoadedModel, 
     assert "words.png" in result.pictures
     assert all(p.requires_grad for p in colours.parameters())  # the caller's network stays as it was
     assert not colours.training
-    with pytest.raises(InputError, match="20 of the test images are also learnt from"):
+    with pytest.raises(InputError, match="20 test images are also in the training set"):
         caption_images(colours, test, test)

@@ -47,7 +47,7 @@ def test_who_is_positive_negative_and_neither() -> None:
 def test_one_of_several_captions_is_enough() -> None:
     image = CaptionedImage("a", Path("a.png"), ("a dog", "an animal"))
     assert part([image], "animal").positives == [0]
-    with pytest.raises(InputError, match="phrase ' , ' has no word"):
+    with pytest.raises(InputError, match="phrase ' , ' contains no word"):
         part([image], " , ")
 
 
@@ -95,7 +95,7 @@ def test_mining_brings_in_the_negatives_that_look_alike() -> None:
 
 def test_too_few_to_learn_from() -> None:
     values = np.zeros((4, 2), np.float32)
-    with pytest.raises(InputError, match="1 caption with 'cat' to learn from; expected 2"):
+    with pytest.raises(InputError, match="1 caption with 'cat' to train on; expected 2"):
         mine(values, part(said("a cat", "b", "c", "d"), "cat"), "cat")
     with pytest.raises(InputError, match="no negative for 'a'"):
         mine(values, part(said("a", "a", "a", "a"), "a"), "a")
@@ -136,5 +136,5 @@ def test_a_phrase_that_no_caption_has(colours: LoadedModel, folder: Write) -> No
     images = captioned(folder, 0)
     with pytest.raises(InputError, match="no caption of the training images contains 'unicorn'"):
         concepts(colours, ["unicorn"], images[::2], images[1::2])
-    with pytest.raises(InputError, match="24 of the held-out images are also learnt from"):
+    with pytest.raises(InputError, match="24 held-out images are also in the training set"):
         concepts(colours, ["leaf"], images, images)

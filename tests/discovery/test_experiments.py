@@ -17,8 +17,8 @@ from sightline.data import load_dataset
 from sightline.discovery.features import extract_features
 from sightline.discovery.finegrained import ROWS, fine_grained, widened
 from sightline.discovery.generic_features import generic_features
-from sightline.discovery.maps import MapMaker, own_head
-from sightline.discovery.subsets import joined, only_classes
+from sightline.discovery.maps import ClassMapper, own_head
+from sightline.discovery.subsets import join_splits, only_classes
 from sightline.errors import InputError
 from sightline.models.loading import LoadedModel
 from sightline.types import Dataset, Sample
@@ -87,12 +87,12 @@ def test_two_networks_are_compared_on_the_same_images(colours: LoadedModel, tmp_
 
 def test_no_image_is_learnt_from_and_tested_on(colours: LoadedModel, tmp_path: Path) -> None:
     train = _split("train", 8, folder=tmp_path)
-    with pytest.raises(
-        InputError, match=r"8 images of squares train are also in train, which is learnt from"
-    ):
+    with pytest.raises(InputError, match=r"8 images of squares train are also in the training split train"):
         generic_features({"colours": colours}, train, train, progress=False)
     test = _split("test", 8, folder=tmp_path)
-    with pytest.raises(InputError, match=r"8 images of squares test are also in test"):
+    with pytest.raises(
+        InputError, match=r"8 images of squares test are also in the training split test; test on others"
+    ):
         generic_features({"colours": colours}, train, test, choose_on=test, progress=False)
 
 
@@ -111,7 +111,7 @@ def test_three_rows(colours: LoadedModel, tmp_path: Path, knows: bool) -> None:
     train, test = _split("train", 16, folder=tmp_path), _split("test", 12, folder=tmp_path)
     model = _own() if knows else colours
     result, found = fine_grained(model, train, test, margin=0, cache=tmp_path / "cache", progress=False)
-    assert found.maps_of == ("the network's own head" if knows else "the SVM of the whole images")
+    assert found.maps_of == ("the network's own head" if knows else "the whole-image SVM")
     assert [number["features of"] for number in result.numbers] == [*ROWS, "chance"]
     assert result.numbers[3]["accuracy"] == 0.5
     assert found.right.shape == (3, 12)
@@ -170,9 +170,9 @@ def test_maps_come_back_from_the_cache(tmp_path: Path, monkeypatch: pytest.Monke
     head = own_head(model, ["scarlet", "azure"])
     assert head is not None
     test = _split("test", 5, folder=tmp_path)
-    made = MapMaker(model, head, tmp_path / "cache", batch_size=2).maps(test.samples, progress=False)
-    again = MapMaker(model, head, tmp_path / "cache", batch_size=2)
-    monkeypatch.setattr(again, "_made", lambda photos: pytest.fail("computed again"))
+    made = ClassMapper(model, head, tmp_path / "cache", batch_size=2).maps(test.samples, progress=False)
+    again = ClassMapper(model, head, tmp_path / "cache", batch_size=2)
+    monkeypatch.setattr(again, "_compute", lambda photos: pytest.fail("computed again"))
     kept = again.maps(test.samples, progress=False)
     assert torch.equal(kept.maps, made.maps)
     assert kept.geometries == made.geometries
@@ -192,7 +192,7 @@ def test_bad_images_and_boxes(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"margin=2; expected a share"):
         fine_grained(_own(), train, test, margin=2, progress=False)
     one = Dataset("squares", "few", train.samples[:3], train.categories)
-    with pytest.raises(InputError, match=r"class 'azure' has 1 image to learn from"):
+    with pytest.raises(InputError, match=r"class 'azure' has 1 image to train on"):
         fine_grained(_own(), one, _split("other", 4, folder=tmp_path), progress=False)
 
 
@@ -200,13 +200,13 @@ def test_subsets(tmp_path: Path) -> None:
     whole = _split("train", 8, folder=tmp_path)
     blue = only_classes(whole, ["azure"])
     assert (blue.categories, [s.label for s in blue.samples]) == (("azure",), [0] * 4)
-    both = joined([blue, only_classes(_split("more", 8, folder=tmp_path), ["azure"])])
+    both = join_splits([blue, only_classes(_split("more", 8, folder=tmp_path), ["azure"])])
     assert (both.split, len(both)) == ("train+more", 8)
     for call, message in (
         (lambda: only_classes(whole, ["azur"]), "unknown class 'azur'; did you mean 'azure'"),
         (lambda: only_classes(whole, ["azure", "Azure"]), "a class is named twice"),
-        (lambda: joined([blue, blue]), "share images"),
-        (lambda: joined([blue, whole]), "differ in their classes"),
+        (lambda: join_splits([blue, blue]), "share images"),
+        (lambda: join_splits([blue, whole]), "differ in their classes"),
         (
             lambda: only_classes(Dataset("d", "s", [Sample("x", Path("x"))], ("a",)), None),
             "no labelled image",

@@ -13,7 +13,7 @@ import torch
 
 from colournet import PLAIN, patch, random_photos
 from sightline.discovery import cache as cache_module
-from sightline.discovery.features import Maker, extract_features, load_features
+from sightline.discovery.features import FeatureExtractor, extract_features, load_features
 from sightline.errors import InputError, UnsupportedError
 from sightline.models.loading import LoadedModel, load_model
 from sightline.types import Sample
@@ -48,15 +48,15 @@ def test_a_box_is_cut_out_first(colours: LoadedModel) -> None:
 def _counting(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> list[int]:
     """The numbers of photos that the network is really shown; it is interrupted after so many of them."""
     shown: list[int] = []
-    features = Maker.features
+    features = FeatureExtractor.features
 
-    def counted(self: Maker, photos: list[PIL.Image.Image]) -> Any:
+    def counted(self: FeatureExtractor, photos: list[PIL.Image.Image]) -> Any:
         if stop_after is not None and sum(shown) >= stop_after:
             raise KeyboardInterrupt
         shown.append(len(photos))
         return features(self, photos)
 
-    monkeypatch.setattr(Maker, "features", counted)
+    monkeypatch.setattr(FeatureExtractor, "features", counted)
     return shown
 
 
@@ -124,7 +124,7 @@ def test_one_bad_image_is_named_and_the_others_done(
     assert list(found.errors) == [str(paths[1]), str(tmp_path / "absent.png")]
     np.testing.assert_allclose(found.values, [[1, 0, 0], [0, 0, 1]], atol=1e-6)
     with pytest.raises(
-        InputError, match=r"none of the 1 images can be read; the first: .*1\.png is not an image"
+        InputError, match=r"none of the 1 images can be read; first error: .*1\.png is not an image"
     ):
         extract_features(colours, [paths[1]], progress=False)
 
@@ -148,16 +148,16 @@ def test_files(colours: LoadedModel, tmp_path: Path, suffix: str) -> None:
 
 def test_mistakes(colours: LoadedModel, tmp_path: Path) -> None:
     photo = patch((255, 0, 0))
-    with pytest.raises(InputError, match="there is no image"):
+    with pytest.raises(InputError, match="no images to extract features from"):
         extract_features(colours, [])
     with pytest.raises(InputError, match="2 boxes for 1 images"):
         extract_features(colours, [photo], boxes=torch.zeros(2, 4))
-    with pytest.raises(InputError, match=r"no area inside its photo of 8×8"):
+    with pytest.raises(InputError, match=r"no area inside the photo of 8×8"):
         extract_features(colours, [photo], boxes=[torch.tensor([9.0, 0, 12, 4])], progress=False)
     with pytest.raises(InputError, match=r"saved as \.parquet or \.npz"):
         extract_features(colours, [photo], progress=False).save(tmp_path / "f.csv")
     (tmp_path / "f.npz").write_bytes(b"nothing")
-    with pytest.raises(InputError, match="holds no features"):
+    with pytest.raises(InputError, match="is not a feature file written by sightline"):
         load_features(tmp_path / "f.npz")
     flat = LoadedModel(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2)), "flat", None, PLAIN)
     with pytest.raises(UnsupportedError, match="no target layer was found"):
@@ -173,5 +173,5 @@ def test_a_damaged_shard_is_named(colours: LoadedModel, tmp_path: Path) -> None:
     extract_features(colours, [patch((255, 0, 0))], **options)
     (shard,) = tmp_path.glob("*/shard-*.npy")
     shard.write_bytes(shard.read_bytes()[:40])
-    with pytest.raises(InputError, match=rf"{shard.name} is no shard .*delete it"):
+    with pytest.raises(InputError, match=rf"{shard.name} is damaged or not a shard .*delete it"):
         extract_features(colours, [PIL.Image.new("RGB", (8, 8))], **options)

@@ -75,7 +75,7 @@ def test_a_head_on_disk(tmp_path: Path) -> None:
     np.testing.assert_array_equal(back.weight, head.weight)
     np.testing.assert_array_equal(back.bias, head.bias)
     (tmp_path / "other.npz").write_text("x")
-    with pytest.raises(InputError, match="no linear head"):
+    with pytest.raises(InputError, match="is not a linear head written by sightline"):
         load_head(tmp_path / "other.npz")
 
 
@@ -102,17 +102,17 @@ def test_the_head_on_every_kind_of_network(name: str) -> None:
 def test_other_names_and_mistakes(colours: LoadedModel) -> None:
     head = LinearHead(np.ones((2, 3), np.float32), np.zeros(2, np.float32), ("a", "b"))
     assert attach_head(colours, head, ["x", "y"]).categories == ("x", "y")
-    with pytest.raises(InputError, match=r"the head is for 4 channels; colours has 3 at 'relu'"):
+    with pytest.raises(InputError, match=r"the head expects 4 channels; colours has 3 at 'relu'"):
         attach_head(colours, LinearHead(np.ones((2, 4), np.float32), np.zeros(2, np.float32), ("a", "b")))
     with pytest.raises(InputError, match=r"features have shape \(1, 4\); expected \(N, 3\)"):
         head.scores(np.ones((1, 4), np.float32))
     points, labels = _clouds(4)
     for change, message in (
         (lambda: fit_linear(points, labels, ("a", "b", "c", "d")), "class 'd' has 0 images"),
-        (lambda: fit_linear(points[:9], labels[:9], ("a", "b", "c")), "class 'c' has 1 image to learn from"),
+        (lambda: fit_linear(points[:9], labels[:9], ("a", "b", "c")), "class 'c' has 1 image to train on"),
         (lambda: fit_linear(points, labels[:5], ("a", "b", "c")), r"labels \(5,\)"),
         (lambda: fit_linear(points, labels, ("a", "b")), "labels from 0 to 2; expected 0 to 1"),
-        (lambda: fit_linear(points[:4], labels[:4], ("a",)), "1 class; a linear SVM parts 2 or more"),
+        (lambda: fit_linear(points[:4], labels[:4], ("a",)), "1 class; a linear SVM needs 2 or more"),
     ):
         with pytest.raises(InputError, match=message):
             change()

@@ -142,6 +142,6 @@ def test_words_have_the_place_that_the_caption_says(tmp_path: Path) -> None:
 
 def test_photos_without_what_is_needed() -> None:
     with pytest.raises(InputError, match="unknown class 'unicorn'"):
-        canvas.Material(photos("train"), ["unicorn"])
-    with pytest.raises(InputError, match="no photo of 'lion' has a box of 60 pixels"):
-        canvas.Material(photos("train"), ["lion"], smallest=60)
+        canvas.Cutouts(photos("train"), ["unicorn"])
+    with pytest.raises(InputError, match="no photo of 'lion' has a box of at least 60 pixels"):
+        canvas.Cutouts(photos("train"), ["lion"], smallest=60)

@@ -125,11 +125,11 @@ def test_the_planted_objects_are_found(colours: LoadedModel, folder: Write, tmp_
 
 def test_the_same_images_for_both(colours: LoadedModel, folder: Write) -> None:
     scenes = scenes_of(folder, 0)
-    with pytest.raises(InputError, match="12 images of made val are also in val"):
+    with pytest.raises(InputError, match="12 images of made val are also in the training split val"):
         informative_objects(colours, scenes, scenes)
 
 
 def test_a_threshold_outside(colours: LoadedModel, folder: Write) -> None:
     scenes = scenes_of(folder, 0)
-    with pytest.raises(InputError, match="threshold is 0; expected more than 0"):
+    with pytest.raises(InputError, match="threshold is 0; expected a value above 0"):
         informative_objects(colours, scenes, scenes, threshold=0)

@@ -75,5 +75,5 @@ def test_mistakes(colours: LoadedModel, tmp_path: Path) -> None:
     three = Dataset("made", "train", train.samples, ("a", "b", "c"))
     with pytest.raises(InputError, match="made train has 3 classes; expected 2"):
         text_detector(colours, three, test)
-    with pytest.raises(InputError, match="also in train"):
+    with pytest.raises(InputError, match="also in the training split train"):
         text_detector(colours, train, train)

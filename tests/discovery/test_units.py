@@ -179,8 +179,8 @@ def test_bad_images_are_listed(tmp_path: Path) -> None:
 def test_mistakes(colours: LoadedModel) -> None:
     photos = [patch((255, 0, 0)), patch((0, 255, 0))]
     cases = [
-        (lambda: class_units(colours, [], ["reddish"]), "there is no image"),
-        (lambda: class_units(colours, photos), "give a class or a unit"),
+        (lambda: class_units(colours, [], ["reddish"]), "no images to search"),
+        (lambda: class_units(colours, photos), "give at least one class or unit"),
         (lambda: class_units(colours, photos, units=[3]), r"unit 3: layer 'relu' has 3 units, 0 to 2"),
         (lambda: class_units(colours, photos, units=[-1]), "unit -1"),
         (lambda: class_units(colours, photos, ["redish"]), "unknown class 'redish'; did you mean 'reddish'"),
@@ -193,5 +193,5 @@ def test_mistakes(colours: LoadedModel) -> None:
     two = LoadedModel(nn.Sequential(*_planted().network, nn.Linear(3, 3)), "two", ("a", "b", "c"), PLAIN)
     two.network[5].weight.data.zero_()
     two.network[5].bias.data = torch.tensor([1.0, 0.0, 0.0])
-    with pytest.raises(InputError, match=r"class 'b' is the most probable one of no image"):
+    with pytest.raises(InputError, match=r"class 'b' is not the most probable class of any image"):
         class_units(two, photos, ["b"], progress=False)

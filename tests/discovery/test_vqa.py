@@ -52,7 +52,7 @@ def test_vocabulary() -> None:
     assert found.answers == ("yes", "no")  # the most frequent first
     assert Vocabulary.of(asked, most_answers=1).targets(asked).tolist() == [-1, 0, 0]
     assert found.bags(["it is it", "never met"]).tolist() == [[0, 1, 1], [0, 0, 0]]
-    with pytest.raises(InputError, match="every question is answered 'no'; expected 2 answers or more"):
+    with pytest.raises(InputError, match="every question has the answer 'no'; expected at least 2 answers"):
         Vocabulary.of([question("a", "no"), question("b", "no")])
 
 
@@ -158,5 +158,5 @@ def test_answers_and_where_they_are_seen(colours: LoadedModel, tmp_path: Path) -
     assert found["above", "its map points"] == 1
     assert found["above", "share of the area"] == 0.5
     assert isinstance(result.pictures["answers.png"], PIL.Image.Image)
-    with pytest.raises(InputError, match="24 images of the test questions are also learnt from"):
+    with pytest.raises(InputError, match="24 images of the test questions are also in the training set"):
         answer_questions(colours, train, train)

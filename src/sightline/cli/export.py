@@ -17,7 +17,7 @@ def export(
         str | None,
         typer.Argument(help="A name of `sightline models`, or a checkpoint made here. [default: lite0]"),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("model.onnx"),
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("model.onnx"),
     weights: Weights = None,
     categories: Categories = None,
     scores: Scores = "auto",
@@ -25,26 +25,26 @@ def export(
         str,
         typer.Option(
             "--input",
-            help="What the graph takes: rgb (0 to 1), uint8 (0 to 255), or normalised (as it was trained).",
+            help="Input of the graph: rgb (0 to 1), uint8 (0 to 255) or normalised (as in training).",
         ),
     ] = "rgb",
     fixed_size: Annotated[
-        bool, typer.Option("--fixed-size", help="Height and width are the model's own, and not free.")
+        bool, typer.Option("--fixed-size", help="Fix height and width to the model's own.")
     ] = False,
     method: Annotated[str, typer.Option(help="cam, or gradcam.", rich_help_panel=MAPS)] = "cam",
     top: Annotated[
-        int, typer.Option(min=1, help="Maps of so many classes, the most probable.", rich_help_panel=MAPS)
+        int, typer.Option(min=1, help="Map at most N classes, the most probable.", rich_help_panel=MAPS)
     ] = 5,
     normalise: Annotated[str, typer.Option(help="minmax or max.", rich_help_panel=MAPS)] = "minmax",
     threshold: Annotated[
         float,
         typer.Option(
-            min=0, max=1, help="A box keeps what is at least this share of the maximum.", rich_help_panel=MAPS
+            min=0, max=1, help="Threshold of the boxes, as a share of the maximum.", rich_help_panel=MAPS
         ),
     ] = 0.2,
-    boxes: Annotated[bool, typer.Option(help="Whether the graph gives boxes.", rich_help_panel=MAPS)] = True,
-    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the description, and nothing else.")] = False,
+    boxes: Annotated[bool, typer.Option(help="Include boxes in the graph.", rich_help_panel=MAPS)] = True,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print only the description.")] = False,
 ) -> None:
     """Export a model to ONNX: image in; scores, class maps, heatmaps and boxes of the top classes out.
 
@@ -54,15 +54,15 @@ def export(
     sightline export runs/mine/weights.safetensors --out mine.onnx --threshold 0.35 --force
     ```
 
-    The photo is resized by you to the network's size; normalising it is a part of the graph. The file is
-    checked beside PyTorch before it is put in its place.
+    Resize photos to the network's size yourself; normalisation is part of the graph. The file is checked against
+    PyTorch before it is written.
     """
     from sightline.cli._options import load
     from sightline.cli._output import prepare_folder
     from sightline.export.onnx import check_place, export_onnx
     from sightline.reports.output_folder import as_json
 
-    check_place(out, force)  # now, not after a large model was read
+    check_place(out, force)  # fail now, not after loading a large model
     prepare_folder(out.parent)
     described = export_onnx(
         load(model, weights, categories, "cpu", scores),

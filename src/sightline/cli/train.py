@@ -1,4 +1,4 @@
-"""``sightline train RECIPE.yaml``."""
+"""``sightline train``: train a network from a recipe."""
 
 from __future__ import annotations
 
@@ -12,17 +12,21 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="A YAML recipe, for example recipes/bundled.yaml.")],
     set_: Annotated[
         list[str],
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. optimiser.lr=0.05; repeatable."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Override a key, e.g. optimiser.lr=0.05; repeatable."
+        ),
     ] = [],  # noqa: B006
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on after the last finished epoch of this run.")
+        bool, typer.Option("--resume", help="Resume after the run's last finished epoch.")
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Read the data, build the network, print the plan; train nothing."),
+        typer.Option(
+            "--dry-run", help="Read the data, build the network and print the plan without training."
+        ),
     ] = False,
 ) -> None:
-    """Train a network on image labels after a recipe; boxes are never looked at.
+    """Train a network from a recipe, on image labels only, never on boxes.
 
     ```console
     sightline train recipes/bundled.yaml --dry-run
@@ -31,7 +35,7 @@ def train(
     torchrun --nproc-per-node 8 -m sightline train recipes/ilsvrc/vgg16-gap.yaml
     ```
 
-    The batch size is that of all devices together; see docs/many-devices.md.
+    The batch size is the total over all devices; see docs/many-devices.md.
     """
     from sightline.training.devices import is_first_process
     from sightline.training.recipe import read_recipe

@@ -1,4 +1,4 @@
-"""Visual question answering (Zhou et al. 2015; Zhou et al. 2016, section 4): words and GAP features, one layer."""
+"""Visual question answering (Zhou et al. 2015; Zhou et al. 2016, section 4): one layer on words and GAP features."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ EPOCHS, RATE, DECAY, BATCH = 60, 0.01, 1e-3, 256
 
 
 class Answerer(nn.Module):
-    """One softmax layer over answers, of a bag of words q (N, V) and GAP features f (N, C).
+    """A softmax layer over answers, given a bag of words q (N, V) and GAP features f (N, C).
 
-    - ``add``: s = W_q q + W_f f + b, the paper's (iBOWIMG): what the image says of an answer does not depend on
-      the question.
+    - ``add``: s = W_q q + W_f f + b, the paper's iBOWIMG: the image's evidence for an answer does not depend
+      on the question.
     - ``product``: s = W_q q + W_f (G q ⊙ f) + b: the question gates the features.
-    - ``question``: s = W_q q + b, which never sees the image.
+    - ``question``: s = W_q q + b, blind to the image.
 
-    Features are standardised inside, by ``mean`` and ``deviation`` of the training images.
+    The layer standardises features by the ``mean`` and ``deviation`` of the training images.
 
     >>> Answerer(5, 4, 3)(torch.ones(2, 5), torch.ones(2, 4)).shape
     torch.Size([2, 3])
@@ -56,10 +56,10 @@ class Answerer(nn.Module):
         scores: Tensor = self.word(bags)
         if self.fusion == "question":
             return scores
-        seen = (features - self.mean) / self.deviation
+        standardised = (features - self.mean) / self.deviation
         if self.fusion == "product":
-            seen = seen * self.gate(bags)
-        evidence: Tensor = self.image(seen)
+            standardised = standardised * self.gate(bags)
+        evidence: Tensor = self.image(standardised)
         return scores + evidence
 
     def image_weights(self, bags: Tensor, answers: Tensor) -> Tensor:
@@ -70,29 +70,29 @@ class Answerer(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """The words of questions, and the answers: what stands at which place."""
+    """The indexed words of the questions, and the indexed answers."""
 
     words: tuple[str, ...]
     answers: tuple[str, ...]
 
     @classmethod
     def of(cls, questions: Sequence[Question], most_answers: int = 1000, least: int = 2) -> Vocabulary:
-        """Words that come at least ``least`` times, and the ``most_answers`` most frequent answers.
+        """Words that occur at least ``least`` times, and the ``most_answers`` most frequent answers.
 
-        Raises `InputError` where there is but one answer.
+        Raises `InputError` if all questions have the same answer.
         """
         counted = Counter(word for question in questions for word in words(question.text))
-        told = Counter(question.answer for question in questions)
-        if len(told) < 2:
+        answer_counts = Counter(question.answer for question in questions)
+        if len(answer_counts) < 2:
             raise InputError(
-                f"every question is answered {next(iter(told), '')!r}; expected 2 answers or more"
+                f"every question has the answer {next(iter(answer_counts), '')!r}; expected at least 2 answers"
             )
         known = sorted(word for word, count in counted.items() if count >= least)
-        answers = sorted(told, key=lambda answer: (-told[answer], answer))[:most_answers]
+        answers = sorted(answer_counts, key=lambda answer: (-answer_counts[answer], answer))[:most_answers]
         return cls(tuple(known), tuple(answers))
 
     def bags(self, texts: Sequence[str]) -> Tensor:
-        """Bags of words (N, V): 1 for each word that a question has; a word never met counts for nothing.
+        """Bags of words (N, V): 1 for each word in the question; unknown words are ignored.
 
         >>> Vocabulary(("cat", "dog"), ("no", "yes")).bags(["A dog, a dog?"])
         tensor([[0., 1.]])
@@ -106,7 +106,7 @@ class Vocabulary:
         return found
 
     def targets(self, questions: Sequence[Question]) -> Tensor:
-        """The place (N,) of each answer, -1 where it is not among the answers."""
+        """The index (N,) of each answer; -1 for an answer outside the vocabulary."""
         place = {answer: i for i, answer in enumerate(self.answers)}
         return torch.tensor([place.get(question.answer, -1) for question in questions])
 
@@ -120,9 +120,9 @@ def train_answerer(
     epochs: int = EPOCHS,
     seed: int = 0,
 ) -> Answerer:
-    """Cross-entropy with AdamW (rate 0.01, falling as a cosine), weight decay 1e-3; ``features`` (N, C) a question.
+    """Cross-entropy with AdamW (rate 0.01, cosine decay), weight decay 1e-3; ``features`` (N, C), one row per question.
 
-    Questions whose answer is not in the vocabulary are left out. The caller's random numbers stay as they were.
+    Questions whose answer is not in the vocabulary are skipped. The caller's random state is left unchanged.
     """
     targets = vocabulary.targets(questions)
     keep = targets >= 0
@@ -145,7 +145,7 @@ def train_answerer(
 
 
 def pooled_model(model: nn.Module, channels: int) -> LoadedModel:
-    """The network up to its GAP features f (N, C), its head an identity: what a target is a function of."""
+    """The network up to its GAP features f (N, C), with an identity head; an answer's score is a function of f."""
     names = tuple(f"channel {k}" for k in range(channels))
     identity = LinearHead(np.eye(channels, dtype=np.float32), np.zeros(channels, np.float32), names)
     return attach_head(model, identity)
@@ -156,7 +156,7 @@ def answer_target(
 ) -> Callable[[Tensor], Tensor]:
     """f (N, C) -> the pre-softmax score (N,) of each question's answer, for ``explain(pooled_model(…), target=…)``.
 
-    Grad-CAM of it is ReLU(Σ_k w_k A_k) / Z with the answer's image weights: the map of the answer.
+    Its Grad-CAM map is ReLU(Σ_k w_k A_k) / Z with the answer's image weights.
 
     >>> vocabulary = Vocabulary(("dog",), ("no", "yes"))
     >>> answer_target(Answerer(1, 4, 2), vocabulary, ["dog?"], [1])(torch.rand(1, 4)).shape
@@ -165,30 +165,32 @@ def answer_target(
     bags, chosen = vocabulary.bags(texts), torch.as_tensor(answers)
 
     def score(features: Tensor) -> Tensor:
-        scores: Tensor = answerer(bags, features.to(bags))  # wherever the network is, the layer is on the CPU
+        scores: Tensor = answerer(
+            bags, features.to(bags)
+        )  # the layer stays on the CPU, wherever the network is
         return scores.gather(1, chosen[:, None])[:, 0]
 
     return score
 
 
 def vqa_accuracy(predicted: str, answers: Sequence[str]) -> float:
-    """VQA v2's: the mean over all choices of nine of the ten people of min(1, those who said so / 3).
+    """VQA v2's accuracy: min(1, matching answers / 3), averaged over all subsets of nine of the ten annotators.
 
-    A question with fewer than ten answers counts as right where the most frequent one is found.
+    With fewer than ten answers, 1 if ``predicted`` is the most frequent answer, else 0.
 
     >>> vqa_accuracy("red", ["red"] * 3 + ["blue"] * 7), vqa_accuracy("red", ["red"])
     (0.9, 1.0)
     """
     if len(answers) < 10:
         return float(predicted == Counter(answers).most_common(1)[0][0])
-    said = [answer == predicted for answer in answers]
-    return sum(min(1.0, (sum(said) - one) / 3) for one in said) / len(said)
+    agrees = [answer == predicted for answer in answers]
+    return sum(min(1.0, (sum(agrees) - one) / 3) for one in agrees) / len(agrees)
 
 
 def per_question(
     questions: Sequence[Question], sources: Sequence[object], features: Features
 ) -> tuple[list[Question], NDArray[np.float32]]:
-    """The questions whose image could be read, and the feature vector of each; ``sources`` as extracted."""
+    """The questions whose image could be read, and each one's feature vector; ``sources`` as given for extraction."""
     row_of = {str(sources[row]): i for i, row in enumerate(features.rows)}
     kept = [question for question in questions if str(question.source) in row_of]
     return kept, features.values[[row_of[str(question.source)] for question in kept]]

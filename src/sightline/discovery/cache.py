@@ -1,4 +1,4 @@
-"""Vectors kept on disk by what they were made from: shards that are only ever added, each whole or not there."""
+"""A cache of vectors on disk, keyed by what they were computed from; append-only shards, written atomically."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from sightline.errors import InputError
 from sightline.reports.output_folder import write_atomically
 
-ROWS, SECONDS = 512, 20.0  # a shard is written when it has so many rows, or after so long
+ROWS, SECONDS = 512, 20.0  # a shard is written at this many rows, or after this long
 
 
 class VectorCache:
-    """Vectors (C,) float32 under 32-byte keys, in ``folder``; without a folder it remembers nothing.
+    """Vectors (C,) float32 under 32-byte keys, in ``folder``; without a folder nothing is cached.
 
-    ``made_by`` is all that the vectors depend on besides their key (weights, transform, …): each such
-    description has a subfolder of its own. A run that is stopped loses at most what the last unwritten shard
-    held; two runs may add to one folder at the same time.
+    ``made_by`` is everything the vectors depend on besides their key (weights, transform, …); each such
+    description has its own subfolder. An interrupted run loses at most the last unwritten shard; two runs may
+    write to the same folder at once.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -35,66 +35,64 @@ class VectorCache:
     def __init__(self, folder: Path | None, made_by: dict[str, Any]) -> None:
         text = json.dumps(made_by, sort_keys=True, indent=1)
         self.folder = None if folder is None else folder / hashlib.sha256(text.encode()).hexdigest()[:16]
-        self._waiting: dict[bytes, NDArray[np.float32]] = {}
+        self._pending: dict[bytes, NDArray[np.float32]] = {}
         self._since = time.monotonic()
         self._shards: list[Any] = []
         self._places: dict[bytes, tuple[int, int]] = {}
         if self.folder is not None:
-            _make(self.folder)
+            _make_folder(self.folder)
             write_atomically(self.folder / "key.json", lambda file: file.write(text.encode()))
             for path in sorted(self.folder.glob("shard-*.npy")):
                 self._open(path)
 
     def __len__(self) -> int:
-        return len(self._places) + len(self._waiting)
+        return len(self._places) + len(self._pending)
 
     def _open(self, path: Path) -> None:
         try:
             shard = np.load(path, mmap_mode="r", allow_pickle=False)
             keys = np.ascontiguousarray(shard["key"])
         except (OSError, ValueError, IndexError):
-            raise InputError(f"{path} is no shard of a feature cache, or damaged; delete it") from None
+            raise InputError(f"{path} is damaged or not a shard of a feature cache; delete it") from None
         self._shards.append(shard["value"])
         for row, key in enumerate(keys):
             self._places[key.tobytes()] = (len(self._shards) - 1, row)
 
     def get(self, key: bytes) -> NDArray[np.float32] | None:
         """The vector (C,) under ``key``, or None."""
-        if key in self._waiting:
-            return self._waiting[key]
+        if key in self._pending:
+            return self._pending[key]
         if key not in self._places:
             return None
         shard, row = self._places[key]
         return np.array(self._shards[shard][row])
 
     def add(self, key: bytes, vector: NDArray[np.float32]) -> None:
-        """Keep a vector; it is on disk when the shard is full, some seconds have passed, or after `flush`."""
+        """Add a vector; it reaches the disk once the shard is full, after some seconds, or on `flush`."""
         if self.folder is None:
             return
-        self._waiting[key] = vector
-        if len(self._waiting) >= ROWS or time.monotonic() - self._since > SECONDS:
+        self._pending[key] = vector
+        if len(self._pending) >= ROWS or time.monotonic() - self._since > SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits as a shard, named by its keys: the same work done twice gives the same file."""
-        if self.folder is None or not self._waiting:
+        """Write the pending vectors as a shard named by its keys: repeating the work gives the same file."""
+        if self.folder is None or not self._pending:
             return
-        channels = len(next(iter(self._waiting.values())))
-        shard = np.zeros(len(self._waiting), np.dtype([("key", "u1", 32), ("value", "f4", channels)]))
-        shard["key"] = np.frombuffer(b"".join(self._waiting), np.uint8).reshape(-1, 32)
-        shard["value"] = np.stack(list(self._waiting.values()))
+        channels = len(next(iter(self._pending.values())))
+        shard = np.zeros(len(self._pending), np.dtype([("key", "u1", 32), ("value", "f4", channels)]))
+        shard["key"] = np.frombuffer(b"".join(self._pending), np.uint8).reshape(-1, 32)
+        shard["value"] = np.stack(list(self._pending.values()))
         name = hashlib.sha256(shard["key"].tobytes()).hexdigest()[:16]
         path = self.folder / f"shard-{name}.npy"
         write_atomically(path, lambda file: np.save(file, shard))
-        self._waiting.clear()
+        self._pending.clear()
         self._since = time.monotonic()
         self._open(path)
 
 
-def _make(folder: Path) -> None:
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise InputError(
-            f"the cache {folder.parent} is a file, or lies below one; expected a folder"
-        ) from None
+        raise InputError(f"the cache {folder.parent} is a file or inside one; expected a folder") from None

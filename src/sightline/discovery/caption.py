@@ -1,4 +1,4 @@
-"""What `caption` reports: captions beside the true ones, and where the map of each word points."""
+"""The `caption` experiment: predicted against true captions, and where each word's map points."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Boxes = Mapping[str, Mapping[str, Tensor]]  # image -> word -> (B, 4)
 
 
 def boxes_of_words(objects: Dataset) -> dict[str, dict[str, Tensor]]:
-    """COCO's instances by image file and by each word of their category's name.
+    """COCO's boxes, by image file and by each word of the category name.
 
     >>> from sightline.types import Sample
     >>> sample = Sample("a.jpg:king penguin", Path("v/a.jpg"), 0, torch.tensor([[0., 0., 4., 4.]]))
@@ -71,15 +71,15 @@ def caption_images(
     seed: int = 0,
     progress: bool = True,
 ) -> tuple[Result, LoadedModel]:
-    """Train a small captioner on ``train``, write captions for ``test``, and explain each word of them.
+    """Train a small captioner on ``train``, caption ``test``, and explain each predicted word.
 
     The map of a word is ``method`` applied to log p(word | the words before it, image) at the trunk's last layer.
-    ``boxes``: for scoring, where the words of an image are (`boxes_of_words`): of each written word that has a
-    box, does its map's highest point lie there, beside the box's share of the area, and beside the map of another
-    written word that has another box. Raises `InputError` for an image in both parts.
+    ``boxes`` (from `boxes_of_words`) are used only for scoring: for each predicted word with a box, whether its
+    map's maximum lies in the box, compared with the box's share of the area and with the map of another predicted
+    word that has another box. Raises `InputError` if ``train`` and ``test`` share an image.
     """
     if shared := {str(i.source) for i in train} & {str(i.source) for i in test}:
-        raise InputError(f"{len(shared)} of the test images are also learnt from; test on others")
+        raise InputError(f"{len(shared)} test images are also in the training set; test on others")
     vocabulary = Words.of([caption for image in train for caption in image.captions])
     fit, new = (
         extract_features(
@@ -102,15 +102,15 @@ def caption_images(
     loaded = LoadedModel(captioner, f"{getattr(model, 'name', 'model')}+gru", preprocess=preprocess)
     cells = torch.from_numpy(new.values).view(len(test), channels, grid, grid)
     tokens = captioner.greedy(captioner.encode(cells.to(captioner.mean.device))).cpu()
-    said = [vocabulary.text(row) for row in tokens.tolist()]
-    maps, sizes = word_maps(loaded, test, tokens, said, method, batch_size=batch_size, progress=progress)
-    scores = _scores(test, said, maps, sizes, boxes or {})
+    predicted = [vocabulary.text(row) for row in tokens.tolist()]
+    maps, sizes = word_maps(loaded, test, tokens, predicted, method, batch_size=batch_size, progress=progress)
+    scores = _scores(test, predicted, maps, sizes, boxes or {})
     settings = {
         "images": len(test), "train_images": len(train), "words": len(vocabulary.known), "method": method,
         "epochs": epochs, "grid": grid, "seed": seed, "model": describe_model(model),
     }  # fmt: skip
     result = _result(scores, settings)
-    result.pictures = {"words.png": _picture(test, said, maps, sizes, boxes or {}, method)}
+    result.pictures = {"words.png": _picture(test, predicted, maps, sizes, boxes or {}, method)}
     result.skipped = {**fit.errors, **new.errors}
     return result, loaded
 
@@ -119,13 +119,13 @@ def word_maps(
     model: LoadedModel,
     images: Sequence[CaptionedImage],
     tokens: Tensor,
-    said: Sequence[Sequence[str]],
+    predicted: Sequence[Sequence[str]],
     method: str,
     *,
     batch_size: int = 64,
     progress: bool = True,
 ) -> tuple[list[list[Tensor]], list[tuple[int, int]]]:
-    """For each image the raw map (h, w) of each of its words, and the photos' (H, W)."""
+    """For each image, the raw map (h, w) of each word; and the size (H, W) of each photo."""
     captioner = model.network
     assert isinstance(captioner, Captioner)
     found: list[list[Tensor]] = [[] for _ in images]
@@ -134,30 +134,32 @@ def word_maps(
         part = range(start, min(start + batch_size, len(images)))
         photos = [read_image(images[i].source) for i in part]
         sizes += [(photo.height, photo.width) for photo in photos]
-        for place in range(max((len(said[i]) for i in part), default=0)):
-            here = [n for n, i in enumerate(part) if place < len(said[i])]
+        for place in range(max((len(predicted[i]) for i in part), default=0)):
+            here = [n for n, i in enumerate(part) if place < len(predicted[i])]
             target = caption_target(captioner, tokens[[part[n] for n in here]], word=place)
-            shown = explain(model, [photos[n] for n in here], method=method, layer="trunk", target=target)
-            for n, raw in zip(here, shown.maps[:, 0].cpu(), strict=True):
+            explanation = explain(
+                model, [photos[n] for n in here], method=method, layer="trunk", target=target
+            )
+            for n, raw in zip(here, explanation.maps[:, 0].cpu(), strict=True):
                 found[part[n]].append(raw)
     return found, sizes
 
 
 def _scores(
     images: Sequence[CaptionedImage],
-    said: Sequence[Sequence[str]],
+    predicted: Sequence[Sequence[str]],
     maps: Sequence[Sequence[Tensor]],
     sizes: Sequence[tuple[int, int]],
     boxes: Boxes,
 ) -> dict[str, Interval]:
-    """Shares of images for the captions, and of words with a place for their maps."""
+    """Caption accuracy over images, and pointing accuracy over words that have a box."""
     true = [{" ".join(words(caption)) for caption in image.captions} for image in images]
-    exact = [" ".join(one) in those for one, those in zip(said, true, strict=True)]
+    exact = [" ".join(one) in those for one, those in zip(predicted, true, strict=True)]
     scores = {"exact": bootstrap_interval(np.asarray(exact, float))}
     pointing, other, area = [], [], []
     for i, image in enumerate(images):
         where = boxes.get(str(image.source), {})
-        placed = [(t, word) for t, word in enumerate(said[i]) if word in where]
+        placed = [(t, word) for t, word in enumerate(predicted[i]) if word in where]
         for t, word in placed:
             mask = box_mask(where[word], sizes[i])[None]
             pointing.append(float(pointing_game(heat(maps[i][t], sizes[i])[None], mask)))
@@ -173,48 +175,48 @@ def _scores(
     return scores
 
 
-_SAID = {
-    "exact": "the caption is one of the true ones, word for word",
-    "pointing": "a word's map points at its thing",
-    "other": "the map of a word for another thing points there",
-    "area": "share of the area of the thing's box",
+_LABELS = {
+    "exact": "the caption matches a true one word for word",
+    "pointing": "a word's map points at its object",
+    "other": "the map of a word for another object points there",
+    "area": "the object's box, share of the area",
 }
 
 
 def _result(scores: dict[str, Interval], settings: dict[str, Any]) -> Result:
     placed = scores.pop("words", None)
     rows, numbers = [], []
-    for name, what in _SAID.items():
+    for name, what in _LABELS.items():
         if name in scores:
             score = scores[name]
             rows.append([what, percent(score.value) if name == "area" else spelled(score)])
             numbers.append({"measure": name, **score._asdict()})
     notes = [
         f"A GRU on grid features of a frozen {settings['model']['name']}, trained on {settings['train_images']} "
-        f"captioned images ({settings['words']} words); {settings['images']} others.",
-        f"Maps: {settings['method']} of the log-probability of each written word, given those before it.",
-        "In per cent; in brackets 95 % bootstrap intervals over images, for the maps over words.",
+        f"captioned images ({settings['words']} words); tested on {settings['images']} others.",
+        f"Maps: {settings['method']} of the log-probability of each predicted word, given those before it.",
+        "In per cent; 95 % bootstrap intervals in brackets, over images (over words for the maps).",
     ]
     if placed is not None:
-        notes.insert(2, f"{placed.value:.0f} written words have a true box, which is used for scoring alone.")
-    return Result("Captions", ["", "found"], rows, settings, notes, numbers)
+        notes.insert(2, f"{placed.value:.0f} predicted words have a true box, used only for scoring.")
+    return Result("Captions", ["", "result"], rows, settings, notes, numbers)
 
 
 def _picture(
     images: Sequence[CaptionedImage],
-    said: Sequence[Sequence[str]],
+    predicted: Sequence[Sequence[str]],
     maps: Sequence[Sequence[Tensor]],
     sizes: Sequence[tuple[int, int]],
     boxes: Boxes,
     method: str,
 ) -> PIL.Image.Image:
-    """The first five images, a row each: the photo, and the map of each word."""
+    """The first five images, one per row: the photo, and the map of each word."""
     rows = []
     for i, image in list(enumerate(images))[:5]:
         photo, where = read_image(image.source), boxes.get(str(image.source), {})
-        true = " ".join(said[i]) in {" ".join(words(caption)) for caption in image.captions}
+        true = " ".join(predicted[i]) in {" ".join(words(caption)) for caption in image.captions}
         tiles = [Tile(photo, ("✓ right" if true else "✗ wrong",), RIGHT if true else WRONG)]
-        for word, raw in list(zip(said[i], maps[i], strict=True))[:9]:
+        for word, raw in list(zip(predicted[i], maps[i], strict=True))[:9]:
             tiles.append(Tile(mapped(photo, heat(raw, sizes[i]), where.get(word)), (word,)))
         rows.append(("", tiles))
-    return gallery(rows, f"{method} of each written word; its thing's true box dashed", label=0, tile=112)
+    return gallery(rows, f"{method} of each predicted word; true box of its object dashed", label=0, tile=112)

@@ -25,7 +25,7 @@ from sightline.metrics.bootstrap import Interval
 from sightline.reports.tables import percent, spelled
 
 ROUNDS, RESAMPLES, SHOWN = 2, 500, 6
-MARGIN = -1.0  # a negative that scores more is inside the SVM's margin or beyond it: a hard one
+MARGIN = -1.0  # a negative that scores above this violates the SVM's margin: a hard negative
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 
@@ -39,7 +39,7 @@ def words(text: str) -> list[str]:
 
 
 def contains(caption: str, phrase: str) -> bool:
-    """Whether the words of a phrase stand in a caption, one after the other.
+    """Whether a caption contains the words of a phrase, in sequence.
 
     >>> contains("A Sea Bird, flying", "sea bird"), contains("seabirds", "sea"), contains("a bird at sea", "sea bird")
     (True, False, False)
@@ -49,10 +49,10 @@ def contains(caption: str, phrase: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Parted:
-    """The images of a phrase, as indices: ``positives`` say it, ``negatives`` have none of its words in a caption.
+class PhraseSplit:
+    """Image indices for one phrase: ``positives`` contain it, ``negatives`` contain none of its words.
 
-    ``between`` have some of its words, but not the phrase: nothing is learnt from them.
+    ``between``: those with some of its words but not the phrase; not used for training.
     """
 
     positives: list[int]
@@ -60,12 +60,12 @@ class Parted:
     between: list[int]
 
 
-def part(images: Sequence[CaptionedImage], phrase: str) -> Parted:
-    """Part images by what their captions say. Raises `InputError` for a phrase without words."""
+def part(images: Sequence[CaptionedImage], phrase: str) -> PhraseSplit:
+    """Split images by their captions. Raises `InputError` for a phrase without words."""
     wanted = set(words(phrase))
     if not wanted:
-        raise InputError(f"phrase {phrase!r} has no word")
-    found = Parted([], [], [])
+        raise InputError(f"phrase {phrase!r} contains no word")
+    found = PhraseSplit([], [], [])
     for i, image in enumerate(images):
         if any(contains(caption, phrase) for caption in image.captions):
             found.positives.append(i)
@@ -79,7 +79,7 @@ def part(images: Sequence[CaptionedImage], phrase: str) -> Parted:
 def hold_out_images(
     images: Sequence[CaptionedImage], share: float = 0.3, seed: int = 0
 ) -> tuple[list[CaptionedImage], list[CaptionedImage]]:
-    """(to learn from, held out): the same images on every machine, whatever their order."""
+    """(training, held out): the same split on every machine, whatever the order of the images."""
     order = sorted(images, key=lambda image: random.Random(f"{seed} {image.id}").random())
     held = {image.id for image in order[: round(share * len(order))]}
     return [i for i in images if i.id not in held], [i for i in images if i.id in held]
@@ -87,23 +87,23 @@ def hold_out_images(
 
 def mine(
     values: NDArray[np.float32],
-    parted: Parted,
+    parted: PhraseSplit,
     phrase: str,
     *,
     rounds: int = ROUNDS,
     costs: Sequence[float] = COSTS,
     seed: int = 0,
 ) -> list[LinearHead]:
-    """The detector after random negatives, and after each round of hard ones (Felzenszwalb et al. 2010).
+    """The detector on random negatives, then after each round of hard-negative mining (Felzenszwalb et al. 2010).
 
-    It begins with as many random negatives as positives. Each round adds those of the other negatives that score
-    above -1, the hardest first, as many as there are positives, and learns again; it ends early when none is
-    left. C is chosen by cross-validation (average precision) before the first round. Class 1 of a head is the
-    phrase. Raises `InputError` for fewer than 2 positives or negatives.
+    It starts with as many random negatives as positives. Each round adds the unused negatives that score above -1,
+    hardest first and at most as many as there are positives, and retrains; mining stops early when none is left.
+    C is chosen by cross-validation (average precision) before the first round. Class 1 of a head is the phrase.
+    Raises `InputError` for fewer than 2 positives or negatives.
     """
     for what, count in (("caption with", len(parted.positives)), ("negative for", len(parted.negatives))):
         if count < 2:
-            raise InputError(f"{count or 'no'} {what} {phrase!r} to learn from; expected 2 images or more")
+            raise InputError(f"{count or 'no'} {what} {phrase!r} to train on; expected 2 images or more")
     chosen = random.Random(seed).sample(parted.negatives, min(len(parted.positives), len(parted.negatives)))
     names = (f"not {phrase}", phrase)
     heads: list[LinearHead] = []
@@ -131,8 +131,8 @@ def average_precision(
 ) -> Interval:
     """Σ_n (R_n - R_{n-1}) P_n over the ranking, with a 95 % bootstrap interval over images.
 
-    Equal scores are one step of the ranking in the value; in the resamples they stand in a row. Resamples without
-    a positive are left out. Raises `InputError` where nothing is positive.
+    Tied scores are one step of the ranking in the value, and are ordered by index in the resamples. Resamples
+    without a positive are skipped. Raises `InputError` if there is no positive.
 
     >>> average_precision([3.0, 2.0, 1.0], [1, 0, 1], resamples=20).value
     0.833
@@ -141,7 +141,7 @@ def average_precision(
 
     ranked, true = np.asarray(scores, np.float64), np.asarray(truth, bool)
     if not true.any():
-        raise InputError("no image is positive; average precision needs one")
+        raise InputError("no image is positive; average precision needs at least one")
     rng, drawn = np.random.default_rng(seed), list[float]()
     ordered = true[np.argsort(-ranked, kind="stable")]
     for _ in range(resamples):
@@ -156,7 +156,7 @@ def average_precision(
 
 @dataclass(frozen=True)
 class Concept:
-    """What was found for one phrase; ``random`` and ``mined`` are average precisions on held-out images."""
+    """The result for one phrase; ``random`` and ``mined`` are average precisions on held-out images."""
 
     phrase: str
     head: LinearHead
@@ -181,14 +181,14 @@ def concepts(
     seed: int = 0,
     progress: bool = True,
 ) -> tuple[Result, list[Concept]]:
-    """A linear detector for each phrase, s = w · GAP(A) + b, and its map Σ_k w_k A_k for the top-ranked images.
+    """A linear detector per phrase, s = w · GAP(A) + b, and its map Σ_k w_k A_k for the top-ranked images.
 
-    It learns from ``train`` by `mine`; ``test`` is ranked by s. Average precision counts every held-out image
-    whose captions lack the phrase as negative, also those with some of its words; chance is the share of
-    positives. Raises `InputError` for a phrase that no caption has, in either part, and an image in both.
+    It is trained on ``train`` by `mine` and ranks ``test`` by s. Average precision counts every held-out image
+    without the phrase as a negative, including those with some of its words; chance is the share of positives.
+    Raises `InputError` for a phrase missing from the captions of either split, and if the splits share an image.
     """
     if shared := {str(image.source) for image in train} & {str(image.source) for image in test}:
-        raise InputError(f"{len(shared)} of the held-out images are also learnt from; hold out others")
+        raise InputError(f"{len(shared)} held-out images are also in the training set; hold out others")
     plans = [(phrase, part(train, phrase), part(test, phrase)) for phrase in dict.fromkeys(phrases)]
     for phrase, here, there in plans:
         for what, parted in (("training", here), ("held-out", there)):
@@ -248,9 +248,9 @@ def _result(found: Sequence[Concept], settings: dict[str, object]) -> Result:
     notes = [
         f"Linear SVM on GAP features of {settings['train_images']} captioned images; average precision on "
         f"{settings['images']} held-out ones.",
-        "Positives contain the phrase, negatives for training lack all of its words; held-out negatives are all "
-        "images without the phrase. Chance: the share of positives.",
-        "In per cent; in brackets 95 % bootstrap intervals over images.",
+        "Positives contain the phrase; training negatives contain none of its words; held-out negatives are all "
+        "images without the phrase. Chance: share of positives.",
+        "In per cent; 95 % bootstrap intervals over images in brackets.",
     ]
     return Result("Concepts from captions", headings, rows, settings, notes, numbers)
 
@@ -263,7 +263,7 @@ def _picture(
     batch_size: int,
     progress: bool,
 ) -> PIL.Image.Image:
-    """A row a phrase: the top-ranked held-out images under the phrase's map."""
+    """One row per phrase: the top-ranked held-out images under the phrase's map."""
     rows = []
     for one in found:
         with_head, held = attach_head(model, one.head), set(part(test, one.phrase).positives)
@@ -284,4 +284,4 @@ def _picture(
         rows.append(
             (f"“{one.phrase}”\nAP {percent(one.mined.value)} %\nchance {percent(one.chance)} %", tiles)
         )
-    return gallery(rows, "Held-out images that score highest for a phrase, under its map")
+    return gallery(rows, "Top-scoring held-out images of each phrase, under its map")

@@ -34,10 +34,10 @@ SUFFIXES = (".parquet", ".npz")
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """``values`` (N, C) float32 of the images ``ids`` (N,), made as ``key`` says.
+    """``values`` (N, C) float32 for the images ``ids`` (N,), computed as ``key`` describes.
 
-    ``rows`` (N,): which of the given images each line is of; those that could not be read are missing there and
-    stand in ``errors``, id -> why. ``key``: checksum of the weights, transform, view and layer.
+    ``rows`` (N,): the index of each row's image among those given; unreadable images are missing there and listed
+    in ``errors``, id -> reason. ``key``: weights checksum, transform, view and layer.
     """
 
     ids: tuple[str, ...]
@@ -50,13 +50,13 @@ class Features:
         return len(self.ids)
 
     def of(self, per_image: Sequence[Any]) -> list[Any]:
-        """What belongs to the rows, out of one thing for each given image (labels, say)."""
+        """Select the entries for these rows from a sequence with one per given image (labels, say)."""
         return [per_image[row] for row in self.rows]
 
     def save(self, path: str | Path, **columns: Sequence[Any]) -> Path:
-        """Write ``.parquet`` (columns id, features, and ``columns``) or ``.npz`` (ids, values, …); whole or not.
+        """Write ``.parquet`` (columns id, features, and ``columns``) or ``.npz`` (ids, values, …), atomically.
 
-        The key goes with it as JSON. Raises `InputError` for another suffix.
+        The key is stored with it as JSON. Raises `InputError` for another suffix.
         """
         path = Path(path)
         if path.suffix not in SUFFIXES:
@@ -82,7 +82,7 @@ class Features:
 
 
 def load_features(path: str | Path) -> Features:
-    """What `Features.save` wrote, but for the further columns. Raises `InputError` for another file.
+    """Load what `Features.save` wrote, without the extra columns. Raises `InputError` for any other file.
 
     >>> load_features("nowhere.npz")
     Traceback (most recent call last):
@@ -102,7 +102,7 @@ def load_features(path: str | Path) -> Features:
                 ids, values = tuple(saved["ids"].tolist()), saved["values"]
                 key = json.loads(str(saved["key"]))
     except (KeyError, ValueError, OSError, TypeError) as error:
-        raise InputError(f"{path} holds no features that were saved here: {error}") from None
+        raise InputError(f"{path} is not a feature file written by sightline: {error}") from None
     return Features(ids, np.asarray(values, np.float32), key, np.arange(len(ids)))
 
 
@@ -119,15 +119,15 @@ def extract_features(
 ) -> Features:
     """f_k = mean_xy A_k(x, y) of each image: the target layer's activations, averaged (Zhou et al. 2016, eq. 1).
 
-    The target layer is the one before the last pooling (the class convolution's input in SqueezeNet and NIN);
-    where the head is linear after average pooling, f is what it is given. ``model``: of `load_model`, or any
-    module with a ``preprocess``. ``sources``: files, zip members, PIL images or samples. ``boxes``: for each image
-    None or the box (4,) xyxy in photo pixels to which it is cut first; what sticks out is cut off. ``grid``: the
-    averages of grid × grid equal parts of the map instead of one, (N, C · grid · grid), for what asks for places.
+    The target layer is the one before the last pooling (the class convolution's input in SqueezeNet and NIN); with
+    a linear head after average pooling, f is the head's input. ``model``: from `load_model`, or any module with a
+    ``preprocess``. ``sources``: files, zip members, PIL images or samples. ``boxes``: per image None or a box (4,)
+    xyxy in photo pixels to crop to first, clipped to the photo. ``grid``: pool the map to grid × grid cells instead
+    of one, (N, C · grid · grid), where position matters.
 
-    ``cache``: a folder that keeps what was computed by checksum of weights, transform, image and box; a run that
-    was stopped goes on there. An image that cannot be read is named in ``errors``, and the others are done.
-    Raises `InputError` where there is no image, none that can be read, or a box without area.
+    ``cache``: a folder that keeps computed features by checksum of weights, transform, image and box, so that an
+    interrupted run resumes. Unreadable images are listed in ``errors`` and skipped. Raises `InputError` for no
+    images, no readable image, or a box without area.
 
     >>> from sightline.models.preprocess import Preprocess
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
@@ -136,13 +136,15 @@ def extract_features(
     (1, 4)
     """
     if len(sources) == 0:
-        raise InputError("there is no image to take features of")
+        raise InputError("no images to extract features from")
     if boxes is not None and len(boxes) != len(sources):
-        raise InputError(f"{len(boxes)} boxes for {len(sources)} images; expected one each (None: the whole)")
+        raise InputError(
+            f"{len(boxes)} boxes for {len(sources)} images; expected one each (None for the whole image)"
+        )
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size}; expected 1 or more")
-    maker = Maker(model, view, grid)
-    store = VectorCache(None if cache is None else Path(cache), maker.key)
+    extractor = FeatureExtractor(model, view, grid)
+    store = VectorCache(None if cache is None else Path(cache), extractor.key)
     found: dict[int, NDArray[np.float32]] = {}
     errors: dict[str, str] = {}
     ids = [source_id(source, i) for i, source in enumerate(sources)]
@@ -150,23 +152,23 @@ def extract_features(
         for start in tracked(range(0, len(sources), batch_size), "features", progress):
             part = range(start, min(start + batch_size, len(sources)))
             items = [_Item(i, source_of(sources[i]), None if boxes is None else boxes[i]) for i in part]
-            found |= _batch(maker, store, items, ids, errors)
+            found |= _batch(extractor, store, items, ids, errors)
     finally:
         store.flush()
     if not found:
-        raise InputError(f"none of the {len(sources)} images can be read; the first: {errors[ids[0]]}")
+        raise InputError(f"none of the {len(sources)} images can be read; first error: {errors[ids[0]]}")
     rows = sorted(found)
     values = np.stack([found[row] for row in rows])
-    return Features(tuple(ids[row] for row in rows), values, maker.key, np.asarray(rows), errors)
+    return Features(tuple(ids[row] for row in rows), values, extractor.key, np.asarray(rows), errors)
 
 
 def source_of(source: Source) -> ImageSource | str:
-    """Where an image is: of a sample its source, of all else the thing itself."""
+    """The image to read: a sample's source, anything else as it is."""
     return source.source if isinstance(source, Sample) else source
 
 
 def source_id(source: Source, number: int) -> str:
-    """What an image is called: a sample's id, a path, or the number of an image in memory.
+    """An image's id: a sample's id, a path, or the number of an in-memory image.
 
     >>> source_id(Path("a/b.jpg"), 0), source_id(PIL.Image.new("RGB", (4, 4)), 7)
     ('a/b.jpg', 'image 7')
@@ -180,14 +182,14 @@ def source_id(source: Source, number: int) -> str:
 
 @dataclass(frozen=True)
 class _Item:
-    """One image on its way: its number, where it is, what is cut out of it."""
+    """One image to process: its number, its source, and the box to crop to."""
 
     number: int
     source: ImageSource | str
     box: Tensor | None
 
     def checksum(self) -> bytes:
-        """SHA-256 of the image's bytes and, where it is cut, of its box."""
+        """SHA-256 of the image's bytes and, if it is cropped, of its box."""
         digest = hashlib.sha256(read_bytes(self.source))
         if self.box is not None:
             digest.update(self.box.detach().cpu().double().numpy().tobytes())
@@ -199,27 +201,31 @@ class _Item:
 
 
 def crop(photo: PIL.Image.Image, box_xyxy: Tensor) -> PIL.Image.Image:
-    """The part of a photo in a box (4,), edges moved outwards to whole pixels and back into the photo.
+    """Crop a photo to a box (4,), its edges rounded outwards to whole pixels and clipped to the photo.
 
     >>> crop(PIL.Image.new("RGB", (9, 9)), Tensor([0.5, 2.0, 4.2, 20.0])).size
     (5, 7)
     """
     x0, y0, x1, y1 = (float(edge) for edge in box_xyxy)
     if not all(map(math.isfinite, (x0, y0, x1, y1))):
-        raise InputError(f"a box to cut out holds NaN or Inf: {[x0, y0, x1, y1]}")
+        raise InputError(f"a crop box holds NaN or Inf: {[x0, y0, x1, y1]}")
     inside = (max(math.floor(x0), 0), max(math.floor(y0), 0), *map(math.ceil, (x1, y1)))
     left, top, right, bottom = inside[0], inside[1], min(inside[2], photo.width), min(inside[3], photo.height)
     if left >= right or top >= bottom:
         raise InputError(
-            f"box {[x0, y0, x1, y1]} has no area inside its photo of {photo.width}×{photo.height} pixels"
+            f"box {[x0, y0, x1, y1]} has no area inside the photo of {photo.width}×{photo.height} pixels"
         )
     return photo.crop((left, top, right, bottom))
 
 
 def _batch(
-    maker: Maker, store: VectorCache, items: list[_Item], ids: Sequence[str], errors: dict[str, str]
+    extractor: FeatureExtractor,
+    store: VectorCache,
+    items: list[_Item],
+    ids: Sequence[str],
+    errors: dict[str, str],
 ) -> dict[int, NDArray[np.float32]]:
-    """The vectors of one batch by number: from the cache, else computed together."""
+    """The vectors of one batch, by number: from the cache, or computed in one forward pass."""
     found: dict[int, NDArray[np.float32]] = {}
     missing: list[tuple[int, bytes, PIL.Image.Image]] = []
     for item in items:
@@ -233,21 +239,21 @@ def _batch(
         except ImageError as error:
             errors[ids[item.number]] = str(error)
     if missing:
-        vectors = maker.features([photo for _, _, photo in missing])
+        vectors = extractor.features([photo for _, _, photo in missing])
         for (number, key, _), vector in zip(missing, vectors, strict=True):
             store.add(key, vector)
             found[number] = vector
     return found
 
 
-class Maker:
-    """A network with its target layer, and the description of all that its features depend on."""
+class FeatureExtractor:
+    """A network, its target layer, and a description of everything its features depend on."""
 
     def __init__(self, model: nn.Module, view: str, grid: int = 1) -> None:
         self.model, self.view, self.grid = model, view, grid
         self.network: nn.Module = getattr(model, "network", model)
         images = as_batch(model, [probe_photo()], view).images
-        self.site = target_layer(self.network, images)
+        self.layer = target_layer(self.network, images)
         preprocess: Any = getattr(model, "preprocess", None)
         pixels = hashlib.sha256(images.float().cpu().numpy().tobytes()).hexdigest()
         code = getattr(preprocess, "transform", None) is not None
@@ -256,30 +262,30 @@ class Maker:
             "weights_sha256": tensors_sha256(self.network.state_dict()),
             "architecture_sha256": hashlib.sha256(repr(self.network).encode()).hexdigest(),
             "transform": "code" if code else preprocess.to_dict(),
-            "transform_sha256": pixels,  # of what it makes of a fixed photo: code has no other checksum
+            "transform_sha256": pixels,  # of its output on a fixed photo: code has no other checksum
             "view": view,
-            "layer": str(self.site),
+            "layer": str(self.layer),
             "pooling": "average" if grid == 1 else f"average of {grid}×{grid} parts",
         }
 
     def features(self, photos: list[PIL.Image.Image]) -> NDArray[np.float32]:
         images = as_batch(self.model, photos, self.view).images
-        activations = observe(self.network, images, [self.site], gradient=False).activations
+        activations = observe(self.network, images, [self.layer], gradient=False).activations
         pooled = activations.mean((2, 3)) if self.grid == 1 else adaptive_avg_pool2d(activations, self.grid)
         values: NDArray[np.float32] = pooled.flatten(1).float().cpu().numpy()
         if not np.isfinite(values).all():
-            raise InputError(f"layer '{self.site}' gives NaN or Inf")
+            raise InputError(f"layer '{self.layer}' gives NaN or Inf")
         return values
 
 
 def probe_photo() -> PIL.Image.Image:
-    """A photo of noise, the same on every machine: what a network is looked at with."""
+    """A noise photo, the same on every machine, for inspecting a network."""
     pixels = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
     return PIL.Image.fromarray(pixels)
 
 
 def target_layer(network: nn.Module, images: Tensor) -> LayerRef:
-    """The layer before the last pooling, or `UnsupportedError` that says why there is none.
+    """The layer before the last pooling. Raises `UnsupportedError` saying why if there is none.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
@@ -289,6 +295,6 @@ def target_layer(network: nn.Module, images: Tensor) -> LayerRef:
     structure = inspect_network(network, images)
     if structure.target is None:
         raise UnsupportedError(
-            f"no target layer was found: {structure.why_no_target}; use a convolutional one"
+            f"no target layer was found: {structure.why_no_target}; use a convolutional network"
         )
     return structure.target

@@ -18,9 +18,9 @@ from sightline.data.images import read_image
 from sightline.discovery.features import Features, crop, extract_features
 from sightline.discovery.gallery import RIGHT, WRONG, Tile, framed, gallery
 from sightline.discovery.linear import COSTS, LinearHead, fit_linear
-from sightline.discovery.maps import CHUNK, ClassMaps, MapMaker, own_head
+from sightline.discovery.maps import CHUNK, ClassMapper, ClassMaps, own_head
 from sightline.discovery.result import Result, describe_model
-from sightline.discovery.subsets import apart, labels_of, true_boxes
+from sightline.discovery.subsets import check_disjoint, labels_of, true_boxes
 from sightline.errors import InputError
 from sightline.evaluation.rows import CENTRE
 from sightline.metrics.accumulators import DELTA, BoxTally
@@ -35,10 +35,10 @@ MARGIN = 0.1  # of the box's width and height, on each side
 
 @dataclass(frozen=True, eq=False)
 class FineGrained:
-    """``predicted`` (3, N): what the SVM of each row names each test image; ``labels`` (N,), what it is.
+    """``predicted`` (3, N): the class each row's SVM gives each test image; ``labels`` (N,): the true class.
 
-    ``boxes`` (N, 4) are the predicted ones in photo pixels, ``ious`` (N,) how they fit the true ones;
-    ``threshold`` where the maps were cut, ``costs`` (3,) each SVM's C, ``maps_of`` whose weights drew the maps.
+    ``boxes`` (N, 4): predicted boxes in photo pixels; ``ious`` (N,): their IoU with the true ones; ``threshold``:
+    the maps' threshold; ``costs`` (3,): each SVM's C; ``maps_of``: whose weights made the maps.
     """
 
     predicted: NDArray[np.int64]
@@ -52,7 +52,7 @@ class FineGrained:
 
     @property
     def right(self) -> NDArray[np.float64]:
-        """(3, N): 1 where the class is the true one."""
+        """(3, N): 1 where the predicted class is correct."""
         right: NDArray[np.float64] = (self.predicted == self.labels).astype(np.float64)
         return right
 
@@ -72,18 +72,19 @@ def fine_grained(
 ) -> tuple[Result, FineGrained]:
     """Accuracy of a linear SVM on features of the whole image, of the predicted box, and of the true box.
 
-    As in Zhou et al. 2016, Table 4, features are extracted anew from the crops, for training and for test; each row
-    has its SVM. A box is predicted without any label: of the class of ``train`` that scores highest the map
-    M_c = Σ_k w_k^c A_k is cut at ``threshold`` of its maximum, and the largest component bounded. w is the network's
-    own head where it knows all the classes, else the SVM's of the whole images. The threshold, where none is given,
-    is the one whose boxes fit (IoU ≥ 0.5) most true boxes of ``train``; no box of ``test`` is used but to score, and
-    for the third row. ``margin``: added to each side before the crop, a share of the box's width and height.
+    As in Zhou et al. 2016, Table 4, features are extracted again from the crops, for training and testing; each row
+    has its own SVM. Boxes are predicted without labels: the map M_c = Σ_k w_k^c A_k of the top-scoring class of
+    ``train`` is thresholded at ``threshold`` of its maximum, and its largest component gives the box. w is the
+    network's own head if it knows all the classes, otherwise that of the whole-image SVM. Without a ``threshold``,
+    the one whose boxes match (IoU ≥ 0.5) most true boxes of ``train`` is chosen; the boxes of ``test`` are used only
+    for scoring and for the third row. ``margin``: added on each side before cropping, a share of the box's width
+    and height.
 
-    Raises `InputError` where the splits share an image, an image lacks its box, or a class has too few images.
+    Raises `InputError` if the splits share an image, an image has no box, or a class has too few images.
     """
-    apart(train, test)
+    check_disjoint(train, test)
     if not 0 <= margin <= 1:
-        raise InputError(f"margin={margin}; expected a share of the box from 0 to 1")
+        raise InputError(f"margin={margin}; expected a share of the box, 0 to 1")
     options: dict[str, Any] = {"batch_size": batch_size, "cache": cache, "progress": progress}
     whole = [extract_features(model, split.samples, **options) for split in (train, test)]
     skipped = {image: why for features in whole for image, why in features.errors.items()}
@@ -95,8 +96,8 @@ def fine_grained(
     labels = [np.asarray(labels_of(split)) for split in splits]
     rows = [_learn(whole, labels, train.categories, costs, seed)]
     head = own_head(model, train.categories)
-    maker = MapMaker(model, head or rows[0][0], cache, batch_size)
-    maps = [maker.maps(split.samples, progress) for split in splits]
+    mapper = ClassMapper(model, head or rows[0][0], cache, batch_size)
+    maps = [mapper.maps(split.samples, progress) for split in splits]
     tau = threshold if threshold is not None else choose_threshold(maps[0], truth[0])
     predicted = [one.boxes(tau) for one in maps]
     for boxes in (predicted, truth):
@@ -113,7 +114,7 @@ def fine_grained(
         maps[1].geometries,
         tau,
         tuple(fitted.cost for fitted, _ in rows),
-        "the network's own head" if head is not None else "the SVM of the whole images",
+        "the network's own head" if head is not None else "the whole-image SVM",
     )
     settings = {
         "dataset": test.name, "train": train.split, "train_images": len(splits[0]), "test": test.split,
@@ -134,13 +135,13 @@ def _learn(
     costs: Sequence[float],
     seed: int,
 ) -> tuple[LinearHead, NDArray[np.int64]]:
-    """The SVM of the training features, and the class it names for each test image."""
+    """The SVM trained on the training features, and its prediction for each test image."""
     head = fit_linear(features[0], labels[0], classes, costs=costs, seed=seed)
     return head, head.predict(features[1])
 
 
 def choose_threshold(maps: ClassMaps, truth: Tensor) -> float:
-    """The τ whose boxes fit (IoU ≥ 0.5) most of the true boxes (N, 4); of equals the lowest."""
+    """The τ whose boxes match (IoU ≥ 0.5) most of the true boxes (N, 4); the lowest of ties."""
     tally = BoxTally("exact", BoxRule())
     for start in range(0, len(truth), CHUNK):
         part = slice(start, start + CHUNK)
@@ -189,18 +190,18 @@ def _result(found: FineGrained, truth: Tensor, settings: dict[str, Any]) -> Resu
     notes = [
         f"{s['dataset']}: one-vs-all linear SVMs on GAP features of {s['train_images']} images of {s['train']}; "
         f"tested on {s['images']} of {s['test']}. Classes: {', '.join(s['classes'])}.",
-        f"Features anew from the crops, in training and test, margin {s['margin']:g} of the box on each side.",
+        f"Features extracted again from the crops, in training and test; margin {s['margin']:g} of the box per side.",
         f"Predicted box: map of the class that {found.maps_of} ranks first, cut at τ={s['threshold']:g}, {chosen}. "
-        f"It fits (IoU ≥ 0.5) {spelled(fit)} of the test images; a centre box (margin 1/8) "
+        f"It is correct (IoU ≥ 0.5) on {spelled(fit)} of the test images; a centre box (margin 1/8) "
         f"{spelled(bootstrap_interval(centre))}.",
-        "In per cent; in brackets 95 % bootstrap intervals over test images; Δ is paired.",
+        "In per cent; 95 % bootstrap intervals over test images in brackets; Δ is paired.",
     ]  # fmt: skip
     headings = ["features of", "C", "accuracy", "Δ to the full image"]
     return Result(f"Fine-grained: {s['dataset']}", headings, rows, settings, notes, numbers)
 
 
 def picture(found: FineGrained, test: Dataset, truth: Tensor, margin: float) -> PIL.Image.Image:
-    """For each class (the first 8) its first test photo with both boxes, the two crops, and what each SVM said."""
+    """For each of the first 8 classes: its first test photo with both boxes, the two crops, and each SVM's answer."""
     columns: list[list[Tile]] = [[], [], []]
     for label in range(min(len(test.categories), 8)):
         i = next((i for i, s in enumerate(test.samples) if s.label == label), None)
@@ -218,6 +219,4 @@ def picture(found: FineGrained, test: Dataset, truth: Tensor, margin: float) -> 
         "crop to the\npredicted box",
         "crop to the\ntrue box",
     )
-    return gallery(
-        list(zip(labels, columns, strict=True)), "What the SVM of each row says", headings=headings
-    )
+    return gallery(list(zip(labels, columns, strict=True)), "Prediction of each row's SVM", headings=headings)

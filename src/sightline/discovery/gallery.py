@@ -1,4 +1,4 @@
-"""Rows of small pictures with a line or two under each: what discovery leaves for the eye."""
+"""Galleries: rows of small pictures with a line or two of text under each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _GAP, _MARGIN, _TEXT, _LINE = 8, 20, 13.0, 18
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture and the lines under it, the first in ``colour``; None leaves the place empty."""
+    """A picture and the lines of text under it, the first in ``colour``; None leaves the tile empty."""
 
     picture: Image | None
     lines: tuple[str, ...] = ()
@@ -33,10 +33,9 @@ def gallery(
     tile: int = 132,
     label: int = 150,
 ) -> Image:
-    """Rows of (label, tiles) in squares of ``tile`` pixels; ``headings`` stand over the columns.
+    """Rows of (label, tiles) in squares of ``tile`` pixels; ``headings`` go above the columns.
 
-    A picture keeps its proportions. The labels are at the left, ``label`` pixels wide, a line for each of their
-    lines.
+    Pictures keep their aspect ratio. Labels, possibly of several lines, are on the left, ``label`` pixels wide.
 
     >>> gallery([("unit 7", [Tile(PIL.Image.new("RGB", (30, 20), "teal"), ("tabby",))])]).size
     (330, 198)
@@ -81,7 +80,7 @@ def _place(sheet: Image, one: Tile, corner: tuple[int, int], side: int) -> None:
 def framed(
     photo: Image, true: Tensor | None = None, predicted: Tensor | None = None, side: int = 264
 ) -> Image:
-    """The photo with its true boxes (B, 4), green and dashed, and predicted ones, red.
+    """The photo with its true boxes (B, 4) in dashed green and predicted ones in red.
 
     >>> framed(PIL.Image.new("RGB", (64, 32)), Tensor([[2, 2, 30, 30]])).size
     (264, 132)
@@ -99,7 +98,7 @@ def framed(
 def mapped(
     photo: Image, heatmap: Tensor, true: Tensor | None = None, predicted: Tensor | None = None
 ) -> Image:
-    """The photo under a heatmap (H, W) in [0, 1], predicted boxes white, true ones green and dashed.
+    """The photo under a heatmap (H, W) in [0, 1]; predicted boxes white, true ones dashed green.
 
     >>> mapped(PIL.Image.new("RGB", (64, 32)), Tensor([[0.0, 1.0]])).size
     (192, 96)

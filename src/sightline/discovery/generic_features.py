@@ -17,7 +17,7 @@ from sightline.discovery.features import Features, extract_features
 from sightline.discovery.gallery import RIGHT, WRONG, Tile, framed, gallery, mapped
 from sightline.discovery.linear import COSTS, LinearHead, attach_head, fit_linear
 from sightline.discovery.result import Result, describe_model
-from sightline.discovery.subsets import apart, labels_of
+from sightline.discovery.subsets import check_disjoint, labels_of
 from sightline.errors import InputError
 from sightline.evaluation.run import evaluate
 from sightline.methods.spec import parse_method
@@ -29,10 +29,10 @@ from sightline.types import DEFAULT_THRESHOLDS, Dataset
 
 
 @dataclass
-class Learnt:
-    """What one network's features gave: the head, the network with the head, and who was right.
+class FeatureEvaluation:
+    """The result for one network's features: the head, the network with that head, and which images are correct.
 
-    ``right`` (N,) 0 or 1 for each image of ``rows``, indices into the test split.
+    ``right`` (N,): 0 or 1 for each image of ``rows``, indices into the test split.
     """
 
     name: str
@@ -58,17 +58,17 @@ def learn(
     costs: Sequence[float] = COSTS,
     seed: int = 0,
     **options: Any,
-) -> Learnt:
-    """A one-vs-all linear SVM on the features of ``train``, tested on ``test``; ``options`` of `extract_features`.
+) -> FeatureEvaluation:
+    """A one-vs-all linear SVM on the features of ``train``, tested on ``test``; ``options`` as in `extract_features`.
 
-    Raises `InputError` where the splits share an image and whatever `fit_linear` refuses.
+    Raises `InputError` if the splits share an image, and whatever `fit_linear` raises.
     """
-    apart(train, test)
+    check_disjoint(train, test)
     found = {split.split: extract_features(model, split.samples, **options) for split in (train, test)}
     fit, new = found[train.split], found[test.split]
     head = fit_linear(fit, fit.of(labels_of(train)), train.categories, costs=costs, seed=seed)
     right = head.predict(new) == np.asarray(new.of(labels_of(test)))
-    return Learnt(
+    return FeatureEvaluation(
         name, head, attach_head(model, head), right.astype(np.float64), new.rows, {**fit.errors, **new.errors},
         len(fit), found,
     )  # fmt: skip
@@ -87,20 +87,20 @@ def generic_features(
     costs: Sequence[float] = COSTS,
     seed: int = 0,
     progress: bool = True,
-) -> tuple[Result, list[Learnt]]:
+) -> tuple[Result, list[FeatureEvaluation]]:
     """For each network: accuracy of a linear SVM on its GAP features, and GT-known localisation of its maps.
 
-    The map of class c is Σ_k w_k^c A_k with the SVM's weights (Zhou et al. 2016, section 4.4). Where ``test`` has
-    boxes the maps are scored as `sightline evaluate` scores them: IoU ≥ 0.5, at a threshold chosen on
-    ``choose_on`` (or fixed at 0.2), beside a centre box. ``method`` is "cam", or NAME:OPTION=VALUE as there:
-    "cam:nwc=true" leaves negative weights out of the maps. Intervals are 95 % bootstraps over test images; the
-    difference to the first network is paired. Chance is what the most frequent test class would give.
+    The map of class c is Σ_k w_k^c A_k with the SVM's weights (Zhou et al. 2016, section 4.4). If ``test`` has
+    boxes, the maps are scored as in `sightline evaluate`: IoU ≥ 0.5, at a threshold chosen on ``choose_on`` (or
+    fixed at 0.2), with a centre box for comparison. ``method`` is "cam", or NAME:OPTION=VALUE as there:
+    "cam:nwc=true" drops negative weights from the maps. Intervals are 95 % bootstraps over test images; the
+    difference from the first network is paired. Chance is the accuracy of always answering the most frequent class.
     """
     if not models:
-        raise InputError("no network to take features of")
+        raise InputError("no network to extract features with")
     if choose_on is not None:
-        apart(train, choose_on)
-        apart(choose_on, test)
+        check_disjoint(train, choose_on)
+        check_disjoint(choose_on, test)
     learnt = [
         learn(name, model, train, test, costs=costs, seed=seed, batch_size=batch_size, cache=cache, view=view,
               progress=progress)
@@ -130,7 +130,7 @@ def generic_features(
 
 
 def _result(
-    learnt: Sequence[Learnt],
+    learnt: Sequence[FeatureEvaluation],
     models: Mapping[str, nn.Module],
     report: Report | None,
     train: Dataset,
@@ -169,7 +169,7 @@ def _result(
     if report is not None:
         rows[-1].append("")
         for base in report.baselines:
-            if base.kind == "swept":  # chosen where it is reported: no baseline but an upper bound
+            if base.kind == "swept":  # chosen on the reported split: an upper bound, not a baseline
                 continue
             rows.append([base.name, "", "", "", "", spelled(base.score)])
             numbers.append({"features": base.name, **interval_ends("gt_known", base.score)})
@@ -191,15 +191,19 @@ def _result(
     )
 
 
-def _difference(one: Learnt, first: Learnt) -> Interval:
+def _difference(one: FeatureEvaluation, first: FeatureEvaluation) -> Interval:
     """Paired over the images that both could read."""
     both = np.intersect1d(one.rows, first.rows)
-    mine, theirs = (who.right[np.isin(who.rows, both)] for who in (one, first))
-    return paired_difference(mine, theirs)
+    a, b = (each.right[np.isin(each.rows, both)] for each in (one, first))
+    return paired_difference(a, b)
 
 
 def _notes(
-    learnt: Sequence[Learnt], train: Dataset, test: Dataset, choose_on: Dataset | None, method: str | None
+    learnt: Sequence[FeatureEvaluation],
+    train: Dataset,
+    test: Dataset,
+    choose_on: Dataset | None,
+    method: str | None,
 ) -> list[str]:
     notes = [
         f"{test.name}: one-vs-all linear SVM, C by 5-fold cross-validation, on GAP features of "
@@ -209,17 +213,21 @@ def _notes(
     if method is not None:
         chosen = f"chosen on {choose_on.split}, {len(choose_on)} images" if choose_on else "fixed at 0.2"
         notes.append(
-            f"Maps: {method} with the SVM's weights, Σ_k w_k A_k, for the true class; GT-known: the box of the map "
-            f"has IoU ≥ 0.5 with a true one; threshold {chosen}. No box was used to train."
+            f"Maps: {method} with the SVM's weights, Σ_k w_k A_k, for the true class; GT-known: the map's box "
+            f"has IoU ≥ 0.5 with a true box; threshold {chosen}. No box was used for training."
         )
-    notes.append("In per cent; in brackets 95 % bootstrap intervals over test images; Δ is paired.")
+    notes.append("In per cent; 95 % bootstrap intervals over test images in brackets; Δ is paired.")
     return notes
 
 
 def head_gallery(
-    learnt: Sequence[Learnt], test: Dataset, thresholds: Sequence[float], title: str, method: str = "cam"
+    learnt: Sequence[FeatureEvaluation],
+    test: Dataset,
+    thresholds: Sequence[float],
+    title: str,
+    method: str = "cam",
 ) -> PIL.Image.Image:
-    """The first test photo of each class, and under it each network's map for that class with its box."""
+    """The first test photo of each class, and below it each network's map for that class, with its box."""
     spec = parse_method(method)
     first = [next(s for s in test.samples if s.label == label) for label in range(len(test.categories))]
     photos = [read_image(sample.source) for sample in first]
@@ -229,10 +237,10 @@ def head_gallery(
     ]
     rows: list[tuple[str, list[Tile]]] = [("photo\ntrue box dashed", tiles)]
     for one, tau in zip(learnt, thresholds, strict=True):
-        seen = explain(one.model, photos, spec.name, _each(range(len(photos))), **spec.options)
-        heatmaps, boxes = seen.heatmaps().cpu(), seen.boxes(threshold=tau)
-        assert seen.logits is not None
-        predicted = seen.logits.argmax(1).tolist()
+        explanation = explain(one.model, photos, spec.name, _class_column(range(len(photos))), **spec.options)
+        heatmaps, boxes = explanation.heatmaps().cpu(), explanation.boxes(threshold=tau)
+        assert explanation.logits is not None
+        predicted = explanation.logits.argmax(1).tolist()
         tiles = [
             Tile(
                 mapped(photo, heatmaps[i, 0], first[i].boxes_xyxy, boxes[i][0].cpu()),
@@ -245,7 +253,7 @@ def head_gallery(
     return gallery(rows, title)
 
 
-def _each(labels: Sequence[int]) -> Any:
+def _class_column(labels: Sequence[int]) -> Any:
     import torch
 
     return torch.tensor(list(labels))[:, None]

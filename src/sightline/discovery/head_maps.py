@@ -1,4 +1,4 @@
-"""Class maps of a linear head for many images, a batch at a time, and at any size."""
+"""Class maps of a linear head for many images, in batches, and resized to any size."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def head_maps(
     batch_size: int = 64,
     progress: bool = True,
 ) -> tuple[Tensor, list[tuple[int, int]]]:
-    """M_c = Σ_k w_k^c A_k of the class given for each image: raw maps (N, h, w), and the photos' (H, W).
+    """M_c = Σ_k w_k^c A_k for the class given for each image: raw maps (N, h, w), and the photos' (H, W).
 
-    ``model``: of `attach_head`. All of each photo is shown to it, so a map lies on the whole photo.
+    ``model``: from `attach_head`. The network sees the whole photo, so a map covers all of it.
     """
     maps, sizes = [], []
     for start in tracked(range(0, len(sources), batch_size), "maps", progress):
         part = slice(start, start + batch_size)
         wanted = torch.tensor(classes[part])
-        seen = explain(model, [source_of(s) for s in sources[part]], method="cam", classes=wanted)
-        maps.append(seen.maps[:, 0].cpu())
-        sizes += [geometry.photo_hw for geometry in seen.geometries]
+        explanation = explain(model, [source_of(s) for s in sources[part]], method="cam", classes=wanted)
+        maps.append(explanation.maps[:, 0].cpu())
+        sizes += [geometry.photo_hw for geometry in explanation.geometries]
     return torch.cat(maps), sizes
 
 

@@ -1,4 +1,4 @@
-"""A linear SVM on frozen features, and its weights as a head: maps for classes the network never knew."""
+"""A linear SVM on frozen features, and its weights as a head: maps for classes the network was never trained on."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from sightline.models.pooling import GlobalAveragePool
 from sightline.pipeline import as_batch
 from sightline.reports.output_folder import write_atomically
 
-require("discovery", "sklearn")  # now, not after an hour of extracting features
+require("discovery", "sklearn")  # fail now, not after an hour of feature extraction
 
-COSTS = (1e-4, 1e-3, 1e-2, 1e-1)  # of standardised features
-FEWEST = 2  # images a class: fewer cannot be parted into a fold to learn from and one to test on
+COSTS = (1e-4, 1e-3, 1e-2, 1e-1)  # for standardised features
+FEWEST = 2  # images per class: fewer cannot be split into a training and a test fold
 
 
 @dataclass(frozen=True, eq=False)
 class LinearHead:
-    """s_c = w_c · f + b_c on raw GAP features f: ``weight`` (K, C), ``bias`` (K,), float32, of ``classes`` (K,).
+    """s_c = w_c · f + b_c on raw GAP features f: ``weight`` (K, C), ``bias`` (K,), float32, for ``classes`` (K,).
 
     ``cost``: the C that cross-validation chose; ``validation``: C -> mean score over the folds.
     """
@@ -44,7 +44,7 @@ class LinearHead:
     validation: Mapping[float, float] = field(default_factory=dict)
 
     def scores(self, features: Features | NDArray[np.float32]) -> NDArray[np.float32]:
-        """The score (N, K) of each image for each class; above 0 on the class's side of the plane.
+        """The score (N, K) of each image for each class; above 0 on the class's side of the hyperplane.
 
         >>> head = LinearHead(np.ones((1, 2), np.float32), np.zeros(1, np.float32), ("a",))
         >>> head.scores(np.array([[1.0, 2.0]], np.float32))
@@ -62,7 +62,7 @@ class LinearHead:
         return found
 
     def save(self, path: str | Path) -> Path:
-        """Write ``.npz``, whole or not at all."""
+        """Write ``.npz``, atomically."""
         path = Path(path)
         content: dict[str, Any] = {"classes": np.asarray(self.classes), "cost": np.asarray(self.cost)}
         write_atomically(path, lambda file: np.savez(file, weight=self.weight, bias=self.bias, **content))
@@ -70,13 +70,13 @@ class LinearHead:
 
 
 def load_head(path: str | Path) -> LinearHead:
-    """What `LinearHead.save` wrote. Raises `InputError` for another file."""
+    """Load what `LinearHead.save` wrote. Raises `InputError` for any other file."""
     try:
         with np.load(path, allow_pickle=False) as saved:
             classes = tuple(str(name) for name in saved["classes"])
             return LinearHead(saved["weight"], saved["bias"], classes, float(saved["cost"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} holds no linear head: {error}") from None
+        raise InputError(f"{path} is not a linear head written by sightline: {error}") from None
 
 
 def fit_linear(
@@ -92,13 +92,13 @@ def fit_linear(
 ) -> LinearHead:
     """One-vs-all linear SVM (LIBLINEAR through scikit-learn, as in Zhou et al. 2016, section 4.4).
 
-    min ½‖w‖² + C Σ max(0, 1 - y s)² for each class, on features standardised to mean 0 and deviation 1 by the
-    training images; the scaling is then folded into w and b, so that both act on raw features. C is the one of
-    ``costs`` with the best mean ``scoring`` over stratified ``folds`` (of equals the smallest); with a single
-    cost nothing is validated. ``labels`` (N,) index ``classes``. Of two classes w_0 = -w_1.
+    min ½‖w‖² + C Σ max(0, 1 - y s)² for each class, on features standardised to mean 0 and deviation 1 over the
+    training images; the scaling is then folded into w and b, so that both apply to raw features. C is the one of
+    ``costs`` with the best mean ``scoring`` over stratified ``folds`` (the smallest of ties); a single cost is used
+    without validation. ``labels`` (N,) index ``classes``. With two classes, w_0 = -w_1.
 
-    Raises `InputError` where a class has fewer than 2 images, there are fewer than 2 classes, or the numbers of
-    labels and features differ.
+    Raises `InputError` if a class has fewer than 2 images, there are fewer than 2 classes, or the numbers of labels
+    and features differ.
 
     >>> points = np.array([[0, 0], [0, 1], [4, 0], [4, 1]], np.float32)
     >>> fit_linear(points, [0, 0, 1, 1], ("left", "right"), costs=[1.0]).predict(points).tolist()
@@ -110,7 +110,9 @@ def fit_linear(
     from sklearn.svm import LinearSVC
 
     mean, deviation = values.mean(0, dtype=np.float64), values.std(0, dtype=np.float64)
-    deviation[deviation < 1e-12] = 1.0  # a feature that never changes tells nothing, and divides nothing
+    deviation[deviation < 1e-12] = (
+        1.0  # a constant feature carries no information; do not divide by its deviation
+    )
     options: dict[str, Any] = {"dual": "auto", "max_iter": 20_000, "class_weight": class_weight}
     options["random_state"] = seed
     validation = {}
@@ -126,22 +128,20 @@ def fit_linear(
 
 
 def _checked(values: NDArray[Any], labels: NDArray[Any], classes: Sequence[str]) -> int:
-    """The number of images of the smallest class."""
+    """Check the inputs; the number of images of the smallest class."""
     if values.ndim != 2 or labels.shape != (len(values),):
         raise InputError(
             f"features {values.shape} and labels {labels.shape}; expected (N, C) and one label each"
         )
     if len(classes) < 2:
-        raise InputError(f"{len(classes)} class{'es' * (len(classes) != 1)}; a linear SVM parts 2 or more")
+        raise InputError(f"{len(classes)} class{'es' * (len(classes) != 1)}; a linear SVM needs 2 or more")
     if len(labels) and (labels.min() < 0 or labels.max() >= len(classes)):
         raise InputError(f"labels from {labels.min()} to {labels.max()}; expected 0 to {len(classes) - 1}")
     counts = np.bincount(labels.astype(np.int64), minlength=len(classes))
     for name, count in zip(classes, counts.tolist(), strict=True):
         if count < FEWEST:
             images = f"{count} image{'s' * (count != 1)}"
-            raise InputError(
-                f"class {name!r} has {images} to learn from; a linear SVM needs {FEWEST} or more"
-            )
+            raise InputError(f"class {name!r} has {images} to train on; a linear SVM needs {FEWEST} or more")
     return int(counts.min())
 
 
@@ -153,7 +153,7 @@ def _validate(
     scoring: str,
     options: Mapping[str, Any],
 ) -> dict[float, float]:
-    """Each cost's mean score over stratified folds; what is learnt from, is also standardised by."""
+    """Each cost's mean score over stratified folds; features are standardised by the training folds."""
     import warnings
 
     from sklearn.exceptions import ConvergenceWarning
@@ -167,7 +167,7 @@ def _validate(
     search = GridSearchCV(
         chain, {"linearsvc__C": sorted(costs)}, scoring=scoring, cv=parts, refit=False, error_score="raise"
     )
-    with warnings.catch_warnings():  # a cost that does not converge may lose; the chosen one still warns
+    with warnings.catch_warnings():  # losing costs need not converge; the chosen one still warns
         warnings.simplefilter("ignore", ConvergenceWarning)
         search.fit(values, labels)
     means = search.cv_results_["mean_test_score"]
@@ -177,10 +177,10 @@ def _validate(
 def attach_head(model: nn.Module, head: LinearHead, categories: Sequence[str] | None = None) -> LoadedModel:
     """The network up to its target layer, average pooling, and the head: y = W · GAP(F(x)) + b.
 
-    What comes back knows the head's classes, so `explain(…, method="cam")` maps them: M_c = Σ_k w_k^c A_k. The
-    trunk's layers are shared with ``model``, not copied, unless the network cannot be cut; then it is copied
-    and its linear layer replaced. Raises `InputError` where the head fits another number of channels,
-    `UnsupportedError` where the network can neither be cut nor has such a layer.
+    The result knows the head's classes, so `explain(…, method="cam")` maps them: M_c = Σ_k w_k^c A_k. The trunk's
+    layers are shared with ``model``, not copied, unless the network cannot be cut at that layer; then it is copied
+    and its linear layer replaced. Raises `InputError` if the head has another number of channels,
+    `UnsupportedError` if the network can neither be cut nor has such a linear layer.
 
     >>> from sightline.models.preprocess import Preprocess
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
@@ -192,14 +192,14 @@ def attach_head(model: nn.Module, head: LinearHead, categories: Sequence[str] | 
     network: nn.Module = getattr(model, "network", model)
     name = str(getattr(model, "name", type(model).__name__))
     images = as_batch(model, [probe_photo()]).images
-    site = target_layer(network, images)
-    activations = observe(network, images, [site], gradient=False).activations
+    layer = target_layer(network, images)
+    activations = observe(network, images, [layer], gradient=False).activations
     classes, channels = head.weight.shape
     if activations.shape[1] != channels:
         raise InputError(
-            f"the head is for {channels} channels; {name} has {activations.shape[1]} at '{site}'"
+            f"the head expects {channels} channels; {name} has {activations.shape[1]} at '{layer}'"
         )
-    trunk = _trunk(network, site, images, activations)
+    trunk = _trunk(network, layer, images, activations)
     if trunk is not None:
         cut: nn.Module = GapNet(trunk, GlobalAveragePool(), channels, classes)
         _set(cut.fc, head, images)  # type: ignore[arg-type]
@@ -209,22 +209,22 @@ def attach_head(model: nn.Module, head: LinearHead, categories: Sequence[str] | 
     return LoadedModel(cut.to(images.device), f"{name}+svm", names, getattr(model, "preprocess", None))
 
 
-def _trunk(network: nn.Module, site: LayerRef, images: Tensor, activations: Tensor) -> nn.Module | None:
-    """The part of the network that ends with ``site``; None where torch.fx cannot cut it there."""
-    if isinstance(network, GapNet) and str(site) == "features":
+def _trunk(network: nn.Module, layer: LayerRef, images: Tensor, activations: Tensor) -> nn.Module | None:
+    """The part of the network that ends with ``layer``; None if torch.fx cannot cut it there."""
+    if isinstance(network, GapNet) and str(layer) == "features":
         return network.features
     try:
-        return trunk_up_to(network, site, images, activations)
+        return trunk_up_to(network, layer, images, activations)
     except UnsupportedError:
         return None
 
 
 def _replaced(network: nn.Module, head: LinearHead, images: Tensor, name: str) -> nn.Module:
-    """A copy of the network whose own linear layer, on average-pooled features, is the head."""
+    """A copy of the network with the head in place of its own linear layer on average-pooled features."""
     found = inspect_network(network, images).head
     if found is None or found.kind != "linear":
         raise UnsupportedError(
-            f"{name} can neither be cut at its target layer nor has it one linear layer there"
+            f"{name} can neither be cut at its target layer nor has a linear layer on average-pooled features"
         )
     changed = copy.deepcopy(network)
     old = changed.get_submodule(found.module)

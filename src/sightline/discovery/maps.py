@@ -1,4 +1,4 @@
-"""Class maps by a linear head for many images, kept beside their features, and the boxes they give."""
+"""Class maps of a linear head for many images, cached like features, and the boxes they give."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sightline.boxes import make_boxes
 from sightline.data.classes import match_classes
 from sightline.data.images import read_bytes, read_image
 from sightline.discovery.cache import VectorCache
-from sightline.discovery.features import Maker, Source, probe_photo, source_of
+from sightline.discovery.features import FeatureExtractor, Source, probe_photo, source_of
 from sightline.discovery.linear import LinearHead
 from sightline.engine import observe
 from sightline.errors import InputError
@@ -30,19 +30,19 @@ from sightline.progress import tracked
 from sightline.types import BoxRule, Geometry, ImageSource
 
 CHUNK = 256  # heatmaps upsampled at once
-HEADER = 11  # numbers before the map in a row of the cache
+HEADER = 11  # numbers before the map in each cached row
 
 
 @dataclass(frozen=True, eq=False)
 class ClassMaps:
-    """``maps`` (N, h, w), raw, of the class ``classes`` (N,) that scored highest in each image."""
+    """Raw ``maps`` (N, h, w) of each image's top-scoring class, ``classes`` (N,)."""
 
     maps: Tensor
     classes: NDArray[np.int64]
     geometries: tuple[Geometry, ...]
 
     def boxes(self, threshold: float) -> Tensor:
-        """The box (N, 4) of each map in photo pixels, by the paper's rule; the whole photo where it shows nothing."""
+        """The box (N, 4) of each map in photo pixels, by the paper's rule; the whole photo if the map is empty."""
         found = []
         for start in range(0, len(self.maps), CHUNK):
             part = slice(start, start + CHUNK)
@@ -56,22 +56,22 @@ class ClassMaps:
         return torch.stack(found)
 
 
-class MapMaker:
-    """Maps of the highest-scoring class of ``head``: c = argmax W·GAP(A) + b, M = Σ_k w_k^c A_k.
+class ClassMapper:
+    """Maps of the top-scoring class of ``head``: c = argmax W·GAP(A) + b, M = Σ_k w_k^c A_k.
 
-    They are kept in ``cache`` by checksum of weights, head, transform and image.
+    They are cached in ``cache`` by checksum of weights, head, transform and image.
     """
 
     def __init__(
         self, model: nn.Module, head: LinearHead, cache: str | Path | None, batch_size: int = 64
     ) -> None:
-        self.maker, self.head, self.batch_size = Maker(model, "whole"), head, batch_size
+        self.extractor, self.head, self.batch_size = FeatureExtractor(model, "whole"), head, batch_size
         digest = hashlib.sha256(head.weight.tobytes() + head.bias.tobytes()).hexdigest()
-        key = {**self.maker.key, "maps of head_sha256": digest}
+        key = {**self.extractor.key, "maps of head_sha256": digest}
         self.store = VectorCache(None if cache is None else Path(cache), key)
 
     def maps(self, sources: Sequence[Source], progress: bool = True) -> ClassMaps:
-        """One map an image; an image that cannot be read raises `ImageError`."""
+        """One map per image; an unreadable image raises `ImageError`."""
         found: list[NDArray[np.float32]] = []
         try:
             for start in tracked(range(0, len(sources), self.batch_size), "maps", progress):
@@ -89,16 +89,19 @@ class MapMaker:
         kept = {key: self.store.get(key) for key in keys}
         missing = [i for i, key in enumerate(keys) if kept[key] is None]
         if missing:
-            for i, made in zip(missing, self._made([read_image(sources[i]) for i in missing]), strict=True):
-                self.store.add(keys[i], made)
-                kept[keys[i]] = made
-        return [row for key in keys if (row := kept[key]) is not None]
+            computed = self._compute([read_image(sources[i]) for i in missing])
+            for i, row in zip(missing, computed, strict=True):
+                self.store.add(keys[i], row)
+                kept[keys[i]] = row
+        return [found for key in keys if (found := kept[key]) is not None]
 
-    def _made(self, photos: list[PIL.Image.Image]) -> list[NDArray[np.float32]]:
-        """One row an image: h, w, class, the geometry, and the map."""
-        batch = as_batch(self.maker.model, photos)
+    def _compute(self, photos: list[PIL.Image.Image]) -> list[NDArray[np.float32]]:
+        """One row per image: h, w, class, the geometry, and the map."""
+        batch = as_batch(self.extractor.model, photos)
         images, geometries = batch.images, batch.geometries
-        activations = observe(self.maker.network, images, [self.maker.site], gradient=False).activations
+        activations = observe(
+            self.extractor.network, images, [self.extractor.layer], gradient=False
+        ).activations
         weight, bias = (torch.from_numpy(x).to(activations) for x in (self.head.weight, self.head.bias))
         classes = (activations.mean((2, 3)) @ weight.T + bias).argmax(1)
         maps = class_map(weight[classes], activations).cpu()
@@ -116,7 +119,7 @@ def _geometry(row: NDArray[np.float32]) -> Geometry:
 
 
 def own_head(model: nn.Module, classes: Sequence[str]) -> LinearHead | None:
-    """The network's own weights for some classes; None where it does not know them all or has no such head.
+    """The network's own weights for some classes; None if it lacks one of them or has no such head.
 
     >>> own_head(nn.Identity(), ["tabby"]) is None
     True
@@ -128,7 +131,7 @@ def own_head(model: nn.Module, classes: Sequence[str]) -> LinearHead | None:
         places = match_classes(classes, known, len(known))
         images = as_batch(model, [probe_photo()]).images
         evidence, _ = observe_for(get_method("cam"), getattr(model, "network", model), images)
-    except InputError:  # another head, or a class that it does not know: then there is none to give
+    except InputError:  # another kind of head, or an unknown class
         return None
     weight, bias = (x[places].cpu().numpy() for x in evidence.classifier_weights())
     return LinearHead(weight, bias, tuple(classes))

@@ -1,4 +1,4 @@
-"""Informative objects in scenes (Zhou et al. 2016, section 4): what lies under the high part of a scene's map."""
+"""Informative objects in scenes (Zhou et al. 2016, section 4): what lies in the high region of a scene's map."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from sightline.discovery.gallery import Tile, gallery, mapped
 from sightline.discovery.head_maps import head_maps, heat
 from sightline.discovery.linear import COSTS, attach_head, fit_linear
 from sightline.discovery.result import Result, describe_model
-from sightline.discovery.subsets import apart, labels_of, only_classes
+from sightline.discovery.subsets import check_disjoint, labels_of, only_classes
 from sightline.errors import InputError
 from sightline.metrics.bootstrap import Interval, bootstrap_interval
 from sightline.reports.tables import percent, spelled
 from sightline.types import Dataset
 
-HIGH = 0.5  # of the maximum: the high part of a map
+HIGH = 0.5  # of the maximum: where a map's high region begins
 
 
 @dataclass(frozen=True)
 class Informative:
     """One object in one scene class; every number is a share of images in [0, 1].
 
-    ``frequency``: of the class's images, those where the object lies under the high part of the class's map.
-    ``shuffled``: the same with the map of another image of the class. ``in_class``, ``in_data``: where the object
-    is in the picture at all.
+    ``frequency``: images of the class where the object lies in the high region of the class's map. ``shuffled``: the
+    same with the map of another image of the class. ``in_class``, ``in_data``: images of the class, and of the whole
+    data set, that contain the object.
     """
 
     scene: str
@@ -47,12 +47,12 @@ class Informative:
 
     @property
     def lift(self) -> float:
-        """frequency / in_data: above 1, the object is under this class's map more often than it is anywhere."""
+        """frequency / in_data: above 1, the object lies under this map more often than it occurs in the data."""
         return self.frequency.value / self.in_data
 
 
 def lies_under(mask: Mask, region: Mask) -> bool:
-    """|m ∩ R| ≥ ½ · min(|m|, |R|): half of the object is in the region, or half of the region on the object.
+    """|m ∩ R| ≥ ½ · min(|m|, |R|): half of the object is in the region, or half of the region is on the object.
 
     >>> lies_under(np.array([[True, True, False]]), np.array([[False, True, True]]))
     True
@@ -61,7 +61,7 @@ def lies_under(mask: Mask, region: Mask) -> bool:
 
 
 def high_part(raw: Tensor, size_hw: tuple[int, int], threshold: float = HIGH) -> Mask:
-    """R = {H ≥ τ}, H the map upsampled to the photo and scaled from 0 to 1: (H, W) bool; empty for a flat map.
+    """R = {H ≥ τ}, H the map upsampled to the photo and scaled to [0, 1]: (H, W) bool; empty for a constant map.
 
     >>> high_part(Tensor([[0.0, 1.0]]), (1, 4)).astype(int)
     array([[0, 0, 1, 1]])
@@ -74,17 +74,17 @@ def high_part(raw: Tensor, size_hw: tuple[int, int], threshold: float = HIGH) ->
 def rank_objects(
     scenes: Scenes, maps: Tensor, sizes: Sequence[tuple[int, int]], threshold: float = HIGH
 ) -> list[Informative]:
-    """Every object of every scene class, the most frequent first.
+    """Every object of every scene class, most frequent first.
 
-    f(c, o) = (1 / N_c) Σ_i 1[o lies under R_i], over the N_c images of class c, with R_i the high part of image
-    i's map for c and "lies under" as in `lies_under`. ``maps`` (N, h, w) and ``sizes`` are in the order of the
-    scenes' images.
+    f(c, o) = (1 / N_c) Σ_i 1[o lies under R_i], over the N_c images of class c, with R_i the high region of
+    image i's map for c and "lies under" as in `lies_under`. ``maps`` (N, h, w) and ``sizes`` follow the order of
+    the scenes' images.
     """
     labels = np.asarray(labels_of(scenes.dataset))
     hits: dict[str, NDArray[np.float64]] = defaultdict(lambda: np.zeros((3, len(labels))))
     for label in range(len(scenes.dataset.categories)):
-        mine = [i for i, own in enumerate(labels) if own == label]
-        for i, other in zip(mine, mine[-1:] + mine[:-1], strict=True):
+        members = [i for i, own in enumerate(labels) if own == label]
+        for i, other in zip(members, members[-1:] + members[:-1], strict=True):
             masks = scenes.objects[scenes.dataset.samples[i].id](sizes[i])
             regions = [high_part(maps[j], sizes[i], threshold) for j in (i, other)]
             for name, mask in masks.items():
@@ -122,30 +122,30 @@ def informative_objects(
     seed: int = 0,
     progress: bool = True,
 ) -> tuple[Result, list[Informative]]:
-    """For each scene class, the objects most often under the high part of its map (Zhou et al. 2016, section 4).
+    """For each scene class, the objects most often in the high region of its map (Zhou et al. 2016, section 4).
 
-    A one-vs-all linear SVM on the GAP features of ``train`` tells the scenes apart; its weights make the map of an
-    image's own class, M_c = Σ_k w_k^c A_k. Objects are those of ``test`` and are never learnt from. ``threshold``
-    in [0, 1] is the share of the maximum from which on a map is high. Raises `InputError` for fewer than two scene
-    classes in both splits, an image in both, or whatever `fit_linear` refuses.
+    A one-vs-all linear SVM on the GAP features of ``train`` classifies the scenes; its weights give the map of an
+    image's own class, M_c = Σ_k w_k^c A_k. Objects come from ``test`` and are never trained on. ``threshold`` in
+    [0, 1] is the share of the maximum above which a map counts as high. Raises `InputError` for fewer than two
+    scene classes common to both splits, a shared image, or whatever `fit_linear` raises.
     """
     if not 0 < threshold <= 1:
-        raise InputError(f"threshold is {threshold}; expected more than 0 and at most 1")
+        raise InputError(f"threshold is {threshold}; expected a value above 0, at most 1")
     names = classes or [c for c in train.dataset.categories if c in test.dataset.categories]
-    learnt, seen = (only_classes(scenes.dataset, list(names)) for scenes in (train, test))
-    apart(learnt, seen)
+    fit_split, test_split = (only_classes(scenes.dataset, list(names)) for scenes in (train, test))
+    check_disjoint(fit_split, test_split)
     options = {"batch_size": batch_size, "cache": cache, "progress": progress}
-    fit, new = (extract_features(model, d.samples, **options) for d in (learnt, seen))  # type: ignore[arg-type]
-    head = fit_linear(fit, fit.of(labels_of(learnt)), learnt.categories, costs=costs, seed=seed)
-    kept = Scenes(_kept(seen, new), test.objects)
+    fit, new = (extract_features(model, d.samples, **options) for d in (fit_split, test_split))  # type: ignore[arg-type]
+    head = fit_linear(fit, fit.of(labels_of(fit_split)), fit_split.categories, costs=costs, seed=seed)
+    kept = Scenes(_readable(test_split, new), test.objects)
     labels = labels_of(kept.dataset)
     with_head = attach_head(model, head)
     maps, sizes = head_maps(with_head, kept.dataset.samples, labels, batch_size=batch_size, progress=progress)
     ranked = rank_objects(kept, maps, sizes, threshold)
     right = head.predict(new) == np.asarray(labels)
     settings = {
-        "dataset": seen.name, "train": learnt.split, "test": seen.split, "images": len(kept.dataset),
-        "train_images": len(fit), "classes": list(seen.categories), "threshold": threshold, "C": head.cost,
+        "dataset": test_split.name, "train": fit_split.split, "test": test_split.split, "images": len(kept.dataset),
+        "train_images": len(fit), "classes": list(test_split.categories), "threshold": threshold, "C": head.cost,
         "accuracy": bootstrap_interval(right.astype(float))._asdict(), "seed": seed, "model": describe_model(model),
     }  # fmt: skip
     result = _result(ranked, settings, top)
@@ -154,15 +154,15 @@ def informative_objects(
     return result, ranked
 
 
-def _kept(dataset: Dataset, features: Features) -> Dataset:
+def _readable(dataset: Dataset, features: Features) -> Dataset:
     return Dataset(dataset.name, dataset.split, features.of(dataset.samples), dataset.categories)
 
 
 def _result(ranked: Sequence[Informative], settings: dict[str, Any], top: int) -> Result:
     rows, numbers = [], []
     for scene in settings["classes"]:
-        mine = [one for one in ranked if one.scene == scene]
-        for place, one in enumerate(mine, 1):
+        objects = [one for one in ranked if one.scene == scene]
+        for place, one in enumerate(objects, 1):
             if place <= top:
                 rows.append([
                     scene if place == 1 else "", one.object, spelled(one.frequency), percent(one.shuffled),
@@ -176,25 +176,25 @@ def _result(ranked: Sequence[Informative], settings: dict[str, Any], top: int) -
     accuracy = Interval(**settings["accuracy"])
     notes = [
         f"{settings['dataset']}: linear SVM on GAP features of {settings['train_images']} images of "
-        f"{settings['train']}; scenes of {settings['images']} images of {settings['test']} told apart: "
+        f"{settings['train']}; scene accuracy on {settings['images']} images of {settings['test']}: "
         f"{spelled(accuracy)} %, chance {percent(1 / len(settings['classes']))} %.",
-        f"Frequency: share of a class's images where the object lies under the part of the class's map that is "
-        f"{settings['threshold']:g} of its maximum or more (half of the one is in the other).",
-        "By another map: the same with the map of another image of the class. Lift: frequency / in data.",
-        "In per cent but for the lift; in brackets 95 % bootstrap intervals over images.",
+        f"Frequency: share of a class's images where the object lies in the region of the class's map at or above "
+        f"{settings['threshold']:g} of its maximum (half of one lies in the other).",
+        "Another map: the same with the map of another image of the class. Lift: frequency / in data.",
+        "In per cent except the lift; 95 % bootstrap intervals over images in brackets.",
     ]
-    headings = ["scene", "object", "under its map", "by another map", "in class", "in data", "lift"]
+    headings = ["scene", "object", "under its map", "another map", "in class", "in data", "lift"]
     return Result(f"Informative objects: {settings['dataset']}", headings, rows, settings, notes, numbers)
 
 
 def _picture(
     scenes: Scenes, maps: Tensor, scores: NDArray[np.float32], ranked: Sequence[Informative], title: str
 ) -> PIL.Image.Image:
-    """A row a scene class: its highest-scoring images under their maps."""
+    """One row per scene class: its top-scoring images under their maps."""
     labels, rows = np.asarray(labels_of(scenes.dataset)), []
     for label, scene in enumerate(scenes.dataset.categories):
-        mine = np.flatnonzero(labels == label)
-        best = mine[np.argsort(-scores[mine, label], kind="stable")][:6]
+        members = np.flatnonzero(labels == label)
+        best = members[np.argsort(-scores[members, label], kind="stable")][:6]
         tiles = []
         for i in best:
             photo = read_image(scenes.dataset.samples[i].source)

@@ -1,4 +1,4 @@
-"""A network at its target layer, and images in batches: what the search for units looks with."""
+"""A network observed at its target layer, and images read in batches, for the search for units."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from sightline.progress import tracked
 from sightline.targets import ClassTarget, logits_of, resolve_classes
 from sightline.types import Geometry
 
-CHANCES = 64  # images a class from which Grad-CAM weights are averaged
+GRADCAM_IMAGES = 64  # images per class over which Grad-CAM weights are averaged
 
 
 class ObservedNetwork:
     """A network with its target layer."""
 
-    def __init__(self, model: nn.Module, network: nn.Module, site: LayerRef, images: Tensor) -> None:
-        self.model, self.network, self.site = model, network, site
-        evidence = observe(network, images, [site], gradient=False)
+    def __init__(self, model: nn.Module, network: nn.Module, layer: LayerRef, images: Tensor) -> None:
+        self.model, self.network, self.layer = model, network, layer
+        evidence = observe(network, images, [layer], gradient=False)
         self.logits, self.input_hw = evidence.logits, (images.shape[2], images.shape[3])
         self.channels, self.map_hw = evidence.activations.shape[1], tuple(evidence.activations.shape[2:])
         self.probe = images
         self.theory: ReceptiveField | str
         try:
-            self.theory = receptive_field(network, site)
+            self.theory = receptive_field(network, layer)
         except UnsupportedError as error:
             self.theory = str(error)
 
@@ -49,14 +49,14 @@ class ObservedNetwork:
         for unit in units:
             if not 0 <= unit < self.channels:
                 raise InputError(
-                    f"unit {unit}: layer '{self.site}' has {self.channels} units, 0 to {self.channels - 1}"
+                    f"unit {unit}: layer '{self.layer}' has {self.channels} units, 0 to {self.channels - 1}"
                 )
 
     def indices(self, classes: Sequence[str | int]) -> list[int]:
         if not classes:
             return []
         if self.logits is None:
-            raise InputError("the network gives no class scores (N, C); name units instead of classes")
+            raise InputError("the network has no class scores (N, C); give units instead of classes")
         categories = getattr(self.model, "categories", None)
         found: list[int] = resolve_classes(list(classes), self.logits, categories)[0].tolist()
         return found
@@ -66,17 +66,17 @@ class ObservedNetwork:
         return categories[index] if categories else f"class {index}"
 
     def activations(self, images: Tensor) -> Tensor:
-        return observe(self.network, images, [self.site], gradient=False).activations.cpu()
+        return observe(self.network, images, [self.layer], gradient=False).activations.cpu()
 
     def centre(self, y: int, x: int) -> tuple[float, float]:
-        """(y, x) of the middle of a position's field, in network pixels; without theory that of its cell."""
+        """Centre (y, x) of a position's receptive field, in network pixels; if it is unknown, of its cell."""
         if isinstance(self.theory, ReceptiveField):
             return self.theory.centre(y, x)
         (height, width), (rows, columns) = self.input_hw, self.map_hw
         return (y + 0.5) * height / rows, (x + 0.5) * width / columns
 
     def weights(self, indices: Sequence[int], reader: ImageReader) -> tuple[Tensor, str]:
-        """(K, C) weights of the units for the classes, and where they are from."""
+        """(K, C) weights of the units for the classes, and their origin."""
         if not indices:
             return torch.zeros(0, self.channels), "none"
         try:
@@ -89,14 +89,14 @@ class ObservedNetwork:
         """mean_xy ∂y^c/∂A_k, averaged over the first images whose most probable class is c."""
         total, count = torch.zeros(len(indices), self.channels), [0] * len(indices)
         for _, images in reader.batches("weights"):
-            if min(count) >= CHANCES:
+            if min(count) >= GRADCAM_IMAGES:
                 break
-            evidence = observe(self.network, images, [self.site])
+            evidence = observe(self.network, images, [self.layer])
             logits = logits_of(evidence.output)
             assert logits is not None
             first = logits.argmax(1)
             for k, index in enumerate(indices):
-                rows = (first == index).nonzero()[:, 0][: CHANCES - count[k]]
+                rows = (first == index).nonzero()[:, 0][: GRADCAM_IMAGES - count[k]]
                 if len(rows):
                     alpha = evidence.gradient(ClassTarget(torch.full_like(first, index))).mean((2, 3))
                     total[k] += alpha[rows].sum(0).cpu()
@@ -104,21 +104,21 @@ class ObservedNetwork:
         for k, index in enumerate(indices):
             if count[k] == 0:
                 raise InputError(
-                    f"class {self.category(index)!r} is the most probable one of no image; its units are weighed by "
-                    "Grad-CAM, which needs one (this network's head is not pooling and one linear layer)"
+                    f"class {self.category(index)!r} is not the most probable class of any image; Grad-CAM weights "
+                    "need one (this network's head is not pooling and one linear layer)"
                 )
         return total / torch.tensor(count)[:, None]
 
 
 class ImageReader:
-    """Images in batches, those that cannot be read left out and listed."""
+    """Reads images in batches; skips and lists those that cannot be read."""
 
     def __init__(self, model: nn.Module, sources: Sequence[Source], size: int, progress: bool) -> None:
         self.model, self.sources, self.size, self.progress = model, sources, size, progress
         self.errors: dict[str, str] = {}
 
     def batches(self, what: str) -> Iterator[tuple[list[int], Tensor]]:
-        """(numbers, images (n, 3, H, W)) of those that can be read."""
+        """(numbers, images (n, 3, H, W)) of the readable ones."""
         some = False
         for start in tracked(range(0, len(self.sources), self.size), what, self.progress):
             numbers, photos = [], []

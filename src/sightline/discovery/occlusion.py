@@ -1,4 +1,4 @@
-"""The part of the image that a unit really uses: its receptive field, estimated by sliding occlusion."""
+"""The part of the image a unit actually uses: its receptive field, estimated by sliding occlusion."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from sightline.types import BoxRule
 
 @dataclass(frozen=True, eq=False)
 class EstimatedField:
-    """``drops`` (2H, 2W): the mean loss of a unit's peak per occluded pixel, the peak's centre in the middle.
+    """``drops`` (2H, 2W): the mean drop of a unit's peak per occluded pixel, centred on the peak.
 
-    ``box`` (4,) xyxy bounds what matters, in network pixels relative to the peak's centre; None where nothing does.
+    ``box`` (4,) xyxy bounds the pixels that matter, in network pixels relative to the peak's centre; None if none do.
     """
 
     drops: Tensor
@@ -34,14 +34,14 @@ class EstimatedField:
 
 
 class AtLayer(nn.Module):
-    """A network that answers with the activations (N, C, h, w) of one of its layers."""
+    """A network that returns the activations (N, C, h, w) of one of its layers."""
 
-    def __init__(self, network: nn.Module, site: LayerRef) -> None:
+    def __init__(self, network: nn.Module, layer: LayerRef) -> None:
         super().__init__()
-        self.network, self.site = network, site
+        self.network, self.layer = network, layer
 
     def forward(self, images: Tensor) -> Tensor:
-        return observe(self.network, images, [self.site], gradient=False).activations
+        return observe(self.network, images, [self.layer], gradient=False).activations
 
 
 def occluded_drops(
@@ -53,28 +53,28 @@ def occluded_drops(
     stride: int | None = None,
     chunk: int = 32,
 ) -> Tensor:
-    """How much each peak (unit, y, x) of one image (3, H, W) loses when a pixel is hidden: (P, H, W).
+    """How much each peak (unit, y, x) of one image (3, H, W) drops when a pixel is occluded: (P, H, W).
 
-    ``network`` answers with activations (`AtLayer`). A grey window slides over the image (`occlusion`: by default
-    1/7 of its side, by half of that); a pixel's value is the mean drop of the windows over it.
+    ``network`` returns activations (`AtLayer`). A grey window slides over the image (`occlusion`; by default 1/7 of
+    its side, stride half of that); a pixel's value is the mean drop over the windows that cover it.
     """
-    targets = [CallableTarget(_reader(*peak)) for peak in peaks]
+    targets = [CallableTarget(_unit_at(*peak)) for peak in peaks]
     evidence = observe(network, image[None], (), gradient=False)
     return occlusion(evidence, targets, window=window, stride=stride, chunk=chunk)[0]
 
 
-def _reader(unit: int, y: int, x: int) -> Callable[[Tensor], Tensor]:
+def _unit_at(unit: int, y: int, x: int) -> Callable[[Tensor], Tensor]:
     return lambda activations: activations[:, unit, y, x]
 
 
 def estimate_field(
     drops: Sequence[Tensor], centres: Sequence[tuple[float, float]], threshold: float = 0.2
 ) -> EstimatedField:
-    """The mean of drops (H, W) of several images, each moved so that its peak's centre lies in the middle.
+    """The mean of the drops (H, W) of several images, each shifted to centre its peak.
 
     After Zhou et al., "Object detectors emerge in deep scene CNNs", ICLR 2015, section 3.2: the discrepancy maps
-    of a unit's top images are centred on the unit's position and averaged. Where fewer than half of them reach, the
-    mean is 0. The field is the box of the largest region with at least ``threshold`` of the greatest drop.
+    of a unit's top images are centred on the unit's position and averaged. The mean is 0 where fewer than half of
+    them contribute. The field is the box of the largest region at or above ``threshold`` of the maximum drop.
 
     >>> one = torch.zeros(5, 5); one[1:3, 1:3] = 1.0
     >>> estimate_field([one], [(2.0, 2.0)]).box

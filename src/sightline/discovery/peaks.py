@@ -1,4 +1,4 @@
-"""The images that move a unit most, kept in heaps: memory does not grow with the data set."""
+"""The images that activate a unit most, kept in heaps: memory does not grow with the data set."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Peak:
-    """Image ``number`` moves a unit to ``value``, at position (``y``, ``x``) of the layer's map."""
+    """Image ``number`` activates a unit to ``value``, at position (``y``, ``x``) of the layer's map."""
 
     value: float
     number: int
@@ -20,9 +20,9 @@ class Peak:
 
 
 class TopPeaks:
-    """For each of some units its ``top`` images by the maximum of the unit's map, one peak an image.
+    """Each unit's ``top`` images by the maximum of its map, one peak per image.
 
-    max_xy A_k(x, y) ranks the images, as in Zhou et al. 2016, Figure 13. Of equals the earlier image stays.
+    Images are ranked by max_xy A_k(x, y), as in Zhou et al. 2016, Figure 13. The earlier of tied images is kept.
 
     >>> import torch
     >>> best = TopPeaks([1], top=2)
@@ -36,7 +36,7 @@ class TopPeaks:
         self._heaps: dict[int, list[tuple[float, int, int, int]]] = {unit: [] for unit in self.units}
 
     def update(self, activations: Tensor, first: int, numbers: Sequence[int] | None = None) -> None:
-        """Look at images ``first``, first + 1, … (or ``numbers``): activations (N, C, h, w)."""
+        """Add images ``first``, first + 1, … (or ``numbers``): activations (N, C, h, w)."""
         width = activations.shape[3]
         values, places = activations[:, list(self.units)].flatten(2).max(2)
         numbers = range(first, first + len(activations)) if numbers is None else numbers
@@ -52,7 +52,7 @@ class TopPeaks:
             heapq.heapreplace(heap, entry)
 
     def ranked(self) -> dict[int, list[Peak]]:
-        """Each unit's peaks, the strongest first."""
+        """Each unit's peaks, strongest first."""
         return {
             unit: [Peak(value, -number, y, x) for value, number, y, x in sorted(heap, reverse=True)]
             for unit, heap in self._heaps.items()

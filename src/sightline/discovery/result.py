@@ -1,4 +1,4 @@
-"""What every verb of discovery leaves behind: a table, a picture, and all that the numbers depend on."""
+"""The result of every discovery experiment: a table, pictures, and everything the numbers depend on."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sightline.reports.tables import csv_text, markdown_table, write_run
 
 @dataclass
 class Result:
-    """A table with its caption, pictures by file name, and what goes into results.json and manifest.json.
+    """A table with its caption, pictures by file name, and the content of results.json and manifest.json.
 
-    ``settings`` holds all that the numbers depend on and ``images``, how many there were; ``numbers`` every number
-    of the table in full, one dictionary a row; ``skipped`` id -> why.
+    ``settings``: everything the numbers depend on, and ``images``, their count; ``numbers``: every number of the
+    table at full precision, one dictionary per row; ``skipped``: id -> reason.
 
     >>> table = Result("Title", ["class", "accuracy"], [["tabby", "50.0"]], {"images": 2}, ["2 images."])
     >>> print(table.markdown())
@@ -43,15 +43,15 @@ class Result:
     skipped: Mapping[str, str] = field(default_factory=dict)
 
     def markdown(self) -> str:
-        """Title, caption, table."""
+        """The title, caption and table as Markdown."""
         notes = "\n".join(f"- {note}" for note in self.notes)
         parts = [f"# {self.title}", notes, markdown_table(self.headings, self.rows)]
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write table.md, table.csv, results.json, the pictures and, last, manifest.json; each whole or not."""
+        """Write table.md, table.csv, results.json, the pictures and, last, manifest.json; each atomically."""
         rows = list(self.numbers) or [dict(zip(self.headings, row, strict=True)) for row in self.rows]
-        everything = {
+        content = {
             "settings": self.settings,
             "caption": list(self.notes),
             "rows": rows,
@@ -60,13 +60,13 @@ class Result:
         texts = {
             "table.md": self.markdown(),
             "table.csv": csv_text(rows),
-            "results.json": json.dumps(everything, indent=1, ensure_ascii=False, allow_nan=False),
+            "results.json": json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False),
         }
         return write_run(folder, "discover", texts, self.pictures.items(), self.settings, self.skipped)
 
 
 def describe_model(model: torch.nn.Module) -> dict[str, Any]:
-    """Name and weights of a model, as manifests hold them.
+    """A model's name and weights, as recorded in manifests.
 
     >>> describe_model(torch.nn.Identity())["name"]
     'Identity'

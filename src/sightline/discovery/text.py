@@ -1,4 +1,4 @@
-"""A text detector (Zhou et al. 2016, section 4): images with text and images without, and no box in training."""
+"""A text detector (Zhou et al. 2016, section 4): trained on images with and without text, never on boxes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sightline.discovery.gallery import RIGHT, WRONG, Tile, gallery, mapped
 from sightline.discovery.head_maps import head_maps, heat
 from sightline.discovery.linear import COSTS, attach_head, fit_linear
 from sightline.discovery.result import Result, describe_model
-from sightline.discovery.subsets import apart, labels_of
+from sightline.discovery.subsets import check_disjoint, labels_of
 from sightline.errors import InputError
 from sightline.metrics.bootstrap import Interval, bootstrap_interval, paired_difference
 from sightline.metrics.pointing import box_mask, energy_in_mask, pointing_game
@@ -36,13 +36,13 @@ def text_detector(
     seed: int = 0,
     progress: bool = True,
 ) -> Result:
-    """A linear SVM on GAP features that parts images with text from those without, and its map Σ_k w_k A_k.
+    """A linear SVM on GAP features that separates images with text from those without, and its map Σ_k w_k A_k.
 
-    Where the positive images of ``test`` have boxes: the share of the map's energy inside them, Σ_box L / Σ L
-    with L = max(map, 0) at the photo's size, beside the boxes' share of the area, the share that a map with no
-    idea would have. All positive images count, also those that are taken for negative. The two data sets have two
-    classes each; ``positive`` names the one with text. Raises `InputError` for another number of classes, or an
-    image in both data sets.
+    If the positive images of ``test`` have boxes, it reports the share of the map's energy inside them,
+    Σ_box L / Σ L with L = max(map, 0) at the photo's size, and, as chance level, the boxes' share of the area. All
+    positive images count, including those classified as negative. Both data sets must have two classes;
+    ``positive`` names the one with text. Raises `InputError` for another number of classes, or an image in both
+    data sets.
     """
     for dataset in (train, test):
         if len(dataset.categories) != 2:
@@ -50,7 +50,7 @@ def text_detector(
                 f"{dataset.name} {dataset.split} has {len(dataset.categories)} classes; expected 2: with and without"
             )
     wanted = find_category(positive, train.categories)
-    apart(train, test)
+    check_disjoint(train, test)
     fit, new = (
         extract_features(model, d.samples, batch_size=batch_size, cache=cache, progress=progress)
         for d in (train, test)
@@ -84,7 +84,7 @@ def text_detector(
 def energy_scores(
     maps: Tensor, sizes: Sequence[tuple[int, int]], samples: Sequence[Sample]
 ) -> dict[str, Interval]:
-    """Energy in the boxes, the boxes' share of the area, their difference, and the pointing game, over images."""
+    """Energy in the boxes, their share of the area, the difference, and the pointing game, over images."""
     inside, area, pointed = [], [], []
     for raw, size, sample in zip(maps, sizes, samples, strict=True):
         heatmap, mask = heat(raw, size, "max")[None], box_mask(sample.boxes_xyxy, size)[None]
@@ -99,11 +99,11 @@ def energy_scores(
     }
 
 
-_SAID = {
+_LABELS = {
     "accuracy": "classification accuracy",
     "energy": "map energy inside the true boxes",
-    "energy_minus_area": "energy minus the boxes' share of the area, paired",
-    "pointing": "the map's highest point is in a box",
+    "energy_minus_area": "energy minus the boxes' share of the area (paired)",
+    "pointing": "the map's maximum is in a box",
 }
 
 
@@ -112,7 +112,7 @@ def _result(scores: dict[str, Interval], chance: float, settings: dict[str, obje
     if "area" in scores:
         beside |= {"energy": scores["area"].value, "pointing": scores["area"].value}
     rows, numbers = [], []
-    for name, what in _SAID.items():
+    for name, what in _LABELS.items():
         if name in scores:
             score, without = scores[name], beside.get(name)
             rows.append([what, spelled(score, sign=name == "energy_minus_area"), percent(without)])
@@ -120,13 +120,13 @@ def _result(scores: dict[str, Interval], chance: float, settings: dict[str, obje
     notes = [
         f"Linear SVM on GAP features of {settings['train_images']} images of {settings['train']} "
         f"({' and '.join(settings['classes'])}); tested on {settings['images']} of {settings['test']}, "  # type: ignore[arg-type]
-        f"{settings['with_boxes']} of them with boxes of {settings['positive']}. No box was used to train.",
-        "Without any idea: the more frequent class; for the map the boxes' share of the area.",
-        "In per cent; in brackets 95 % bootstrap intervals over images.",
+        f"{settings['with_boxes']} of them with {settings['positive']} boxes. No box was used for training.",
+        "Chance: the more frequent class; for the map, the boxes' share of the area.",
+        "In per cent; 95 % bootstrap intervals over images in brackets.",
     ]
     return Result(
-        f"Detector of {settings['positive']}",
-        ["", "found", "without any idea"],
+        f"Detector: {settings['positive']}",
+        ["", "result", "chance"],
         rows,
         settings,
         notes,
@@ -141,13 +141,11 @@ def _picture(
     found: Sequence[bool],
     name: str,
 ) -> PIL.Image.Image:
-    """The first twelve positive images under their maps, the true boxes dashed."""
+    """The first twelve positive images under their maps; true boxes dashed."""
     tiles = []
     for sample, raw, size, right in list(zip(samples, maps, sizes, found, strict=True))[:12]:
         picture = mapped(read_image(sample.source), heat(raw, size, "max"), sample.boxes_xyxy)
-        said = f"✓ {name}" if right else f"✗ no {name}"
-        tiles.append(Tile(picture, (said,), RIGHT if right else WRONG))
-    rows = [
-        ("the first\nheld-out images" if not i else "", tiles[i : i + 6]) for i in range(0, len(tiles), 6)
-    ]
-    return gallery(rows, f"Maps of {name}; true boxes dashed, never seen in training")
+        caption = f"✓ {name}" if right else f"✗ no {name}"
+        tiles.append(Tile(picture, (caption,), RIGHT if right else WRONG))
+    rows = [("first held-out\nimages" if not i else "", tiles[i : i + 6]) for i in range(0, len(tiles), 6)]
+    return gallery(rows, f"Maps of {name}; true boxes (never trained on) dashed")

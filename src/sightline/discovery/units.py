@@ -1,4 +1,4 @@
-"""Class-specific units (Zhou et al. 2016, section 4.5, Figure 13): what the units that speak for a class look at."""
+"""Class-specific units (Zhou et al. 2016, section 4.5, Figure 13): what a class's strongest units respond to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sightline.discovery.observed_network import ImageReader, ObservedNetwork
 from sightline.discovery.occlusion import AtLayer, estimate_field, occluded_drops
 from sightline.discovery.peaks import Peak, TopPeaks
 from sightline.discovery.result import Result
-from sightline.discovery.units_figure import UnitFound, poster, table
+from sightline.discovery.units_figure import UnitFound, units_picture, units_table
 from sightline.errors import InputError
 from sightline.progress import tracked
 
@@ -32,26 +32,25 @@ def class_units(
     batch_size: int = 32,
     progress: bool = True,
 ) -> tuple[Result, list[UnitFound]]:
-    """For each class the units with the largest weights, their top images, and the part of these that they look at.
+    """Each class's units with the largest weights, their top images, and the part of each image they respond to.
 
-    The weight of unit k for class c is w_k^c of the head (Zhou et al. 2016, Figure 13) where `cam` can read it; of
-    another network the Grad-CAM weight mean_xy ∂y^c/∂A_k, averaged over the first 64 images whose most probable
-    class is c. ``units`` are looked at besides, whatever their weights. A unit's ``top`` images are those where its
-    map's maximum is greatest; each is cut to the unit's receptive field around that maximum, estimated by sliding
-    occlusion of the first ``estimate_on`` of them (`estimate_field`) and, beside it, by arithmetic
-    (`receptive_field`). ``names``: what each image shows, for the captions. Images are read in batches, and of each
-    only the peaks are kept.
+    The weight of unit k for class c is w_k^c of the head (Zhou et al. 2016, Figure 13) where `cam` can read it;
+    otherwise the Grad-CAM weight mean_xy ∂y^c/∂A_k, averaged over the first 64 images whose most probable class
+    is c. ``units`` are added whatever their weights. A unit's ``top`` images are those with the largest maximum of
+    its map; each is cropped to the unit's receptive field around that maximum, estimated by sliding occlusion of the
+    first ``estimate_on`` of them (`estimate_field`) and, for comparison, computed by arithmetic (`receptive_field`).
+    ``names``: what each image shows, for the captions. Images are read in batches; only their peaks are kept.
 
-    Raises `InputError` for no image, an unknown class, a unit that the layer does not have, and a class that no
-    image is taken for (Grad-CAM weights).
+    Raises `InputError` for no images, an unknown class, a unit the layer does not have, and (with Grad-CAM weights)
+    a class that no image is classified as.
     """
     for what, value in (("per_class", per_class), ("top", top), ("estimate_on", estimate_on)):
         if value < 1:
             raise InputError(f"{what}={value}; expected 1 or more")
     if len(sources) == 0:
-        raise InputError("there is no image to look for units in")
+        raise InputError("no images to search")
     if not classes and not units:
-        raise InputError("give a class or a unit to look at")
+        raise InputError("give at least one class or unit")
     network = ObservedNetwork.of(model)
     network.check(units)
     reader = ImageReader(model, sources, batch_size, progress)
@@ -74,10 +73,10 @@ def class_units(
             [drops[unit, peak.number] for peak in some], [network.centre(p.y, p.x) for p in some], threshold
         )
         found.append(UnitFound(category, unit, weight, ranked[unit], field, drops[unit, some[0].number]))
-    result = table(
+    result = units_table(
         found, network, reader, names, how, {"top": top, "estimate_on": estimate_on, "threshold": threshold}
     )
-    result.pictures = {"poster.png": poster(found, network, reader, names)}
+    result.pictures = {"poster.png": units_picture(found, network, reader, names)}
     return result, found
 
 
@@ -88,12 +87,12 @@ def _drops(
     window: int | None,
     stride: int | None,
 ) -> dict[tuple[int, int], Tensor]:
-    """(unit, image) -> drops (H, W); an image that is in the list of several units is occluded once."""
+    """(unit, image) -> drops (H, W); an image shared by several units is occluded once."""
     by_image: dict[int, list[tuple[int, Peak]]] = {}
     for unit, some in peaks.items():
         for peak in some:
             by_image.setdefault(peak.number, []).append((unit, peak))
-    at_layer, found = AtLayer(network.network, network.site), {}
+    at_layer, found = AtLayer(network.network, network.layer), {}
     for number in tracked(sorted(by_image), "occlusion", reader.progress):
         _, image, _ = reader.one(number)
         wanted = [(unit, peak.y, peak.x) for unit, peak in by_image[number]]

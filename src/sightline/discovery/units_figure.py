@@ -1,4 +1,4 @@
-"""What was found out about units, as a table and as the poster of Figure 13 (Zhou et al. 2016)."""
+"""The units found, as a table and as the picture of Figure 13 (Zhou et al. 2016)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sightline.discovery.features import source_id
 from sightline.discovery.gallery import RIGHT, Tile, gallery, mapped
-from sightline.discovery.observed_network import CHANCES, ImageReader, ObservedNetwork
+from sightline.discovery.observed_network import GRADCAM_IMAGES, ImageReader, ObservedNetwork
 from sightline.discovery.occlusion import EstimatedField
 from sightline.discovery.peaks import Peak
 from sightline.discovery.result import Result, describe_model
@@ -23,9 +23,9 @@ from sightline.pictures.overlay import GREY
 
 @dataclass(frozen=True, eq=False)
 class UnitFound:
-    """One unit: for which class (None: asked for by number), its weight there, its top images, its field.
+    """One unit: its class (None: requested by number), its weight, its top images, its receptive field.
 
-    ``drops`` (H, W): what its strongest image's peak loses where a pixel is hidden.
+    ``drops`` (H, W): how much the peak of its top image drops where a pixel is occluded.
     """
 
     category: str | None
@@ -36,7 +36,7 @@ class UnitFound:
     drops: Tensor
 
 
-def table(
+def units_table(
     found: Sequence[UnitFound],
     network: ObservedNetwork,
     reader: ImageReader,
@@ -45,7 +45,7 @@ def table(
     options: dict[str, Any],
 ) -> Result:
     theory = network.theory
-    seen = f"{theory.size[0]}×{theory.size[1]}" if isinstance(theory, ReceptiveField) else "not known"
+    seen = f"{theory.size[0]}×{theory.size[1]}" if isinstance(theory, ReceptiveField) else "unknown"
     rows, numbers = [], []
     for one in found:
         shown = [] if names is None else [names[peak.number] for peak in one.peaks]
@@ -71,18 +71,18 @@ def table(
     height, width = network.input_hw
     meant = {
         "head": "the head's weights of the class",
-        "Grad-CAM": f"Grad-CAM weights, averaged over up to {CHANCES} images taken for the class",
-        "none": "units asked for by number",
+        "Grad-CAM": f"Grad-CAM weights, averaged over at most {GRADCAM_IMAGES} images classified as the class",
+        "none": "units given by number",
     }
     notes = [
-        f"{describe_model(network.model)['name']}, layer '{network.site}': {network.channels} units; "
+        f"{describe_model(network.model)['name']}, layer '{network.layer}': {network.channels} units; "
         f"{len(reader.sources)} images. Chosen by {meant[how]}.",
-        f"Field, in pixels of the input of {height}×{width}: estimated by occlusion of the first "
-        f"{options['estimate_on']} top images (at least {options['threshold']:g} of the greatest drop), "
+        f"Receptive field, in pixels of the {height}×{width} input: estimated by occlusion of the top "
+        f"{options['estimate_on']} images (at least {options['threshold']:g} of the largest drop), "
         f"and by arithmetic{known}.",
     ]
     settings = {
-        "images": len(reader.sources), "model": describe_model(network.model), "layer": str(network.site),
+        "images": len(reader.sources), "model": describe_model(network.model), "layer": str(network.layer),
         "units": network.channels, "weights_from": how, **options,
         "theory": vars(theory) if isinstance(theory, ReceptiveField) else theory,
     }  # fmt: skip
@@ -94,7 +94,7 @@ def table(
         "of the class",
         "mostly",
         "field, estimated",
-        "field, theory",
+        "field, by arithmetic",
     ]
     kept = [i for i in range(len(headings)) if any(row[i] for row in rows)]
     return Result(
@@ -118,14 +118,14 @@ def _wide(one: UnitFound) -> float:
     return float(one.field.box[2] - one.field.box[0])
 
 
-def poster(
+def units_picture(
     found: Sequence[UnitFound], network: ObservedNetwork, reader: ImageReader, names: Sequence[str] | None
 ) -> PIL.Image.Image:
-    """A row a unit: where its strongest image was occluded with effect, then its top images, cut to its field."""
+    """One row per unit: the effect of occlusion on its top image, then its top images, cropped to its field."""
     captions = reader.labels(names)
     rows = []
     for one in found:
-        tiles = [_effect(one, network, reader)]
+        tiles = [_occlusion_tile(one, network, reader)]
         for peak in one.peaks:
             photo, _, geometry = reader.one(peak.number)
             part = photo.crop(whole_pixels(geometry.to_photo(field_of(one, network, peak)[None])[0]))
@@ -140,8 +140,8 @@ def poster(
     )
 
 
-def _effect(one: UnitFound, network: ObservedNetwork, reader: ImageReader) -> Tile:
-    """The strongest image under its drops, the estimated field white, that of theory green and dashed."""
+def _occlusion_tile(one: UnitFound, network: ObservedNetwork, reader: ImageReader) -> Tile:
+    """The top image under its drops; the estimated field white, the arithmetic one dashed green."""
     peak = one.peaks[0]
     photo, _, geometry = reader.one(peak.number)
     heat = one.drops.clamp(min=0)
@@ -153,7 +153,7 @@ def _effect(one: UnitFound, network: ObservedNetwork, reader: ImageReader) -> Ti
 
 
 def field_of(one: UnitFound, network: ObservedNetwork, peak: Peak) -> Tensor:
-    """The box (4,) in network pixels to cut out for a peak: estimated, else by theory, else the whole input."""
+    """The box (4,) in network pixels to crop to around a peak: estimated, else by arithmetic, else the whole input."""
     height, width = network.input_hw
     box = one.field.at(network.centre(peak.y, peak.x))
     if box is None and isinstance(network.theory, ReceptiveField):
@@ -166,6 +166,6 @@ def field_of(one: UnitFound, network: ObservedNetwork, peak: Peak) -> Tensor:
 
 
 def whole_pixels(box: Tensor) -> tuple[int, int, int, int]:
-    """Edges moved outwards to whole pixels."""
+    """Edges rounded outwards to whole pixels."""
     x0, y0, x1, y1 = box.tolist()
     return math.floor(x0), math.floor(y0), math.ceil(x1), math.ceil(y1)

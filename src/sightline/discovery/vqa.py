@@ -1,4 +1,4 @@
-"""What `vqa` reports: accuracy beside the majority answer, and where the maps of the answers point."""
+"""The `vqa` experiment: accuracy against the majority answer, and where the answers' maps point."""
 
 from __future__ import annotations
 
@@ -53,22 +53,24 @@ def answer_questions(
     seed: int = 0,
     progress: bool = True,
 ) -> Result:
-    """Learn to answer from ``train``, answer ``test``, and map every predicted answer (`vqa.Answerer`).
+    """Train on ``train``, answer ``test``, and map every predicted answer (`answerer.Answerer`).
 
-    Beside it: the most frequent answer, that of each question type, and the same layer without the image. Where
-    questions have boxes: does the map's highest point lie in the box asked about (the map of the predicted answer,
-    right or wrong), beside the share of the area, and beside the map of another question about the same image.
-    Raises `InputError` for an image that is learnt from and tested on, and for a single answer.
+    Baselines: the most frequent answer, that of each question type, and the same layer without the image. For
+    questions with boxes: whether the maximum of the predicted answer's map, right or wrong, lies in the box asked
+    about, compared with the box's share of the area and with the map of another question about the same image.
+    Raises `InputError` if the splits share an image, or if there is only one answer.
     """
     if shared := {str(q.source) for q in train} & {str(q.source) for q in test}:
-        raise InputError(f"{len(shared)} images of the test questions are also learnt from; test on others")
+        raise InputError(
+            f"{len(shared)} images of the test questions are also in the training set; test on others"
+        )
     vocabulary = Vocabulary.of(train, most_answers)
     images = [list({str(q.source): q.source for q in questions}.values()) for questions in (train, test)]
     found = [
         extract_features(model, i, batch_size=batch_size, cache=cache, progress=progress) for i in images
     ]
     train, values = per_question(train, images[0], found[0])
-    test, seen = per_question(test, images[1], found[1])
+    test, test_values = per_question(test, images[1], found[1])
     rows = {"majority answer": _majority(train, test, typed=False)}
     rows["majority answer of the question's type"] = _majority(train, test, typed=True)
     predicted: dict[str, Tensor] = {}
@@ -76,9 +78,11 @@ def answer_questions(
     for kind in dict.fromkeys(("question", fusion)):
         answerers[kind] = train_answerer(vocabulary, train, values, fusion=kind, epochs=epochs, seed=seed)
         bags = vocabulary.bags([q.text for q in test])
-        predicted[kind] = answerers[kind](bags, torch.from_numpy(seen)).argmax(1)
-        said = [vocabulary.answers[i] for i in predicted[kind].tolist()]
-        rows[_NAMES[kind]] = np.array([vqa_accuracy(a, q.answers) for a, q in zip(said, test, strict=True)])
+        predicted[kind] = answerers[kind](bags, torch.from_numpy(test_values)).argmax(1)
+        answers = [vocabulary.answers[i] for i in predicted[kind].tolist()]
+        rows[_NAMES[kind]] = np.array(
+            [vqa_accuracy(a, q.answers) for a, q in zip(answers, test, strict=True)]
+        )
     maps, sizes = answer_maps(
         model,
         answerers[fusion],
@@ -95,8 +99,8 @@ def answer_questions(
         "seed": seed, "model": describe_model(model),
     }  # fmt: skip
     result = _result(rows, pointing, test, settings)
-    said = [vocabulary.answers[i] for i in predicted[fusion].tolist()]
-    result.pictures = {"answers.png": _picture(test, said, maps, sizes)}
+    answers = [vocabulary.answers[i] for i in predicted[fusion].tolist()]
+    result.pictures = {"answers.png": _picture(test, answers, maps, sizes)}
     result.skipped = {**found[0].errors, **found[1].errors}
     return result
 
@@ -109,7 +113,7 @@ _NAMES = {
 
 
 def _majority(train: Sequence[Question], test: Sequence[Question], typed: bool) -> Scores:
-    """The accuracy of each question's majority answer, of all training questions or of those of its type."""
+    """The accuracy of each question's majority answer, over all training questions or those of its type."""
     everyone = Counter(q.answer for q in train)
     by_kind: dict[str, Counter[str]] = {}
     for q in train:
@@ -136,16 +140,16 @@ def answer_maps(
         part = slice(start, start + batch_size)
         target = answer_target(answerer, vocabulary, [q.text for q in questions[part]], answers[part])
         photos = [q.source for q in questions[part]]
-        shown = explain(pooled, photos, method="gradcam", layer=layer, target=target)
-        maps.append(shown.maps[:, 0].cpu())
-        sizes += [geometry.photo_hw for geometry in shown.geometries]
+        explanation = explain(pooled, photos, method="gradcam", layer=layer, target=target)
+        maps.append(explanation.maps[:, 0].cpu())
+        sizes += [geometry.photo_hw for geometry in explanation.geometries]
     return torch.cat(maps), sizes
 
 
 def point(questions: Sequence[Question], maps: Tensor, sizes: Sequence[tuple[int, int]]) -> dict[str, Scores]:
-    """For each question, NaN where it has no box: is the map's peak in it, another question's map's, its area.
+    """Per question (NaN without a box): does its map's peak lie in the box, does another's, and the box's area.
 
-    The other map is that of the next question about the same image whose boxes are others.
+    The other map is that of the next question about the same image with different boxes.
     """
     found = {name: np.full(len(questions), np.nan) for name in ("pointing", "other", "area")}
     by_image: dict[str, list[int]] = {}
@@ -173,12 +177,12 @@ def _result(
 ) -> Result:
     kinds = np.array([q.kind for q in test])
     names = ["all", *dict.fromkeys(kinds.tolist())]
-    columns = {**accuracy, **{_POINTED[name]: values for name, values in pointing.items()}}
+    columns = {**accuracy, **{_POINTING_COLUMNS[name]: values for name, values in pointing.items()}}
     rows, numbers = [], []
     for kind in names:
         of_kind = np.full(len(test), True) if kind == "all" else kinds == kind
         scores = {name: _mean(values[of_kind]) for name, values in columns.items()}
-        plain = ("majority answer", "majority answer of the question's type", _POINTED["area"])
+        plain = ("majority answer", "majority answer of the question's type", _POINTING_COLUMNS["area"])
         cells = [percent(s.value) if s and name in plain else spelled(s) for name, s in scores.items()]
         rows.append([kind, str(int(of_kind.sum())), *cells])
         for name, score in scores.items():
@@ -187,40 +191,44 @@ def _result(
     shown = [i for i in range(len(rows[0])) if any(row[i] for row in rows)]
     headings = ["question type", "questions", *columns]
     notes = [
-        f"{settings['train_questions']} questions about {settings['train_images']} images to learn from, "
-        f"{settings['questions']} about {settings['images']} others to answer; {settings['words']} words, "
+        f"{settings['train_questions']} questions about {settings['train_images']} images for training, "
+        f"{settings['questions']} about {settings['images']} others for testing; {settings['words']} words, "
         f"{settings['answers']} answers, fusion {settings['fusion']}.",
-        "Accuracy is VQA v2's. The map is that of the predicted answer, right or wrong; it points where its highest "
-        "point lies in the box asked about. Another question's map: of the next question about the same image.",
-        "In per cent; in brackets 95 % bootstrap intervals over questions.",
+        "Accuracy as in VQA v2. The map is that of the predicted answer, right or wrong; it points if its maximum "
+        "lies in the box asked about. Another question's map: that of the next question about the same image.",
+        "In per cent; 95 % bootstrap intervals over questions in brackets.",
     ]
     table = [[row[i] for i in shown] for row in rows]
     return Result("Visual question answering", [headings[i] for i in shown], table, settings, notes, numbers)
 
 
-_POINTED = {"pointing": "its map points", "other": "another question's map", "area": "share of the area"}
+_POINTING_COLUMNS = {
+    "pointing": "its map points",
+    "other": "another question's map",
+    "area": "share of the area",
+}
 
 
 def _mean(values: Scores) -> Interval | None:
-    there = values[~np.isnan(values)]
-    return bootstrap_interval(there) if len(there) else None
+    known = values[~np.isnan(values)]
+    return bootstrap_interval(known) if len(known) else None
 
 
 def _picture(
-    questions: Sequence[Question], said: Sequence[str], maps: Tensor, sizes: Sequence[tuple[int, int]]
+    questions: Sequence[Question], answers: Sequence[str], maps: Tensor, sizes: Sequence[tuple[int, int]]
 ) -> PIL.Image.Image:
-    """The first four images, a row each: the photo and the map of each question's answer."""
+    """The first four images, one per row: the photo and the map of each question's answer."""
     rows = []
     for source in list(dict.fromkeys(str(q.source) for q in questions))[:4]:
-        mine = [i for i, q in enumerate(questions) if str(q.source) == source][:6]
-        photo = read_image(questions[mine[0]].source)
+        own = [i for i, q in enumerate(questions) if str(q.source) == source][:6]
+        photo = read_image(questions[own[0]].source)
         tiles = [Tile(photo)]
-        for i in mine:
-            right = said[i] == questions[i].answer
+        for i in own:
+            right = answers[i] == questions[i].answer
             boxes = questions[i].boxes_xyxy if len(questions[i].boxes_xyxy) else None
-            lines = (f"{'✓' if right else '✗'} {said[i]}", questions[i].text)
+            lines = (f"{'✓' if right else '✗'} {answers[i]}", questions[i].text)
             tiles.append(
                 Tile(mapped(photo, heat(maps[i], sizes[i]), boxes), lines, RIGHT if right else WRONG)
             )
         rows.append(("", tiles))
-    return gallery(rows, "The map of each predicted answer; the box asked about dashed", label=0, tile=150)
+    return gallery(rows, "Map of each predicted answer; the box asked about dashed", label=0, tile=150)

@@ -1,6 +1,6 @@
-"""``sightline discover``: what a network that was trained on labels knows besides; one file a verb.
+"""``sightline discover``: what else a network trained on labels knows; one file per verb.
 
-A file ``verb.py`` in this folder whose function is called ``verb`` is a command of the group, as in the folder above.
+Each file ``verb.py`` here with a function ``verb`` is a command of the group, as in the folder above.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from sightline.cli._verbs import verbs_in
 
 ORDER = ("features", "finegrained", "objects", "concept", "text", "vqa", "units", "caption", "make")
 
-HELP = """Beyond localisation: generic features, fine detail, scenes, concepts, text, answers, units, captions.
+HELP = """Beyond localisation: generic features, fine-grained classes, scenes, concepts, text, answers, units, captions.
 
 ```console
 sightline discover features photos/ --model resnet50
@@ -23,7 +23,7 @@ sightline discover make concept --data tiny-imagenet-40.zip --out made/concept
 
 
 def verbs() -> list[str]:
-    """The names of the group's verbs, in the order of ``--help``.
+    """The group's verbs, in the order of ``--help``.
 
     >>> all(name.isidentifier() for name in verbs())
     True

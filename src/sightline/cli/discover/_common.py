@@ -1,4 +1,4 @@
-"""Options that the verbs of the group share, and how each of them ends."""
+"""Options shared by the verbs of the group, and their common output."""
 
 from __future__ import annotations
 
@@ -17,35 +17,34 @@ DatasetName = Annotated[
     Optional[str],
     typer.Option(
         "--dataset",
-        help="Its layout: tiny-imagenet, cub, folder, … [default: recognised]",
+        help="Layout of the data set: tiny-imagenet, cub, folder, … [default: detected]",
         rich_help_panel=DATA,
     ),
 ]
 HeldPerClass = Annotated[
-    int, typer.Option(min=1, help="Images a class in SPLIT-heldout.", rich_help_panel=DATA)
+    int, typer.Option(min=1, help="Images per class in SPLIT-heldout.", rich_help_panel=DATA)
 ]
 OnlyClass = Annotated[
     Optional[list[str]],
     typer.Option("--class", help="Only this class; repeatable. [default: all]", rich_help_panel=DATA),
 ]
 View = Annotated[
-    str, typer.Option(help="What the network is shown: whole (photo) or crop.", rich_help_panel=MODEL)
+    str, typer.Option(help="What the network sees: whole (photo) or crop.", rich_help_panel=MODEL)
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Photos in one forward pass.", rich_help_panel=MODEL)]
+BatchSize = Annotated[int, typer.Option(min=1, help="Photos per forward pass.", rich_help_panel=MODEL)]
 Cache = Annotated[
     Path,
     typer.Option(
-        help="Folder that keeps features by checksum of weights, transform and image.", rich_help_panel=OUTPUT
+        help="Folder that caches features by checksum of weights, transform and image.",
+        rich_help_panel=OUTPUT,
     ),
 ]
 CACHE = Path("out/cache")
-Json = Annotated[
-    bool, typer.Option("--json", help="Print results.json, and nothing else.", rich_help_panel=OUTPUT)
-]
+Json = Annotated[bool, typer.Option("--json", help="Print only results.json.", rich_help_panel=OUTPUT)]
 
 
 def finish(result: Result, out: Path, json: bool = False, also: Sequence[Path] = ()) -> None:
-    """Save a result, print it, and say by the exit code whether images were left out."""
+    """Save and print a result; exit with code 3 if images were skipped."""
     from sightline.cli import SOME_FAILED
     from sightline.cli._report import print_grid
 
@@ -63,9 +62,9 @@ def finish(result: Result, out: Path, json: bool = False, also: Sequence[Path] =
 
 
 def report_skipped(skipped: object, most: int = 5) -> None:
-    """The first images that were left out, with the reason, on stderr."""
+    """Print the first skipped images, with the reasons, on stderr."""
     entries = list(dict(skipped).items())  # type: ignore[call-overload]
     for image, why in entries[:most]:
         typer.echo(f"skipped {image}: {why}", err=True)
     if len(entries) > most:
-        typer.echo(f"… {len(entries)} skipped in all", err=True)
+        typer.echo(f"… {len(entries)} skipped in total", err=True)

@@ -1,4 +1,4 @@
-"""``sightline discover caption``: where each word of a caption is seen."""
+"""``sightline discover caption``: where in the image each word of a caption is seen."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def caption(
         typer.Option(help="Folder of COCO's captions (and instances, for scoring).", rich_help_panel=DATA),
     ],
     train: Annotated[
-        str, typer.Option(help="annotations/captions_TRAIN.json: learnt from.", rich_help_panel=DATA)
+        str, typer.Option(help="Train on annotations/captions_TRAIN.json.", rich_help_panel=DATA)
     ] = "train",
     test: Annotated[
-        str, typer.Option(help="annotations/captions_TEST.json: captioned.", rich_help_panel=DATA)
+        str, typer.Option(help="Caption the images of annotations/captions_TEST.json.", rich_help_panel=DATA)
     ] = "val",
     model: ModelName = None,
     weights: Weights = None,
@@ -30,15 +30,15 @@ def caption(
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training captions.")] = 100,
     batch_size: BatchSize = 64,
     device: Device = "auto",
-    seed: Annotated[int, typer.Option(help="Of the first weights and of the order.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the initial weights and the order.")] = 0,
     cache: Cache = CACHE,
     out: Annotated[
         Path,
-        typer.Option(help="Folder for the table, the picture and manifest.json.", rich_help_panel=OUTPUT),
+        typer.Option(help="Folder for the table, picture and manifest.json.", rich_help_panel=OUTPUT),
     ] = Path("out/caption"),
     json: Json = False,
 ) -> None:
-    """Train a small captioner on a frozen trunk, and map every word that it writes.
+    """Train a small captioner on a frozen trunk and map every word it predicts.
 
     ```console
     sightline discover make caption --data tiny-imagenet-40.zip --out made/caption
@@ -57,14 +57,14 @@ def caption(
     prepare_folder(out, "discover")
     get_method(method)
     annotations = data / "annotations"
-    said = [read_captions(annotations / f"captions_{split}.json") for split in (train, test)]
+    splits = [read_captions(annotations / f"captions_{split}.json") for split in (train, test)]
     instances = annotations / f"instances_{test}.json"
     boxes = None
     if instances.is_file():
         boxes = boxes_of_words(read_coco(data, annotations=instances.relative_to(data), allow_empty=True))
     result, _ = caption_images(
         load(model, weights, categories, device, scores),
-        *said,
+        *splits,
         boxes=boxes,
         method=method,
         epochs=epochs,

@@ -13,11 +13,11 @@ from sightline.cli.discover._common import CACHE, DATA, OUTPUT, BatchSize, Cache
 
 def concept(
     captions: Annotated[Path, typer.Argument(help="COCO's captions (.json), or a .csv with image,caption.")],
-    phrase: Annotated[list[str], typer.Option(help="What to detect, e.g. 'sea bird'; repeatable.")],
+    phrase: Annotated[list[str], typer.Option(help="Phrase to detect, e.g. 'sea bird'; repeatable.")],
     images: Annotated[
         Optional[Path],
         typer.Option(
-            help="Folder of the images. [default: COCO's, or beside the .csv]", rich_help_panel=DATA
+            help="Folder of the images. [default: COCO's, or the .csv's folder]", rich_help_panel=DATA
         ),
     ] = None,
     test: Annotated[
@@ -34,15 +34,15 @@ def concept(
     rounds: Annotated[int, typer.Option(min=0, help="Rounds of hard-negative mining.")] = 2,
     batch_size: BatchSize = 64,
     device: Device = "auto",
-    seed: Annotated[int, typer.Option(help="Of the random negatives and of the folds.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random negatives and the folds.")] = 0,
     cache: Cache = CACHE,
     out: Annotated[
         Path,
-        typer.Option(help="Folder for the table, the picture and manifest.json.", rich_help_panel=OUTPUT),
+        typer.Option(help="Folder for the table, picture and manifest.json.", rich_help_panel=OUTPUT),
     ] = Path("out/concept"),
     json: Json = False,
 ) -> None:
-    """A detector for each phrase: average precision on held-out captions, and its top images with maps.
+    """Train a detector per phrase; report its average precision on held-out captions and map its top images.
 
     ```console
     sightline discover make concept --data tiny-imagenet-40.zip --out made/concept
@@ -58,15 +58,15 @@ def concept(
     from sightline.discovery.concept import concepts, hold_out_images
 
     prepare_folder(out, "discover")
-    learnt = read_captions(captions, images)
+    training = read_captions(captions, images)
     if test is None:
-        learnt, held = hold_out_images(learnt, seed=seed)
+        training, held = hold_out_images(training, seed=seed)
     else:
         held = read_captions(test, test_images)
     result, _ = concepts(
         load(model, weights, categories, device, scores),
         phrase,
-        learnt,
+        training,
         held,
         rounds=rounds,
         batch_size=batch_size,

@@ -1,4 +1,4 @@
-"""``sightline discover features``: GAP features of any network, and what a linear SVM makes of them."""
+"""``sightline discover features``: GAP features of any network, and a linear SVM on them."""
 
 from __future__ import annotations
 
@@ -31,15 +31,17 @@ if TYPE_CHECKING:
 
 def features(
     paths: Annotated[
-        Optional[list[str]], typer.Argument(help="Photos, folders or patterns: their features alone.")
+        Optional[list[str]], typer.Argument(help="Photos, folders or patterns: extract their features.")
     ] = None,
     data: Annotated[
         Optional[Path],
-        typer.Option(help="A data set's folder (or Tiny ImageNet's zip), instead.", rich_help_panel=DATA),
+        typer.Option(
+            help="Use a data set instead: its folder (or Tiny ImageNet's zip).", rich_help_panel=DATA
+        ),
     ] = None,
     dataset: DatasetName = None,
     train: Annotated[
-        str, typer.Option(help="The split whose features are taken, and learnt from.", rich_help_panel=DATA)
+        str, typer.Option(help="Split to extract features from and to train on.", rich_help_panel=DATA)
     ] = "train",
     test: Annotated[
         Optional[str],
@@ -48,16 +50,14 @@ def features(
     choose_threshold_on: Annotated[
         Optional[str],
         typer.Option(
-            help="Another split, where the maps' threshold is chosen. [default: 0.2]", rich_help_panel=DATA
+            help="Choose the maps' threshold on this split. [default: 0.2, fixed]", rich_help_panel=DATA
         ),
     ] = None,
     held_per_class: HeldPerClass = 30,
     only_class: OnlyClass = None,
     new_classes: Annotated[
         bool,
-        typer.Option(
-            "--new-classes", help="Only the classes that the first model does not know.", rich_help_panel=DATA
-        ),
+        typer.Option("--new-classes", help="Only classes unknown to the first model.", rich_help_panel=DATA),
     ] = False,
     model: Annotated[
         Optional[list[str]],
@@ -67,29 +67,34 @@ def features(
     ] = None,
     weights: Annotated[
         Optional[list[str]],
-        typer.Option(help="One for each --model, in their order; - for its own.", rich_help_panel=MODEL),
+        typer.Option(help="One per --model, in order; - for its own.", rich_help_panel=MODEL),
     ] = None,
     categories: Categories = None,
     scores: Scores = "auto",
     method: Annotated[
         str,
-        typer.Option(help="cam, or cam:nwc=true: no negative weights in the maps.", rich_help_panel=MODEL),
+        typer.Option(
+            help="cam, or cam:nwc=true to drop negative weights from the maps.", rich_help_panel=MODEL
+        ),
     ] = "cam",
     view: View = "whole",
     batch_size: BatchSize = 64,
     device: Device = "auto",
-    seed: Annotated[int, typer.Option(help="Of the folds of the cross-validation.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the cross-validation folds.")] = 0,
     form: Annotated[
-        str, typer.Option("--format", help="Of the features' files: npz or parquet.", rich_help_panel=OUTPUT)
+        str,
+        typer.Option("--format", help="Format of the feature files: npz or parquet.", rich_help_panel=OUTPUT),
     ] = "npz",
     cache: Cache = CACHE,
     out: Annotated[
         Path,
-        typer.Option(help="Folder for features, table, picture and manifest.json.", rich_help_panel=OUTPUT),
+        typer.Option(
+            help="Folder for the features, table, picture and manifest.json.", rich_help_panel=OUTPUT
+        ),
     ] = Path("out/features"),
     json: Json = False,
 ) -> None:
-    """GAP features to a file; with --test, a linear SVM on them, and maps drawn by the SVM's weights.
+    """Save GAP features; with --test, fit a linear SVM on them and map its classes with its weights.
 
     ```console
     sightline discover features photos/ --model resnet50 --format parquet
@@ -98,14 +103,14 @@ def features(
         --choose-threshold-on train-heldout --new-classes --model runs/thirty/weights.safetensors
     ```
 
-    Exit code 0: done; 2: a mistake in the command; 3: some images could not be read, the others are done.
+    Exit codes: 0 success; 2 usage error; 3 some images could not be read (the others are done).
     """
     from sightline.cli._options import load_models
     from sightline.cli._output import prepare_folder
     from sightline.errors import InputError, unknown
 
     if (data is None) == (not paths):
-        raise InputError("give photos, or --data with a data set; one of the two")
+        raise InputError("give either photos or --data with a data set")
     if form not in ("npz", "parquet"):
         raise unknown("format", form, ["npz", "parquet"])
     prepare_folder(out, "discover")
@@ -115,7 +120,7 @@ def features(
     if data is None:
         from sightline.data.items import expand_paths
 
-        _alone(expand_paths(paths or []), None, models, out, form, **options)
+        _extract_only(expand_paths(paths or []), None, models, out, form, **options)
         return
     from sightline.data import load_dataset
     from sightline.discovery.subsets import only_classes
@@ -135,27 +140,27 @@ def features(
     assert splits[0] is not None
     if splits[1] is None:
         if choose_threshold_on is not None:
-            raise InputError("--choose-threshold-on has no use without --test")
-        _alone(splits[0].samples, splits[0], models, out, form, **options)
+            raise InputError("--choose-threshold-on needs --test")
+        _extract_only(splits[0].samples, splits[0], models, out, form, **options)
         return
     from sightline.cli.discover._common import finish
     from sightline.discovery.generic_features import generic_features
 
-    result, learnt = generic_features(
+    result, evaluated = generic_features(
         models, splits[0], splits[1], choose_on=splits[2], method=method, seed=seed, **options
     )
     saved = []
-    for one in learnt:
+    for one in evaluated:
         for split in splits[:2]:
             assert split is not None
             saved.append(
-                _save(one.features[split.split], split, out / f"{_plain(one.name)}-{split.split}.{form}")
+                _save(one.features[split.split], split, out / f"{_file_safe(one.name)}-{split.split}.{form}")
             )
-        saved.append(one.head.save(out / f"{_plain(one.name)}-svm.npz"))
+        saved.append(one.head.save(out / f"{_file_safe(one.name)}-svm.npz"))
     finish(result, out, json, saved)
 
 
-def _alone(
+def _extract_only(
     sources: Sequence[Source],
     split: Dataset | None,
     models: Mapping[str, LoadedModel],
@@ -163,7 +168,7 @@ def _alone(
     form: str,
     **options: Any,
 ) -> None:
-    """A file of features for each model; of a split with the labels and names of its classes."""
+    """Save one feature file per model; for a split, with its labels and class names."""
     from sightline.cli import SOME_FAILED
     from sightline.cli.discover._common import report_skipped
     from sightline.discovery.features import extract_features
@@ -172,7 +177,7 @@ def _alone(
     for name, model in models.items():
         found = extract_features(model, sources, **options)
         tail = "" if split is None else f"-{split.split}"
-        file = _save(found, split, out / f"{_plain(name)}{tail}.{form}")
+        file = _save(found, split, out / f"{_file_safe(name)}{tail}.{form}")
         layer = found.key["layer"]
         typer.echo(f"{file}: {len(found)} images, {found.values.shape[1]} features of layer {layer}")
         errors.update(found.errors)
@@ -189,17 +194,17 @@ def _save(found: Features, split: Dataset | None, path: Path) -> Path:
     return found.save(path, label=labels, category=names)
 
 
-def _plain(name: str) -> str:
-    """A model's name as a part of a file's.
+def _file_safe(name: str) -> str:
+    """A model's name, safe for use in a file name.
 
-    >>> _plain("timm/resnet18")
+    >>> _file_safe("timm/resnet18")
     'timm-resnet18'
     """
     return "".join(c if c.isalnum() or c in "._-+" else "-" for c in name)
 
 
 def _unknown_to(model: LoadedModel, dataset: Dataset) -> list[str]:
-    """The classes of the data set that are not among the model's by name."""
+    """The data set's classes whose names the model does not know."""
     from sightline.errors import InputError
 
     known = {part.strip().lower() for name in model.categories or () for part in name.split(",")}
@@ -208,5 +213,5 @@ def _unknown_to(model: LoadedModel, dataset: Dataset) -> list[str]:
     ]
     if not new or model.categories is None:
         why = "has no class names" if model.categories is None else f"knows every class of {dataset.name}"
-        raise InputError(f"--new-classes: {model.name} {why}; name classes by --class")
+        raise InputError(f"--new-classes: {model.name} {why}; choose classes with --class")
     return new

@@ -26,13 +26,11 @@ def finegrained(
         Path, typer.Option(help="The data set's folder (or Tiny ImageNet's zip).", rich_help_panel=DATA)
     ],
     dataset: DatasetName = None,
-    train: Annotated[
-        str, typer.Option(help="The split that is learnt from.", rich_help_panel=DATA)
-    ] = "train",
+    train: Annotated[str, typer.Option(help="Split to train on.", rich_help_panel=DATA)] = "train",
     test: Annotated[
         Optional[list[str]],
         typer.Option(
-            help="The split that is tested on; repeatable: together. [default: test for cub, else val]",
+            help="Split to test on; repeat to join several. [default: test for cub, else val]",
             rich_help_panel=DATA,
         ),
     ] = None,
@@ -44,23 +42,23 @@ def finegrained(
     scores: Scores = "auto",
     threshold: Annotated[
         Optional[float],
-        typer.Option(min=0, max=1, help="Where the maps are cut. [default: chosen on the training images]"),
+        typer.Option(min=0, max=1, help="Threshold of the maps. [default: chosen on the training images]"),
     ] = None,
     margin: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Added to each side of a box, a share of its width and height."),
+        typer.Option(min=0, max=1, help="Margin on each side of a box, as a share of its width and height."),
     ] = 0.1,
     batch_size: BatchSize = 64,
     device: Device = "auto",
-    seed: Annotated[int, typer.Option(help="Of the folds of the cross-validation.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the cross-validation folds.")] = 0,
     cache: Cache = CACHE,
     out: Annotated[
         Path,
-        typer.Option(help="Folder for the table, the picture and manifest.json.", rich_help_panel=OUTPUT),
+        typer.Option(help="Folder for the table, picture and manifest.json.", rich_help_panel=OUTPUT),
     ] = Path("out/finegrained"),
     json: Json = False,
 ) -> None:
-    """Accuracy of a linear SVM on features of the whole image, of the predicted box, and of the true box.
+    """Compare linear SVMs on features of the whole image, the predicted box and the true box.
 
     ```console
     sightline discover finegrained --data CUB_200_2011/ --dataset cub --model googlenet
@@ -73,7 +71,7 @@ def finegrained(
     from sightline.cli.discover._common import finish
     from sightline.data import detect_dataset, load_dataset
     from sightline.discovery.finegrained import fine_grained
-    from sightline.discovery.subsets import joined, only_classes
+    from sightline.discovery.subsets import join_splits, only_classes
 
     prepare_folder(out, "discover")
     layout = dataset or detect_dataset(data)
@@ -84,7 +82,7 @@ def finegrained(
     result, _ = fine_grained(
         load(model, weights, categories, device, scores),
         parts[0],
-        joined(parts[1:]),
+        join_splits(parts[1:]),
         threshold=threshold,
         margin=margin,
         batch_size=batch_size,

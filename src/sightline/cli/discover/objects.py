@@ -1,4 +1,4 @@
-"""``sightline discover objects``: what lies under the high part of a scene's map."""
+"""``sightline discover objects``: what lies in the high region of a scene's map."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def objects(
     layout: Annotated[
         Optional[str],
         typer.Option(
-            "--dataset", help="Its layout: ade20k, sun or coco. [default: recognised]", rich_help_panel=DATA
+            "--dataset",
+            help="Layout of the data set: ade20k, sun or coco. [default: detected]",
+            rich_help_panel=DATA,
         ),
     ] = None,
     train: Annotated[
         str,
         typer.Option(
-            help="The split whose scenes are learnt; its objects stay unseen.", rich_help_panel=DATA
+            help="Split to learn scenes from; its object labels are not used.", rich_help_panel=DATA
         ),
     ] = "train",
-    test: Annotated[
-        str, typer.Option(help="The split whose objects are counted.", rich_help_panel=DATA)
-    ] = "val",
+    test: Annotated[str, typer.Option(help="Split whose objects are counted.", rich_help_panel=DATA)] = "val",
     held_per_class: HeldPerClass = 30,
     only_class: OnlyClass = None,
     model: ModelName = None,
@@ -46,20 +46,20 @@ def objects(
     categories: Categories = None,
     scores: Scores = "auto",
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="From this share of its maximum on, a map is high.")
+        float, typer.Option(min=0, max=1, help="Share of its maximum above which a map counts as high.")
     ] = 0.5,
-    top: Annotated[int, typer.Option(min=1, help="Objects a scene in the table.")] = 6,
+    top: Annotated[int, typer.Option(min=1, help="Objects per scene in the table.")] = 6,
     batch_size: BatchSize = 64,
     device: Device = "auto",
-    seed: Annotated[int, typer.Option(help="Of the folds of the cross-validation.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the cross-validation folds.")] = 0,
     cache: Cache = CACHE,
     out: Annotated[
         Path,
-        typer.Option(help="Folder for the table, the picture and manifest.json.", rich_help_panel=OUTPUT),
+        typer.Option(help="Folder for the table, picture and manifest.json.", rich_help_panel=OUTPUT),
     ] = Path("out/objects"),
     json: Json = False,
 ) -> None:
-    """For each scene class, the objects most often under the high part of its map, and how often.
+    """Find the objects most often in the high region of each scene class's map.
 
     ```console
     sightline discover make objects --data tiny-imagenet-40.zip --out made/objects

@@ -1,4 +1,4 @@
-"""``sightline discover text``: a detector of text that never saw a box."""
+"""``sightline discover text``: a text detector trained without boxes."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def text(
     data: Annotated[
         Path,
         typer.Option(
-            help="Folder of two class folders, with and without; or with splits.", rich_help_panel=DATA
+            help="Folder with two class folders, with and without text; or with splits.", rich_help_panel=DATA
         ),
     ],
     positive: Annotated[
-        str, typer.Option(help="The class that has text (or whatever is looked for).", rich_help_panel=DATA)
+        str, typer.Option(help="Class with text (or whatever is to be detected).", rich_help_panel=DATA)
     ] = "text",
     dataset: DatasetName = None,
     train: Annotated[
-        str, typer.Option(help="The split that is learnt from; all-fit without splits.", rich_help_panel=DATA)
+        str, typer.Option(help="Split to train on; all-fit if there are no splits.", rich_help_panel=DATA)
     ] = "train",
     test: Annotated[
         str,
-        typer.Option(help="The split that is tested on; all-heldout without splits.", rich_help_panel=DATA),
+        typer.Option(help="Split to test on; all-heldout if there are no splits.", rich_help_panel=DATA),
     ] = "test",
     held_per_class: HeldPerClass = 30,
     model: ModelName = None,
@@ -45,15 +45,15 @@ def text(
     scores: Scores = "auto",
     batch_size: BatchSize = 64,
     device: Device = "auto",
-    seed: Annotated[int, typer.Option(help="Of the folds of the cross-validation.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the cross-validation folds.")] = 0,
     cache: Cache = CACHE,
     out: Annotated[
         Path,
-        typer.Option(help="Folder for the table, the picture and manifest.json.", rich_help_panel=OUTPUT),
+        typer.Option(help="Folder for the table, picture and manifest.json.", rich_help_panel=OUTPUT),
     ] = Path("out/text"),
     json: Json = False,
 ) -> None:
-    """Accuracy of a detector from images with and without, and how much of its map lies in the true boxes.
+    """Train a detector on images with and without text; report its accuracy and the map energy in true boxes.
 
     ```console
     sightline discover make text --data tiny-imagenet-40.zip --out made/text

@@ -1,4 +1,4 @@
-"""``sightline discover units``: the units that speak for a class, and what they look at."""
+"""``sightline discover units``: the most heavily weighted units of a class, and what they respond to."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ UNITS = "Units"
 
 def units(
     paths: Annotated[
-        Optional[list[str]], typer.Argument(help="Photos, folders or patterns to look for top images in.")
+        Optional[list[str]], typer.Argument(help="Photos, folders or patterns to search for top images.")
     ] = None,
     data: Annotated[
         Optional[Path],
-        typer.Option(help="A data set's folder (or Tiny ImageNet's zip), instead.", rich_help_panel=DATA),
+        typer.Option(
+            help="Use a data set instead: its folder (or Tiny ImageNet's zip).", rich_help_panel=DATA
+        ),
     ] = None,
     dataset: DatasetName = None,
-    split: Annotated[str, typer.Option(help="Its split.", rich_help_panel=DATA)] = "val",
+    split: Annotated[str, typer.Option(help="Split of the data set.", rich_help_panel=DATA)] = "val",
     model: ModelName = None,
     weights: Weights = None,
     categories: Categories = None,
@@ -35,38 +37,46 @@ def units(
     only_class: Annotated[
         Optional[list[str]],
         typer.Option(
-            "--class", help="A class of the model, by name or index; repeatable.", rich_help_panel=UNITS
+            "--class", help="Class of the model, by name or index; repeatable.", rich_help_panel=UNITS
         ),
     ] = None,
     unit: Annotated[
         Optional[list[int]],
-        typer.Option(help="A unit by its number, whatever its weight; repeatable.", rich_help_panel=UNITS),
+        typer.Option(help="Unit by number, whatever its weight; repeatable.", rich_help_panel=UNITS),
     ] = None,
-    per_class: Annotated[int, typer.Option(min=1, help="Units a class.", rich_help_panel=UNITS)] = 3,
-    top: Annotated[int, typer.Option(min=1, help="Top images a unit.", rich_help_panel=UNITS)] = 7,
+    per_class: Annotated[int, typer.Option(min=1, help="Units per class.", rich_help_panel=UNITS)] = 3,
+    top: Annotated[int, typer.Option(min=1, help="Top images per unit.", rich_help_panel=UNITS)] = 7,
     estimate_on: Annotated[
         int,
         typer.Option(
-            min=1, help="Of these so many are occluded to estimate the field.", rich_help_panel=UNITS
+            min=1, help="Top images occluded to estimate the receptive field.", rich_help_panel=UNITS
         ),
     ] = 3,
     window: Annotated[
         Optional[int],
         typer.Option(
-            min=1, help="Side of the occluder in input pixels. [default: 1/7]", rich_help_panel=UNITS
+            min=1,
+            help="Side of the occluder in input pixels. [default: 1/7 of the input]",
+            rich_help_panel=UNITS,
         ),
     ] = None,
     stride: Annotated[
-        Optional[int], typer.Option(min=1, help="Its step. [default: half of it]", rich_help_panel=UNITS)
+        Optional[int],
+        typer.Option(
+            min=1, help="Stride of the occluder in pixels. [default: half its side]", rich_help_panel=UNITS
+        ),
     ] = None,
     batch_size: BatchSize = 32,
     device: Device = "auto",
     out: Annotated[
-        Path, typer.Option(help="Folder for the poster, the table and manifest.json.", rich_help_panel=OUTPUT)
+        Path,
+        typer.Option(
+            help="Folder for the picture (poster.png), table and manifest.json.", rich_help_panel=OUTPUT
+        ),
     ] = Path("out/units"),
     json: Json = False,
 ) -> None:
-    """For a class the units with the largest weights; for a unit its top images, cut to what it looks at.
+    """Find each class's units with the largest weights, and each unit's top images, cropped to its field.
 
     ```console
     sightline discover units photos/ --class tabby --class 207 --model resnet50
@@ -74,7 +84,7 @@ def units(
     sightline discover units photos/ --unit 17 --model vgg16
     ```
 
-    Exit code 0: done; 2: a mistake in the command; 3: some images could not be read, the others are done.
+    Exit codes: 0 success; 2 usage error; 3 some images could not be read (the others are done).
     """
     from sightline.cli._options import load
     from sightline.cli._output import prepare_folder
@@ -83,7 +93,7 @@ def units(
     from sightline.errors import InputError
 
     if (data is None) == (not paths):
-        raise InputError("give photos, or --data with a data set; one of the two")
+        raise InputError("give either photos or --data with a data set")
     prepare_folder(out, "discover")
     loaded = load(model, weights, categories, device, scores)
     sources, names = _images(paths or [], data, dataset, split)
@@ -107,7 +117,7 @@ def units(
 def _images(
     paths: Sequence[str], data: Path | None, dataset: str | None, split: str
 ) -> tuple[Sequence[Source], list[str] | None]:
-    """The images, and of a data set what each of them shows."""
+    """The images and, for a labelled data set, what each shows."""
     from sightline.data import load_dataset
     from sightline.data.items import expand_paths
 

@@ -1,4 +1,4 @@
-"""``sightline discover vqa``: answers to questions, and where each is seen."""
+"""``sightline discover vqa``: answers to questions, and where in the image each is seen."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ def vqa(
         Path, typer.Option(help="Folder of VQA v2's questions and annotations.", rich_help_panel=DATA)
     ],
     train: Annotated[
-        str, typer.Option(help="Part of the names of the files that are learnt from.", rich_help_panel=DATA)
+        str, typer.Option(help="Part of the training files' names.", rich_help_panel=DATA)
     ] = "train",
-    test: Annotated[
-        str, typer.Option(help="Part of the names of the files that are tested on.", rich_help_panel=DATA)
-    ] = "val",
+    test: Annotated[str, typer.Option(help="Part of the test files' names.", rich_help_panel=DATA)] = "val",
     images: Annotated[
         Optional[Path],
         typer.Option(help="Folder of all images. [default: DATA/train2014, …]", rich_help_panel=DATA),
@@ -30,21 +28,21 @@ def vqa(
     categories: Categories = None,
     scores: Scores = "auto",
     fusion: Annotated[
-        str, typer.Option(help="How words and image meet: add (the paper's), product or question.")
+        str, typer.Option(help="How words and image are combined: add (the paper's), product or question.")
     ] = "add",
-    answers: Annotated[int, typer.Option(min=2, help="The most frequent answers that are learnt.")] = 1000,
+    answers: Annotated[int, typer.Option(min=2, help="Number of most frequent answers to learn.")] = 1000,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training questions.")] = 60,
     batch_size: BatchSize = 64,
     device: Device = "auto",
-    seed: Annotated[int, typer.Option(help="Of the first weights and of the order.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the initial weights and the order.")] = 0,
     cache: Cache = CACHE,
     out: Annotated[
         Path,
-        typer.Option(help="Folder for the table, the picture and manifest.json.", rich_help_panel=OUTPUT),
+        typer.Option(help="Folder for the table, picture and manifest.json.", rich_help_panel=OUTPUT),
     ] = Path("out/vqa"),
     json: Json = False,
 ) -> None:
-    """Bag of words + GAP features → answer; accuracy beside the majority answer, and the answer's map.
+    """Answer questions from a bag of words and GAP features; report accuracy and map each answer.
 
     ```console
     sightline discover make vqa --data tiny-imagenet-40.zip --out made/vqa
@@ -60,10 +58,10 @@ def vqa(
 
     prepare_folder(out, "discover")
     where = None if images is None else images.resolve()
-    asked = [read_vqa(data, split, images=where) for split in (train, test)]
+    splits = [read_vqa(data, split, images=where) for split in (train, test)]
     result = answer_questions(
         load(model, weights, categories, device, scores),
-        *asked,
+        *splits,
         fusion=fusion,
         most_answers=answers,
         epochs=epochs,

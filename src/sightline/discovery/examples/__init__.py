@@ -1,4 +1,4 @@
-"""Example data for discovery, made of real photos, in the field's own formats; the same seed, the same data."""
+"""Example data for discovery, composed from real photos in standard formats; reproducible by seed."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ KINDS = {
 
 
 def maker(kind: str) -> Callable[..., Any]:
-    """The function (out, train, test, *, seed) that makes the data of a verb.
+    """The function (out, train, test, *, seed) that makes a verb's data.
 
     >>> maker("text").__name__
     'make_text'
     """
     module, function = KINDS[kind]
-    made: Callable[..., Any] = getattr(importlib.import_module(f"{__name__}.{module}"), function)
-    return made
+    found: Callable[..., Any] = getattr(importlib.import_module(f"{__name__}.{module}"), function)
+    return found

@@ -1,4 +1,4 @@
-"""Pictures composed of real objects, cut out by their true boxes, and of drawn shapes; every box is known."""
+"""Pictures composed of real objects, cropped to their true boxes, and of drawn shapes; every box is known."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from sightline.types import Dataset, Sample
 
 Image = PIL.Image.Image
 Corners = tuple[int, int, int, int]  # x0, y0, x1, y1
-SIDE = 160  # pixels of a composed picture, a square
+SIDE = 160  # composed pictures are squares of this many pixels
 QUALITY = 92
 COLOURS = {"red": (214, 40, 40), "green": (36, 150, 60), "blue": (40, 80, 210), "yellow": (240, 200, 30)}
 SHAPES = ("disc", "box", "triangle")
 _FEATHER = 2.0
 
 
-class Material:
-    """Real objects by name, cut out of the photos of ``dataset`` by their largest true box.
+class Cutouts:
+    """Real objects by name, cropped from the photos of ``dataset`` to their largest true box.
 
-    ``per_class`` photos of each class are used, the first by a seeded order, of those whose box has a side of
-    ``smallest`` pixels or more, the other at least half of that. Raises `InputError` for a class that is not there
-    or has no such photo.
+    Uses ``per_class`` photos of each class, the first in a seeded order, whose box is at least ``smallest`` pixels
+    on its longer side and half of that on the shorter. Raises `InputError` for an unknown class or one without such
+    a photo.
     """
 
     def __init__(
@@ -42,12 +42,12 @@ class Material:
             large = [box for sample in samples if (box := _largest(sample, smallest)) is not None]
             if not large:
                 raise InputError(
-                    f"{dataset.name} {dataset.split}: no photo of {name!r} has a box of {smallest} pixels"
+                    f"{dataset.name} {dataset.split}: no photo of {name!r} has a box of at least {smallest} pixels"
                 )
             self.cuts[name] = [read_image(s.source).crop(corners) for s, corners in large[:per_class]]
 
     def cut(self, name: str, rng: random.Random) -> Image:
-        """One of the cuts of a class."""
+        """A random cutout of a class."""
         if name not in self.cuts:
             raise unknown("object", name, self.cuts)
         return rng.choice(self.cuts[name])
@@ -61,13 +61,13 @@ def _largest(sample: Sample, smallest: int) -> tuple[Sample, Corners] | None:
 
 
 def backdrop(dataset: Dataset, rng: random.Random, side: int = SIDE) -> Image:
-    """One of the photos, blurred until nothing can be told: its colours alone are left."""
+    """A random photo, blurred until only its colours are left."""
     photo = read_image(rng.choice(dataset.samples).source).resize((side, side))
     return photo.filter(ImageFilter.GaussianBlur(side / 6))
 
 
 def slots(rng: random.Random, count: int, side: int = SIDE) -> list[Corners]:
-    """``count`` ≤ 4 squares that do not touch, one in each of as many quarters, of 33 to 45 % of the side.
+    """``count`` ≤ 4 separate squares in different quarters, each 33 to 45 % of the side.
 
     >>> boxes = slots(random.Random(0), 2)
     >>> [x1 - x0 == y1 - y0 for x0, y0, x1, y1 in boxes]
@@ -85,7 +85,7 @@ def _inside(rng: random.Random, left: int, top: int, room: int, side: int) -> Co
 
 
 def paste(canvas: Image, cut: Image, box: Corners) -> Corners:
-    """Lay an object into a square, its proportions kept and its edge softened; where it lies then."""
+    """Paste an object into a square, keeping its aspect ratio and softening its edge; returns its box."""
     x0, y0, x1, y1 = box
     scale = min((x1 - x0) / cut.width, (y1 - y0) / cut.height)
     width, height = max(round(cut.width * scale), 1), max(round(cut.height * scale), 1)
@@ -97,7 +97,7 @@ def paste(canvas: Image, cut: Image, box: Corners) -> Corners:
 
 
 def draw_shape(canvas: Image, shape: str, colour: str, box: Corners) -> Corners:
-    """Draw a shape of `SHAPES` in a colour of `COLOURS` that fills the box, with a dark edge."""
+    """Draw a shape of `SHAPES` in a colour of `COLOURS`, filling the box, with a dark outline."""
     x0, y0, x1, y1 = box
     pen, corners = ImageDraw.Draw(canvas), (x0, y0, x1 - 1, y1 - 1)
     look = {"fill": COLOURS[colour], "outline": (20, 20, 20), "width": 2}
@@ -111,15 +111,15 @@ def draw_shape(canvas: Image, shape: str, colour: str, box: Corners) -> Corners:
 
 
 def empty_folder(out: Path) -> Path:
-    """``out``, made; raises `InputError` where something lies in it already, since old files would be read too."""
+    """Create ``out``; raises `InputError` if it is not empty, since old files would be read too."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} is not an empty folder; made data goes into one of its own")
+        raise InputError(f"{out} is not an empty folder; example data needs a folder of its own")
     out.mkdir(parents=True, exist_ok=True)
     return out
 
 
 def save(picture: Image, path: Path) -> Path:
-    """Save as JPEG (or whatever the name says), its folder made where there is none."""
+    """Save in the format of the file name, creating its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path, quality=QUALITY, subsampling=0)
     return path

@@ -1,4 +1,4 @@
-"""Captions made from class names over real photos, in COCO's layout: what a crowd would say, but simpler."""
+"""Captions generated from class names for real photos, in COCO's layout; simpler than those people write."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sightline.progress import tracked
 from sightline.reports.output_folder import write_atomically
 from sightline.types import Dataset
 
-# What is true of every photo of a class, besides its name.
+# What else is true of every photo of a class.
 ALSO: Mapping[str, Sequence[str]] = {
     "yellow fruit": ("lemon", "banana"),
     "round fruit": ("orange",),
@@ -38,10 +38,10 @@ def make_captions(
     out: Path, train: Dataset, test: Dataset, *, per_class: int = 40, test_per_class: int = 30, seed: int = 0,
     progress: bool = True,
 ) -> None:  # fmt: skip
-    """``annotations/captions_{train,val}.json`` with two captions an image: its class, and what else is true of it.
+    """``annotations/captions_{train,val}.json`` with two captions per image: its class, and what else is true of it.
 
     "a photo of a lemon", "there is a yellow fruit in the picture": the first from the label, the second, for the
-    classes of `ALSO`, from that table. No person looked at the photos.
+    classes of `ALSO`, from that table. No one looked at the photos.
     """
     empty_folder(out)
     kind_of = {name: kind for kind, names in ALSO.items() for name in names}
@@ -54,12 +54,12 @@ def make_captions(
             save(read_image(sample.source), out / split / file)
             images.append({"id": number, "file_name": file})
             name = dataset.categories[sample.label]
-            said = [rng.choice(NAMED).format(name=name, a=article(name))]
+            captions = [rng.choice(NAMED).format(name=name, a=article(name))]
             if name in kind_of:
-                said.append(rng.choice(KIND).format(kind=kind_of[name]))
+                captions.append(rng.choice(KIND).format(kind=kind_of[name]))
             annotations += [
                 {"id": len(annotations) + i, "image_id": number, "caption": text}
-                for i, text in enumerate(said)
+                for i, text in enumerate(captions)
             ]
         save_json(
             out / "annotations" / f"captions_{split}.json", {"images": images, "annotations": annotations}
@@ -67,7 +67,7 @@ def make_captions(
 
 
 def _some(dataset: Dataset, per_class: int, rng: random.Random) -> list[int]:
-    """The places of ``per_class`` samples of each class."""
+    """The indices of ``per_class`` samples of each class."""
     found: list[int] = []
     for label in range(len(dataset.categories)):
         places = [i for i, sample in enumerate(dataset.samples) if sample.label == label]
@@ -76,7 +76,7 @@ def _some(dataset: Dataset, per_class: int, rng: random.Random) -> list[int]:
 
 
 def save_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON, whole or not at all."""
+    """Write JSON atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content, ensure_ascii=False).encode()
     write_atomically(path, lambda file: file.write(text))

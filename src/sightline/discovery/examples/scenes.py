@@ -1,4 +1,4 @@
-"""Composed scenes in ADE20K's layout: each class has one telling object, the others appear everywhere."""
+"""Composed scenes in ADE20K's layout: each class has one informative object, the others appear everywhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import PIL.Image
 from PIL import ImageDraw
 
-from sightline.discovery.examples.canvas import SIDE, Material, backdrop, empty_folder, paste, save, slots
+from sightline.discovery.examples.canvas import SIDE, Cutouts, backdrop, empty_folder, paste, save, slots
 from sightline.errors import InputError
 from sightline.progress import tracked
 from sightline.reports.output_folder import write_atomically
@@ -33,26 +33,26 @@ def make_scenes(
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, str]:
-    """Scenes of real objects on blurred photos; which scene it is, only the telling objects say.
+    """Scenes of real objects on blurred photos; only the informative objects tell which scene it is.
 
-    The telling object of a class is in 90 % of its images and in 5 % of every other class's; each of
-    ``anywhere`` is in half of all images (at most four objects an image; the telling one is never left out).
-    Objects of the images for training are cut out of ``train``, the others out of ``test``. Returns scene ->
-    telling object, which is also written to ``truth.csv``.
+    A class's object from ``telling`` is in 90 % of its images and in 5 % of every other class's; each of
+    ``anywhere`` is in half of all images (at most four objects per image; the informative one is never dropped).
+    Objects in training images come from ``train``, the others from ``test``. Returns scene -> informative object,
+    also written to ``truth.csv``.
     """
     if not 2 <= len(telling) <= 26 or set(telling) & set(anywhere):
-        raise InputError("expected two or more telling objects, none of them also among those of everywhere")
+        raise InputError("expected two or more telling objects, none of them also in anywhere")
     empty_folder(out)
     truth = {f"scene {chr(ord('A') + i)}": name for i, name in enumerate(telling)}
     names = [*telling, *anywhere, BACKGROUND]
     categories: list[str] = []
     parts = (("training", "train", train, per_class), ("validation", "val", test, test_per_class))
     for folder, short, dataset, count in parts:
-        material = Material(dataset, [*telling, *anywhere], seed=seed)
+        cutouts = Cutouts(dataset, [*telling, *anywhere], seed=seed)
         for number in tracked(range(count * len(truth)), f"scenes of {short}", progress):
             scene, own = list(truth.items())[number % len(truth)]
             rng = random.Random(f"{seed} {short} {number}")
-            picture, index = _compose(material, _chosen(rng, own, telling, anywhere), names, rng)
+            picture, index = _compose(cutouts, _chosen(rng, own, telling, anywhere), names, rng)
             stem = f"ADE_{short}_{number + 1:08d}"
             save(picture, out / "images" / folder / f"{stem}.jpg")
             save(index, out / "annotations" / folder / f"{stem}.png")
@@ -76,12 +76,12 @@ def _chosen(rng: random.Random, own: str, telling: Sequence[str], anywhere: Sequ
 
 
 def _compose(
-    material: Material, chosen: Sequence[str], names: Sequence[str], rng: random.Random
+    cutouts: Cutouts, chosen: Sequence[str], names: Sequence[str], rng: random.Random
 ) -> tuple[PIL.Image.Image, PIL.Image.Image]:
-    """The picture and, of the same size, the index of the object at each pixel."""
-    picture = backdrop(material.dataset, rng)
+    """The picture and, at the same size, the index of the object at each pixel."""
+    picture = backdrop(cutouts.dataset, rng)
     index = PIL.Image.new("L", (SIDE, SIDE), names.index(BACKGROUND) + 1)
     for name, slot in zip(chosen, slots(rng, len(chosen)), strict=True):
-        x0, y0, x1, y1 = paste(picture, material.cut(name, rng), slot)
+        x0, y0, x1, y1 = paste(picture, cutouts.cut(name, rng), slot)
         ImageDraw.Draw(index).rectangle((x0, y0, x1 - 1, y1 - 1), fill=names.index(name) + 1)
     return picture, index

@@ -1,4 +1,4 @@
-"""Text drawn on real photos at known places, and the same photos without: class folders with boxes.csv."""
+"""Text drawn on real photos at known positions, and the same photos without it: class folders with boxes.csv."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def make_text(
 ) -> None:  # fmt: skip
     """``{train,test}/{text,plain}/*.jpg`` and ``{train,test}/boxes.csv``: one or two lines of random letters.
 
-    Every photo is there twice, with text and without, so that nothing else tells the classes apart; the photos of
-    ``train`` are of the one split, those of ``test`` of the other. Letters are 12 to 24 pixels high on photos of
-    128, in Pillow's own typeface, in one of four colours with an edge of the opposite brightness.
+    Every photo appears twice, with and without text, so that nothing else separates the classes; training photos
+    come from ``train``, the others from ``test``. Letters are 12 to 24 pixels high on 128-pixel photos, in Pillow's
+    default font, in one of four colours with an outline of the opposite brightness.
     """
     empty_folder(out)
     for split, dataset, wanted in (("train", train, count), ("test", test, test_count)):
@@ -46,7 +46,7 @@ def make_text(
 
 
 def write_on(photo: PIL.Image.Image, rng: random.Random) -> Corners:
-    """Draw one or two words on the photo, anywhere inside it; the box of all of their ink.
+    """Draw one or two words anywhere on the photo; returns the box around them.
 
     >>> photo = PIL.Image.new("RGB", (128, 128))
     >>> box, ink = write_on(photo, random.Random(1)), photo.getbbox()
