@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sightline.pipeline import explain
     from sightline.pipeline_files import ExplainOptions, explain_files
     from sightline.plugins import load_plugin
+    from sightline.training.by_recipe import refine, train
     from sightline.types import BoxRule
 
 __version__ = "0.1.0"
@@ -58,6 +59,8 @@ _HOME = {
     "ImageError": "sightline.errors",
     "InputError": "sightline.errors",
     "UnsupportedError": "sightline.errors",
+    "refine": "sightline.training.by_recipe",
+    "train": "sightline.training.by_recipe",
 }
 
 __all__ = [
@@ -83,10 +86,12 @@ __all__ = [
     "load_dataset",
     "load_model",
     "load_plugin",
+    "refine",
     "register_dataset",
     "register_method",
     "register_metric",
     "targets",
+    "train",
 ]
 
 
