@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import sightline
 from sightline.cli import main
+from sightline.demo_photos import photo_path
 from sightline.methods import list_methods
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,22 +21,25 @@ def _blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
 
-def test_the_python_example_runs(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights = shared / "weights" / "squeezenet1_1.safetensors"
-    small = sightline.load_model("squeezenet1_1", weights=weights)
-    shutil.copy(shared / "data" / "photos" / "dog_and_cat.png", tmp_path / "photo.jpg")
+def test_the_first_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(photo_path("cat_and_coffee"), tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sightline, "load_model", lambda name: small)
-    (example,) = _blocks("python")
+    example, _ = _blocks("python")
     assert len(example.strip().splitlines()) <= 12
     found: dict[str, object] = {}
     exec(example, found)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "000000_243.png",
-        "000000_281.png",
+        "000000_285.png",
+        "000000_967.png",
         "manifest.json",
     ]
-    assert (tmp_path / "bull_mastiff.png").is_file()
+    assert (tmp_path / "cat.png").is_file()
+
+
+def test_the_targets_of_the_second_exist() -> None:
+    _, targets = _blocks("python")
+    compile(targets, "README.md", "exec")
+    exec(targets.splitlines()[0], {})
 
 
 @pytest.mark.parametrize(

@@ -32,15 +32,20 @@ def test_the_box_of_each_class_is_on_its_animal(
     sightline: Any, shared: Path, squeezenet: list[object], tmp_path: Path
 ) -> None:
     photo = shared / "data" / "photos" / "dog_and_cat.png"
-    methods = ("--method", "cam", "--method", "gradcam")
+    methods = (
+        "--method",
+        "cam:bias=true",
+        "--method",
+        "gradcam",
+    )  # SqueezeNet's head has a ReLU: its maps with it
     done = sightline(
         "explain", photo, *squeezenet, *methods, "--classes", "243,281", "--out", tmp_path, "--json"
     )
     assert done.code == 0, done.err
     results = json.loads(done.out)["images"][0]["results"]
     assert [(r["method"], r["category"]) for r in results] == [
-        ("cam", "bull mastiff"),
-        ("cam", "tabby"),
+        ("cam:bias=true", "bull mastiff"),
+        ("cam:bias=true", "tabby"),
         ("gradcam", "bull mastiff"),
         ("gradcam", "tabby"),
     ]
