@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from sightline.cli._output import discard_empty
-from sightline.cli._verbs import verbs_in
+from sightline.cli._verbs import verbs_in, with_new_verbs
 from sightline.errors import InputError
 from sightline.plugins import VARIABLE, load_plugin
 
@@ -164,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shown, warnings.showwarning = warnings.showwarning, _show_warning
     try:
         with _environment_kept(VARIABLE):
-            code = build_app()(given, prog_name="sightline", standalone_mode=False)
+            code = build_app()(with_new_verbs(given), prog_name="sightline", standalone_mode=False)
         if code == INTERRUPTED:  # some versions of Typer make Ctrl-C an exit code themselves
             raise KeyboardInterrupt
         return code if isinstance(code, int) else OK

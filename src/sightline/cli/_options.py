@@ -36,7 +36,7 @@ Scores = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 
-BOXES, HEAT, OUTPUT = "Boxes", "Heatmaps", "Output"
+BOXES, HEAT, OUTPUT, DATA, METHODS = "Boxes", "Heatmaps", "Output", "Data", "Models and methods"
 Classes = Annotated[str, typer.Option(help="top1, top5, topK, or names and indices with commas: tabby,243.")]
 MethodOptions = Annotated[
     list[str] | None,
@@ -70,6 +70,70 @@ Select = Annotated[str, typer.Option(help="largest or all of the regions.", rich
 Json = Annotated[
     bool, typer.Option("--json", help="Print the manifest, and nothing else.", rich_help_panel=OUTPUT)
 ]
+
+# The options of the verbs that score a data set: `evaluate` and `faithfulness`.
+Layout = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        help="Its layout: tiny-imagenet, cub, ilsvrc, … [default: recognised]",
+        rich_help_panel=DATA,
+    ),
+]
+Split = Annotated[str, typer.Option(help="The split that is reported.", rich_help_panel=DATA)]
+HeldPerClass = Annotated[
+    int, typer.Option(min=1, help="Images per class in SPLIT-heldout.", rich_help_panel=DATA)
+]
+DataOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data-option",
+        help="NAME=VALUE for the layout, e.g. images=FOLDER; repeatable.",
+        rich_help_panel=DATA,
+    ),
+]
+Limit = Annotated[
+    int | None, typer.Option(min=1, help="At most so many images, evenly spaced.", rich_help_panel=DATA)
+]
+UnknownClasses = Annotated[
+    str,
+    typer.Option(help="refuse, or skip the images of classes that a model lacks.", rich_help_panel=DATA),
+]
+OnBad = Annotated[str, typer.Option(help="refuse or skip what cannot be scored.", rich_help_panel=DATA)]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method",
+        help="NAME or NAME:OPTION=VALUE:flip, e.g. cam:nwc=true; repeatable. [default: cam]",
+        rich_help_panel=METHODS,
+    ),
+]
+CommonOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option", help="NAME=VALUE for every method that has it; repeatable.", rich_help_panel=METHODS
+    ),
+]
+CommonLayers = Annotated[
+    list[str] | None,
+    typer.Option("--layer", help="Target layer; several are fused into one map.", rich_help_panel=METHODS),
+]
+Flip = Annotated[
+    bool, typer.Option("--flip", help="Mean of the maps of image and mirror image.", rich_help_panel=METHODS)
+]
+InputSize = Annotated[
+    int | None,
+    typer.Option(min=1, help="Side of the input, instead of the model's.", rich_help_panel=METHODS),
+]
+Resamples = Annotated[int, typer.Option(min=1, help="Draws of the bootstrap.", rich_help_panel=OUTPUT)]
+ReportFolder = Annotated[
+    Path,
+    typer.Option("--out", help="Folder for tables, pictures and manifest.json.", rich_help_panel=OUTPUT),
+]
+ReportJson = Annotated[
+    bool, typer.Option("--json", help="Print the results as JSON, and nothing else.", rich_help_panel=OUTPUT)
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Photos in one forward pass.")]
 
 
 def load(

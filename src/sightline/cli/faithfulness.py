@@ -7,71 +7,58 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli._options import Categories, Device, ModelName, Scores, Weights
+from sightline.cli._options import (
+    DATA,
+    BatchSize,
+    Categories,
+    CommonLayers,
+    CommonOptions,
+    DataOptions,
+    Device,
+    Flip,
+    HeldPerClass,
+    InputSize,
+    Layout,
+    Limit,
+    Methods,
+    ModelName,
+    OnBad,
+    ReportFolder,
+    ReportJson,
+    Resamples,
+    Scores,
+    Split,
+    UnknownClasses,
+    View,
+    Weights,
+)
 
 if TYPE_CHECKING:
     from sightline.types import Dataset
 
 RANDOMISED = 4  # images: the picture shows the first, the correlations are means
-DATA, MODEL, METRICS, OUTPUT = "Data", "Model and methods", "Metrics", "Output"
+METRICS = "Metrics"
 
 
 def faithfulness(
     data: Annotated[Path, typer.Option(help="A folder of photos, or a data set.", rich_help_panel=DATA)],
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            help="Its layout: tiny-imagenet, cub, ilsvrc, … [default: recognised]", rich_help_panel=DATA
-        ),
-    ] = None,
-    split: Annotated[str, typer.Option(help="The split of the data set.", rich_help_panel=DATA)] = "val",
-    held_per_class: Annotated[
-        int, typer.Option(min=1, help="Images per class in SPLIT-heldout.", rich_help_panel=DATA)
-    ] = 30,
-    data_option: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=VALUE for the layout, e.g. images=FOLDER; repeatable.", rich_help_panel=DATA),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="At most so many images, evenly spaced.", rich_help_panel=DATA)
-    ] = None,
-    on_bad: Annotated[
-        str, typer.Option(help="refuse or skip what cannot be scored.", rich_help_panel=DATA)
-    ] = "refuse",
-    unknown_classes: Annotated[
-        str,
-        typer.Option(help="refuse, or skip the images of classes that a model lacks.", rich_help_panel=DATA),
-    ] = "refuse",
+    dataset: Layout = None,
+    split: Split = "val",
+    held_per_class: HeldPerClass = 30,
+    data_option: DataOptions = None,
+    limit: Limit = None,
+    on_bad: OnBad = "refuse",
+    unknown_classes: UnknownClasses = "refuse",
     model: ModelName = None,
     weights: Weights = None,
     categories: Categories = None,
     scores: Scores = "auto",
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="NAME or NAME:OPTION=VALUE:flip, e.g. cam:nwc=true; repeatable. [default: cam]",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=VALUE for every method that has it; repeatable.", rich_help_panel=MODEL),
-    ] = None,
-    layer: Annotated[
-        list[str] | None,
-        typer.Option(help="Target layer; several are fused into one map.", rich_help_panel=MODEL),
-    ] = None,
-    flip: Annotated[
-        bool,
-        typer.Option("--flip", help="Mean of the maps of image and mirror image.", rich_help_panel=MODEL),
-    ] = False,
-    view: Annotated[
-        str, typer.Option(help="What the network is shown: whole or crop.", rich_help_panel=MODEL)
-    ] = "whole",
-    input_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Side of the input, instead of the model's.", rich_help_panel=MODEL),
-    ] = None,
+    method: Methods = None,
+    option: CommonOptions = None,
+    layer: CommonLayers = None,
+    flip: Flip = False,
+    view: View = "whole",
+    input_size: InputSize = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(
@@ -92,18 +79,11 @@ def faithfulness(
         ),
     ] = False,
     seed: Annotated[int, typer.Option(help="Of noise and random maps.", rich_help_panel=METRICS)] = 0,
-    resamples: Annotated[
-        int, typer.Option(min=1, help="Draws of the bootstrap.", rich_help_panel=METRICS)
-    ] = 2000,
-    out: Annotated[
-        Path, typer.Option(help="Folder for tables, pictures and manifest.json.", rich_help_panel=OUTPUT)
-    ] = Path("out/faithfulness"),
-    json: Annotated[
-        bool,
-        typer.Option("--json", help="Print the results as JSON, and nothing else.", rich_help_panel=OUTPUT),
-    ] = False,
+    resamples: Resamples = 2000,
+    out: ReportFolder = Path("out/faithfulness"),
+    json: ReportJson = False,
     device: Device = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Photos in one forward pass.")] = 32,
+    batch_size: BatchSize = 32,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read photos.")] = 1,
 ) -> None:
     """Score how faithful a model's maps are: beside a random and a centre map, with intervals.
