@@ -51,7 +51,7 @@ def test_the_old_name_does_the_same_and_says_the_new_one(
     [
         (
             ["--faithfulness", "--threshold", 0.3],
-            "No such option: --threshold (see: sightline faithfulness --help)",
+            "No such option: --threshold",
         ),
         (["--faithfulness", "--gt-only"], "No such option: --gt-only"),
         (["--randomise"], "No such option: --randomise"),
