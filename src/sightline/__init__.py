@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sightline.batch.worker import BatchOptions
     from sightline.data import list_datasets, load_dataset, register_dataset
     from sightline.data.photos import PhotoBatch
-    from sightline.errors import ImageError, InputError, UnsupportedError
+    from sightline.errors import ImageError, InputError, MissingExtraError, UnsupportedError
     from sightline.evaluation.faithfulness import evaluate_faithfulness
     from sightline.evaluation.run import evaluate
     from sightline.explanation import Explanation
@@ -58,6 +58,7 @@ _HOME = {
     "load_plugin": "sightline.plugins",
     "ImageError": "sightline.errors",
     "InputError": "sightline.errors",
+    "MissingExtraError": "sightline.errors",
     "UnsupportedError": "sightline.errors",
     "refine": "sightline.training.by_recipe",
     "train": "sightline.training.by_recipe",
@@ -71,6 +72,7 @@ __all__ = [
     "ImageError",
     "InputError",
     "LoadedModel",
+    "MissingExtraError",
     "PhotoBatch",
     "UnsupportedError",
     "evaluate",
