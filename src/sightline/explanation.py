@@ -46,7 +46,7 @@ class Explanation:
     ``logits`` (N, C); ``signed`` (N, K, 3, H, W) for methods at the image's pixels, else None; ``geometries``
     says for each image which part of the photo the network saw. K = 1 and ``classes`` = −1 for a callable
     target. ``score_rule``: how logits become probabilities (`sightline.scores`); None without logits. ``rule``: that of
-    a named method, whose threshold holds where none is given.
+    a named method, whose threshold holds where none is given. ``target``: what is explained where it is no class.
     """
 
     maps: Tensor
@@ -65,6 +65,7 @@ class Explanation:
     images: Tensor | None = None
     score_rule: ScoreRule | None = None
     rule: BoxRule | None = None
+    target: str = "target"
     _model: nn.Module | None = field(default=None, repr=False)
     _evidence: Evidence | None = field(default=None, repr=False)
 
@@ -198,7 +199,7 @@ class Explanation:
         """The name of class k of image i; 'class 7' without category names, 'target' for a callable."""
         index = int(self.classes[i, k])
         if index < 0:
-            return "target"
+            return self.target
         return self.categories[index] if self.categories else f"class {index}"
 
     def predictions(self, rule: BoxRule | float | None = None, **shorthand: Any) -> list[list[Prediction]]:

@@ -99,7 +99,7 @@ def _explain_once(
     """One forward pass, one method."""
     method = get_method(spec.name)
     options = method.checked_options(dict(spec.options))
-    network = model.network if isinstance(model, LoadedModel) else model
+    network, asked = model.network if isinstance(model, LoadedModel) else model, target
     if target is not None:
         size_hw = (photos.images.shape[2], photos.images.shape[3])
         setting = Setting(
@@ -126,6 +126,7 @@ def _explain_once(
         photos=photos.photos,
         images=photos.images if photos.photos is None else None,
         score_rule=evidence.score_rule,
+        target=repr(asked) if isinstance(asked, OutputTarget) else "target",
         _model=model,
         _evidence=evidence if spec.name == "cam" else None,
     )

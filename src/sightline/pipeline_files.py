@@ -25,7 +25,7 @@ from sightline.pipeline import explain, load_photos
 from sightline.progress import Progress
 from sightline.reports.manifest import describe_run
 from sightline.reports.output_folder import OutputFolder
-from sightline.targets import Classes
+from sightline.targets import Classes, OutputTarget, parse_target
 from sightline.types import BoxRule, Prediction
 
 KIND = "explain"
@@ -39,6 +39,7 @@ class ExplainOptions:
     ``methods``     method strings, NAME:OPTION=VALUE:combinator: one row of the panel for each.
     ``method_options``  NAME=VALUE for every method that has that option, or METHOD.NAME=VALUE.
     ``classes``     as in `explain`; chosen once, from the first method's pass.
+    ``target``      instead of classes: one of `sightline.targets`, or its text, such as "contrast:281,282".
     ``rule``        how maps become boxes.
     ``layers``      for the methods that have a target layer; found automatically if empty.
     ``view``        "whole" | "crop", as in `explain`.
@@ -57,6 +58,7 @@ class ExplainOptions:
     colormap: str = "turbo"
     batch_size: int = 8
     workers: int = 1
+    target: str | OutputTarget | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.methods, str):
@@ -71,6 +73,10 @@ class ExplainOptions:
             )
         colour_table(self.colormap)
         object.__setattr__(self, "methods", list(dict.fromkeys(self.methods)))
+        if isinstance(self.target, str):
+            object.__setattr__(self, "target", parse_target(self.target))
+        if self.target is not None and self.classes != "top1":
+            raise InputError("give either classes or target, not both")
         _ = self.specs
 
     @cached_property
@@ -86,9 +92,10 @@ class ExplainOptions:
 
     def as_dict(self) -> dict[str, Any]:
         """The options as manifest.json holds them; those of the box rule lie beside the others, ``standard`` too."""
-        apart = ("rule", "method_options", "workers")  # beside the others; by method; without a say
+        apart = ("rule", "method_options", "workers", "target")  # beside the others; by method; without a say
         plain = {name: value for name, value in asdict(self).items() if name not in apart}
-        return {**plain, **self.rule.as_dict(), "standard": self.rule.relative_to}
+        told = {} if self.target is None else {"target": repr(self.target)}
+        return {**plain, **told, **self.rule.as_dict(), "standard": self.rule.relative_to}
 
 
 def explain_files(
@@ -235,7 +242,14 @@ class _Seen:
 
     def cells(self, i: int) -> list[Cell]:
         return [
-            Cell(self.heatmaps[i, k], p.category, p.score, p.boxes_xyxy, self._signed(i, k), self.shares)
+            Cell(
+                self.heatmaps[i, k],
+                p.category,
+                _known_score(p),
+                p.boxes_xyxy,
+                self._signed(i, k),
+                self.shares,
+            )
             for k, p in enumerate(self.predictions[i])
         ]
 
@@ -248,11 +262,16 @@ class _Seen:
                 "method": self.method,
                 "class_index": p.class_index,
                 "category": p.category,
-                "score": round(p.score, 6),
+                "score": _known_score(p),
                 "boxes_xyxy": [[round(x, 2) for x in box] for box in p.boxes_xyxy.tolist()],
             }
             for p in self.predictions[i]
         ]
+
+
+def _known_score(prediction: Prediction) -> float | None:
+    """The score to six digits; None where a target was explained, which has no probability."""
+    return None if prediction.score != prediction.score else round(prediction.score, 6)
 
 
 def _explain(
@@ -295,8 +314,8 @@ def _see(
     seen: list[_Seen] = []
     classes: Classes = options.classes
     for name, spec in zip(options.methods, options.specs, strict=True):
-        explanation = explain(model, photos, spec, classes)
-        classes = explanation.classes
+        explanation = explain(model, photos, spec, classes, target=options.target)  # type: ignore[arg-type]
+        classes = explanation.classes if options.target is None else classes
         manifest["methods"][name] = {
             "layers": explanation.layers,
             "options": explanation.options,

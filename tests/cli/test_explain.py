@@ -14,6 +14,7 @@ import pytest
 
 import sightline as library
 from sightline.models.loading import load_model
+from sightline.pipeline_files import ExplainOptions
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -453,3 +454,40 @@ def test_pixel_methods_report_no_boxes(explain: Any, photos: Path, tmp_path: Pat
     assert pixels["boxes_xyxy"] == []
     assert region["boxes_xyxy"]
     assert "none: single pixels" in result.out
+
+
+def test_a_target_instead_of_classes(explain: Any, photos: Path, tmp_path: Path) -> None:
+    result = explain(photos / "a.png", "--method", "gradcam:flip", "--target", "contrast:tabby,boxer")
+    assert result.code == 0
+    assert "Contrast(a='tabby', b='boxer')" in " ".join(result.out.split())
+    manifest = _manifest(tmp_path / "out")
+    (found,) = manifest["images"][0]["results"]
+    assert (found["class_index"], found["score"]) == (-1, None)
+    assert manifest["options"]["target"] == "Contrast(a='tabby', b='boxer')"
+
+
+def test_localise_cuts_at_its_own_threshold(explain: Any, photos: Path, tmp_path: Path) -> None:
+    assert explain(photos / "a.png", "--method", "localise-fast").code == 0
+    own = _results(tmp_path / "out")
+    assert explain(photos / "a.png", "--method", "localise-fast", "--threshold", 0.35).code == 0
+    assert _results(tmp_path / "out") == own
+    assert explain(photos / "a.png", "--method", "localise-fast", "--threshold", 0.9).code == 0
+    assert _results(tmp_path / "out") != own
+    assert ExplainOptions(["localise-fast", "localise"]).common_threshold == 0.35
+    assert ExplainOptions(["localise-fast", "cam"]).common_threshold is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--target", "contrst:1,2"], "did you mean 'contrast'"),
+        (["--target", "contrast:tabby,boxr"], "did you mean 'boxer'"),
+        (["--target", "regression:-1"], "explains one output per image"),
+        (["--target", "class:1", "--classes", "top2"], "either classes or target"),
+        (["--target", "class:1", "--engine", "local"], "--target is for `sightline explain`"),
+    ],
+)
+def test_a_target_typed_wrongly(arguments: list[str], message: str, explain: Any, photos: Path) -> None:
+    result = explain(photos / "a.png", *arguments)
+    assert result.code == 2
+    assert message in " ".join(result.err.split())

@@ -79,10 +79,12 @@ def _row(result: dict[str, Any], manifest: dict[str, Any]) -> tuple[str, str, st
     return result["category"], score_text(manifest, result["score"]), result["method"], boxes_text(result)
 
 
-def score_text(manifest: dict[str, Any], score: float) -> str:
+def score_text(manifest: dict[str, Any], score: float | None) -> str:
     """A score as its panel shows it: a percentage; where the user said that scores are taken as they are, a number."""
     from sightline.scores import percent_text
 
+    if score is None:
+        return "–"
     return f"{score:.4g}" if manifest["model"]["scores"] == "none" else percent_text(score)
 
 

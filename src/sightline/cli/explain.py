@@ -45,6 +45,13 @@ def explain(
         ),
     ] = None,
     classes: Classes = "top1",
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of classes: contrast:A,B, probability:NAME, regression:-1, multilabel:A,B, "
+            "segmentation:NAME, detection:LABEL, text:'a dog'."
+        ),
+    ] = None,
     option: MethodOptions = None,
     layer: Layers = None,
     view: View = "whole",
@@ -78,6 +85,7 @@ def explain(
     sightline explain photos/ 'more/*.png' --model resnet50 --method cam --method layercam:flip
     sightline explain dog.jpg -m squeezenet1_1 --classes "bull mastiff,tabby" --json
     sightline explain dog.jpg -m vgg16 --method scorecam:channels=64 --layer features.22
+    sightline explain dog.jpg --target contrast:tabby,lynx
     sightline explain dog.jpg -m resnet18 --weights mine.pth --categories names.txt
     ```
 
@@ -108,6 +116,7 @@ def explain(
         "loading": (model, weights, categories, scores),
         "methods": method or ["gradcam"],
         "classes": classes,
+        "target": target,
         "method_options": option or [],
         "layers": layer or [],
         "rule": rule,
@@ -121,6 +130,8 @@ def explain(
     if asks_for_batch(paths, shards):
         from sightline.cli.batch import run_batch
 
+        if common.pop("target"):
+            raise InputError("--target is for `sightline explain` of photos, not for batches")
         run_batch(paths, **common, **shards)
     else:
         run_explain(paths, **common)
@@ -168,11 +179,12 @@ def run_explain(
     from sightline.reports.output_folder import as_json
 
     total = len(photos_to_explain(paths, out))
-    options = ExplainOptions(**chosen, batch_size=batch_size or 8)
+    options = ExplainOptions(**chosen, classes=classes, batch_size=batch_size or 8)
     prepare_folder(out, KIND)
     model, weights, categories, scores = loading
     loaded = load(model, weights, categories, device, scores)
-    options = replace(options, classes=read_classes(classes, loaded.categories))
+    if options.target is None:
+        options = replace(options, classes=read_classes(classes, loaded.categories))
     with progress_bar("explaining", quiet=json) as progress:
         manifest = explain_files(loaded, paths, out, options, progress=progress)
     if json:
