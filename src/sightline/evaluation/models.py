@@ -192,7 +192,7 @@ def map_maker(spec: MethodSpec) -> Maps:
     """The spec, with its combinators, as a function of a model, images and classes."""
 
     def maps(model: nn.Module, images: Tensor, classes: Tensor, *, layer: Any = None) -> Tensor:
-        return explain(model, images, spec, classes, layer=layer).maps
+        return explain(model, images, spec, classes=classes, layer=layer).maps
 
     return maps
 
