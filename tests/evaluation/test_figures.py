@@ -228,6 +228,7 @@ def test_no_more_than_a_batch_is_alive(
     import weakref
     from pathlib import Path
 
+    from sightline.data import photos
     from sightline.evaluation import models
 
     folder = Path(str(tmp_path))
@@ -237,7 +238,7 @@ def test_no_more_than_a_batch_is_alive(
         samples.append(Sample(str(number), folder / f"{number}.png", 0, torch.tensor([[0.0, 0, 16, 16]])))
     alive: list[weakref.ref[object]] = []
     most = 0
-    real = models.read_image
+    real = photos.read_image
 
     def spy(source: object) -> PIL.Image.Image:
         nonlocal most
@@ -246,7 +247,7 @@ def test_no_more_than_a_batch_is_alive(
         most = max(most, sum(one() is not None for one in alive))
         return image
 
-    monkeypatch.setattr(models, "read_image", spy)
+    monkeypatch.setattr(photos, "read_image", spy)
     kept: list[int] = []
     tally = models.Scoring.tally
 

@@ -108,7 +108,7 @@ class ModelSource:
         sources: list[PhotoSource] = [sample.source for sample in batch.samples]
         photos = PhotoBatch(batch.images, batch.geometries, sources=sources, view=self.options.view)
         classes = classes.to(batch.images.device)
-        return explain(self.model, photos, self.specs[number], classes).maps.cpu()
+        return explain(self.model, photos, self.specs[number], classes=classes).maps.cpu()
 
     def ranked(self, images: Tensor) -> Tensor:
         """The five most probable classes of each image, or all where there are fewer: (N, ≤ 5)."""
