@@ -16,7 +16,16 @@ from torch import Tensor, nn
 
 import sightline
 from sightline.errors import InputError
-from toynets import BatchNormToy, ClassConvToy, GapToy, InplaceToy, Toy, make_images, prepare
+from toynets import (
+    BatchNormToy,
+    ClassConvToy,
+    GapToy,
+    InplaceToy,
+    TokenToy,
+    Toy,
+    make_images,
+    prepare,
+)
 
 METHODS = sorted(sightline.list_methods())
 CLASS_AGNOSTIC = {"eigencam"}  # the same map for every class, and its docstring says so
@@ -33,6 +42,8 @@ NETS: dict[str, Callable[[], Toy]] = {
     "in-place": InplaceToy,
     "batch norm": BatchNormToy,
     "class conv": ClassConvToy,
+    "mean of tokens": TokenToy,
+    "class token": lambda: TokenToy(class_token=True),
 }
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*denominator")
@@ -40,6 +51,8 @@ every_method = pytest.mark.parametrize("method", METHODS)
 
 
 def explain(net: nn.Module, x: Tensor, method: str, **options: Any) -> sightline.Explanation:
+    if isinstance(net, TokenToy) and method == "fullycam":  # it has no convolutions to fuse but its patches'
+        options = {"layers": [net.layer, "block.norm1"], **options}
     return sightline.explain(net, x, method=method, **{**QUICK.get(method, {}), **options})
 
 
@@ -65,6 +78,10 @@ def test_a_batch_equals_its_images_one_by_one(
 ) -> None:
     net, x = net_and_images(name, dtype=dtype)
     picked = torch.tensor([[2, 0], [1, 3], [3, 1]])
+    if name == "class token" and method in NEEDS_A_CLASS:
+        with pytest.raises(InputError, match="one linear layer"):
+            explain(net, x, method, classes=picked)
+        return
     together = explain(net, x, method, classes=picked)
     assert torch.isfinite(together.maps).all()
     assert together.maps.abs().max() > 0

@@ -481,9 +481,28 @@ class NoGradHead(GapToy):
             return self.fc(self.pool(a).flatten(1))
 
 
-def test_a_head_without_gradient_is_a_clear_error() -> None:
-    with pytest.raises(InputError, match="gradient"):
-        sightline.explain(prepare(NoGradHead()), make_images(), layer="features.4")
+@pytest.mark.parametrize("layer", [None, "features.4"])
+def test_no_grad_inside_the_network_is_overruled(layer: str | None) -> None:
+    maps = sightline.explain(prepare(NoGradHead()), make_images(), classes=PICKED, layer=layer).maps
+    assert torch.equal(maps, sightline.explain(build("gap"), make_images(), classes=PICKED).maps)
+
+
+class InferenceTrunk(GapToy):
+    """A frozen trunk in inference mode, whose tensors autograd does not take."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.inference_mode():
+            a = self.features(x)
+        return self.fc(self.pool(a.clone()).flatten(1))
+
+
+@pytest.mark.parametrize("method", ["gradcam", "layercam", "saliency"])
+def test_inference_mode_inside_the_network_is_overruled(method: str) -> None:
+    net, x = prepare(InferenceTrunk()), make_images()
+    maps = sightline.explain(net, x, method, classes=PICKED).maps
+    assert torch.equal(maps, sightline.explain(build("gap"), x, method, classes=PICKED).maps)
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
 
 
 def test_a_target_that_does_not_depend_on_the_network_is_a_clear_error() -> None:

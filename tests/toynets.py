@@ -354,6 +354,38 @@ class ActivationToy(GapToy):
         return [Step(s.name, plain.kind, plain.run) if s.kind == "relu" else s for s in steps]
 
 
+class TokenToy(Toy):
+    """Patches as tokens behind a class token and one block of attention; the mean of the patches is scored, or the
+    class token (``class_token=True``)."""
+
+    class Block(nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
+            self.qkv, self.out = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
+            self.mlp = nn.Sequential(nn.Linear(channels, 8), nn.ReLU(inplace=True), nn.Linear(8, channels))
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.qkv(self.norm1(x)).chunk(3, -1)
+            x = x + self.out(F.scaled_dot_product_attention(q, k, v))
+            return x + self.mlp(self.norm2(x))
+
+    def __init__(self, class_token: bool = False) -> None:
+        super().__init__()
+        self.class_token = class_token
+        self.layer = self.module_layer = "block.norm1" if class_token else "norm"
+        self.patch, self.norm, self.fc = nn.Conv2d(3, 6, 4, 4), nn.LayerNorm(6), nn.Linear(6, CLASSES)
+        self.block = self.Block(6)
+        generator = torch.Generator().manual_seed(3)
+        self.token = nn.Parameter(torch.randn(1, 1, 6, generator=generator))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = F.relu(self.patch(x)).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token.expand(len(x), -1, -1), tokens], 1)
+        tokens = self.norm(self.block(tokens))
+        return self.fc(tokens[:, 0] if self.class_token else tokens[:, 1:].mean(1))
+
+
 class HandGap(nn.Module):
     """A = x (``body`` is ReLU or identity); y = weight · mean(A) + bias. For numbers worked out on paper."""
 

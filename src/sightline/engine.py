@@ -16,29 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from sightline.errors import InputError, UnsupportedError
-from sightline.inspection.recording import OpCounter, eval_mode, is_spatial, tensors_in
-from sightline.inspection.structure import Head, LayerRef
+from sightline.inspection.finite import first_not_finite
+from sightline.inspection.guard import eval_mode, own_thread, unwrapped
+from sightline.inspection.layout import NCHW, Layout
+from sightline.inspection.recording import GradientKeeper, OpCounter, tensors_in
+from sightline.inspection.relus import Switch, guide_relus
+from sightline.inspection.structure import Head, LayerRef, explained
 from sightline.inspection.tail import tail
 from sightline.scores import ScoreRule, rule_for
 from sightline.targets import Target, logits_of
 
 Visit = Callable[[int, Tensor], Tensor]  # (number of the site, its tensor) -> the tensor to pass on
-
-_KINKED = {"ReluBackward0", "HardtanhBackward0"}  # and a clamp at 0 from below
-_SMOOTH = {
-    "LeakyReluBackward": "leaky ReLU",
-    "GeluBackward": "GELU",
-    "SiluBackward": "SiLU",
-    "HardswishBackward": "hard swish",
-    "EluBackward": "ELU",
-    "CeluBackward": "CELU",
-    "TanhBackward": "tanh",
-    "MishBackward": "Mish",
-    "SoftplusBackward": "softplus",
-    "PreluKernelBackward": "PReLU",
-    "RreluWithNoiseBackward": "RReLU",
-}
-_OPAQUE = ("CheckpointFunction", "CompiledFunction", "DifferentiableGraph")
 
 
 @contextmanager
@@ -52,7 +40,7 @@ def _tapped(network: nn.Module, sites: Sequence[LayerRef], visit: Visit) -> Iter
             return None
         number, site = by_op[index]
         if name != site.function:
-            raise InputError(f"the network took another path than before: {site} was {name!r} this time")
+            raise OtherPathError(f"the network took another path than before: {site} was {name!r} this time")
         counts[number] += 1
         return visit(number, output)
 
@@ -74,7 +62,7 @@ def _tapped(network: nn.Module, sites: Sequence[LayerRef], visit: Visit) -> Iter
         for number, site in enumerate(sites):
             if site.op is None:
                 module = network.get_submodule(site.name)
-                handles.append(module.register_forward_hook(at_module(number, site)))
+                handles.append(module.register_forward_hook(own_thread(at_module(number, site))))
         with counter or ExitStack():
             yield
     finally:
@@ -94,21 +82,35 @@ def _one_tensor(site: LayerRef, output: Any) -> Tensor:
     )
 
 
+class OtherPathError(InputError):
+    """The network did not go the way that was found before: look again."""
+
+
 def _check_calls(site: LayerRef, calls: int) -> None:
     if site.op is None and site.call is None and calls > 1:
-        raise InputError(
+        raise OtherPathError(
             f"layer '{site.name}' is called {calls} times in one pass; name one call: "
             + ", ".join(f"'{site.name}#{k}'" for k in range(min(calls, 4)))
         )
     if calls <= (site.call or 0) and (site.op is None or not calls):
         times = f"is called {calls} times" if calls else "is not reached"
-        raise InputError(f"layer '{site}' {times} in the forward pass; name one that is")
+        raise OtherPathError(f"layer '{site}' {times} in the forward pass; name one that is")
 
 
-def _checked_map(site: LayerRef, activation: Tensor) -> None:
-    if not is_spatial(activation):
-        raise InputError(
-            f"layer '{site}' has no spatial map: it returns {tuple(activation.shape)}; expected (N, C, h, w) "
+def _checked_map(site: LayerRef, activation: Tensor, n: int) -> None:
+    layout = site.layout or NCHW
+    if torch.compiler.is_compiling():  # an exporter keeps sizes open, and a check would settle them
+        return
+    if len(activation) != n:
+        raise OtherPathError(
+            f"layer '{site}' returns {tuple(activation.shape)} for {n} image{'s' if n > 1 else ''}: its first axis "
+            "is not the batch (`sightline layers MODEL` lists what may be named)"
+        )
+    wrong = layout.mismatch(activation)
+    if wrong or layout.to_map(activation).shape[2:].numel() < 2 or not activation.is_floating_point():
+        raise OtherPathError(
+            f"layer '{site}' has no spatial map: it returns {tuple(activation.shape)}"
+            f"{f', which is not {layout}: {wrong}' if site.layout and wrong else ''}; expected (N, C, h, w) "
             "with more than one position (`sightline layers MODEL` lists them)"
         )
 
@@ -118,17 +120,12 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-class _Switch:
-    """Whether the next backward pass goes through the ReLUs by the guided rule."""
-
-    guided = False
-
-
 class Evidence:
     """What one forward pass showed; methods are functions of this and a target.
 
-    ``images`` (N, 3, H, W); ``activations`` (N, C, h, w) of the (first) target layer, at least float32;
-    ``layers`` the same for every layer asked for; ``logits`` (N, C) or None; ``output`` as the network gave it.
+    ``images`` (N, 3, H, W); ``activations`` (N, C, h, w) of the (first) target layer, at least float32, whatever
+    the layout of its tensor; ``layers`` the same for every layer asked for; ``logits`` (N, C) or None; ``output``
+    as the network gave it.
     """
 
     def __init__(
@@ -140,7 +137,7 @@ class Evidence:
             None  # how the user says that logits become probabilities; None: to be found
         )
         self.output: Any = None
-        self._switch = _Switch()
+        self._switch = Switch()
         self._nodes: list[Tensor] = []
 
     @property
@@ -158,11 +155,16 @@ class Evidence:
 
     @property
     def layers(self) -> list[Tensor]:
-        return [_wide(node.detach()) for node in self._nodes]
+        nodes = zip(self._layouts, self._nodes, strict=True)
+        return [_wide(layout.to_map(node.detach())) for layout, node in nodes]
 
     @property
     def activations(self) -> Tensor:
-        return _wide(self._nodes[0].detach())
+        return _wide(self._layouts[0].to_map(self._nodes[0].detach()))
+
+    @property
+    def _layouts(self) -> list[Layout]:
+        return [site.layout or NCHW for site in self.sites]
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -183,9 +185,25 @@ class Evidence:
         if found[0] is None:
             raise InputError(f"the target does not depend on layer '{self.sites[0]}'")
         return [
-            _wide(g if g is not None else torch.zeros_like(a))
-            for g, a in zip(found, self._nodes, strict=True)
+            _wide(layout.to_map(g if g is not None else torch.zeros_like(a)))
+            for layout, g, a in zip(self._layouts, found, self._nodes, strict=True)
         ]
+
+    def reaches(self, target: Callable[[Any], Any] | None) -> bool:
+        """Whether the graph of the score (of the output, without ``target``) leads to the first layer or the image."""
+        with torch.enable_grad():
+            ends = tensors_in(explained(target)(self.output))
+        wanted = torch.autograd.graph.get_gradient_edge((self._nodes or [self.images])[0]).node
+        todo = [t.grad_fn for t in ends if t.grad_fn is not None]
+        seen: set[Any] = set()
+        while todo:
+            node = todo.pop()
+            if node is wanted:
+                return True
+            if node not in seen:
+                seen.add(node)
+                todo.extend(following for following, _ in node.next_functions if following is not None)
+        return not ends  # no tensor at all: whoever asks for the score will say so
 
     def input_gradient(self, target: Target, *, guided: bool = False) -> Tensor:
         """∂y^c/∂x: (N, 3, H, W); ``guided``: through the ReLUs by Springenberg's rule, on the same pass."""
@@ -222,12 +240,13 @@ class Evidence:
         behind the layer runs again where `torch.fx` can trace the network; else the whole network does, with the
         same result.
         """
-        given = self._nodes[0].detach()
+        given, layout = self._nodes[0].detach(), self._layouts[0]
         behind = tail(self.network, self.sites[0], self.images.detach(), given, self.output)
 
         def rescore(activations: Tensor, rows: Tensor) -> Any:
             with eval_mode(self.network), torch.no_grad():
-                activations, images = activations.to(given.dtype), self.images.detach()
+                images = self.images.detach()
+                activations = layout.from_map(activations.to(given.dtype), given[rows])
                 if behind is not None:
                     return behind(images, rows, activations)
                 images = images[rows]
@@ -287,11 +306,13 @@ def observe(
     gradient: bool = True,
     input_gradient: bool = False,
     guided: bool = False,
+    interrupts: bool = False,
 ) -> Evidence:
     """Run ``network`` once on ``images`` (N, 3, H, W) in eval mode and keep what happens at ``sites``.
 
     ``gradient``: keep the graph from the earliest site to the output. ``input_gradient``: keep the whole graph,
-    from the image. Modes, hooks, grad mode and ``requires_grad`` are afterwards as before, also on an error.
+    from the image. ``interrupts``: the network switches gradients off inside, which is to be overruled. Modes,
+    hooks, grad mode and ``requires_grad`` are afterwards as before, also on an error.
     Raises `InputError` inside `torch.inference_mode`, for a layer that is not one spatial map, and for NaN or
     Inf in the output (naming the layer that made it).
 
@@ -301,95 +322,46 @@ def observe(
     """
     refuse_inference_mode()
     images = images.clone() if images.is_inference() else images.detach()
-    settings = {"gradient": gradient, "input_gradient": input_gradient, "guided": guided}
+    network = unwrapped(network)
+    settings = {
+        "gradient": gradient,
+        "input_gradient": input_gradient,
+        "guided": guided,
+        "interrupts": interrupts,
+    }
+    keeper = GradientKeeper() if interrupts and (gradient or input_gradient) else None
     leaf = images.clone().requires_grad_() if input_gradient else images
     evidence = Evidence(network, leaf, sites, settings)
     nodes: dict[int, Tensor] = {}
 
     def visit(number: int, tensor: Tensor) -> Tensor:
-        _checked_map(sites[number], tensor)
-        if gradient and not tensor.requires_grad:
-            tensor = tensor.detach().requires_grad_()
-            torch.set_grad_enabled(True)
+        _checked_map(sites[number], tensor, images.shape[0])
+        if gradient and (keeper is not None or not tensor.requires_grad):
+            tensor = _leaf(tensor, keeper)
         nodes[number] = tensor
         return tensor.clone()  # an in-place operation behind the layer must not overwrite what was observed
 
-    with eval_mode(network), torch.set_grad_enabled(input_gradient), _tapped(network, sites, visit):
-        evidence.output = network(leaf)
+    with eval_mode(network), torch.set_grad_enabled(input_gradient), keeper.on() if keeper else ExitStack():
+        if keeper is not None and input_gradient:
+            keeper.start()
+        with _tapped(network, sites, visit):
+            evidence.output = network(leaf)
     evidence._nodes = [nodes[i] for i in range(len(sites))]
     if guided:
-        _guide_relus(evidence)
+        guide_relus(evidence.output, evidence._switch)  # not the evidence: it holds the graph
     # An exporter cannot follow a branch on values; there the check has nothing to look at.
     compiling, logits = torch.compiler.is_compiling(), evidence.logits
     if not compiling and logits is not None and not torch.isfinite(logits).all():
-        raise InputError(_first_not_finite(network, images))
+        raise InputError(first_not_finite(network, images))
     return evidence
 
 
-def _guide_relus(evidence: Evidence) -> None:
-    """Before each ReLU's own backward (R·1[f > 0]), clamp what comes from above: R·1[f > 0]·1[R > 0].
-
-    The autograd graph shows every ReLU, module, functional or in place; nothing can slip through unseen.
-    """
-    seen: set[Any] = set()
-    todo = [t.grad_fn for t in tensors_in(evidence.output) if t.grad_fn is not None]
-    count = 0
-    switch = evidence._switch  # not the evidence: it holds the graph, and the graph would hold it for ever
-
-    def clamp(grads: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        return (grads[0].clamp(min=0), *grads[1:]) if switch.guided else None
-
-    while todo:
-        node = todo.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        name = node.name()
-        _refuse_unguidable(name, node)
-        if name in _KINKED or (name.startswith("Clamp") and getattr(node, "_saved_min", None) == 0):
-            node.register_prehook(clamp)
-            count += 1
-        todo.extend(following for following, _ in node.next_functions if following is not None)
-    if not count:
-        raise UnsupportedError(
-            "guided backpropagation needs ReLU and this network has none; use 'saliency' or 'gradcam'"
-        )
-
-
-def _refuse_unguidable(name: str, node: Any) -> None:
-    for start, activation in _SMOOTH.items():
-        if name.startswith(start):
-            raise UnsupportedError(
-                f"guided backpropagation is defined for ReLU and this network has {activation}; "
-                "use 'saliency' or 'gradcam'"
-            )
-    if any(word in name for word in _OPAQUE) or isinstance(node, torch.autograd.function.BackwardCFunction):
-        raise UnsupportedError(f"guided backpropagation cannot see the ReLUs inside {name}; use 'saliency'")
-    if name == "HardtanhBackward0" and float(node._saved_min_val) != 0:
-        raise UnsupportedError("guided backpropagation is defined for ReLU and this network has hard tanh")
-    if name == "ThresholdBackward0":
-        raise UnsupportedError("guided backpropagation is defined for ReLU and this network has a threshold")
-
-
-def _first_not_finite(network: nn.Module, images: Tensor) -> str:
-    """Run again with an eye on every layer and say which was the first to give NaN or Inf."""
-    found: list[str] = []
-    if not torch.isfinite(images).all():
-        return "the images hold NaN or Inf"
-
-    def watch(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if not all(torch.isfinite(t).all() for t in tensors_in(output) if t.is_floating_point()):
-                found.append(name or type(module).__name__)
-
-        return hook
-
-    handles = [m.register_forward_hook(watch(name)) for name, m in network.named_modules()]
-    try:
-        with eval_mode(network), torch.no_grad():
-            network(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    first = found[0] if found else "an operation outside its layers"
-    return f"the network's output holds NaN or Inf, first made by layer '{first}'"
+def _leaf(tensor: Tensor, keeper: GradientKeeper | None) -> Tensor:
+    """The tensor of the earliest layer as the leaf of the graph, which is recorded from here on."""
+    if keeper is not None:
+        keeper.start()
+        if tensor.requires_grad:
+            return tensor
+        tensor = tensor.clone() if tensor.is_inference() else tensor
+    torch.set_grad_enabled(True)
+    return tensor.detach().requires_grad_()

@@ -15,6 +15,7 @@ from sightline.data.photos import VIEWS, PhotoBatch
 from sightline.engine import Evidence
 from sightline.errors import InputError, unknown
 from sightline.explanation import Explanation
+from sightline.inspection.layout import Layout
 from sightline.methods import Method, get_method
 from sightline.methods.combinators import combined
 from sightline.methods.observation import Layer, observe_for
@@ -41,6 +42,7 @@ def explain(
     target: Callable[[Any], Tensor] | None = None,
     layer: Layer = None,
     view: str = "whole",
+    layout: Layout | str = "auto",
     **options: Any,
 ) -> Explanation:
     """Explain what ``model`` sees in ``batch``: one raw map for each image and class.
@@ -51,8 +53,9 @@ def explain(
     ``method``: a method string, NAME:OPTION=VALUE:combinator, such as "layercam:flip". ``classes``: "top1", "topK",
     an index, a category name, a list of these, or LongTensor (N,) or (N, K). ``target``: instead of classes, one of
     `sightline.targets`, or any callable output -> (N,). ``layer``: a name, a module, or (methods that fuse) a list;
-    found automatically if None. ``options``: those of the method. The network runs in eval mode and is afterwards
-    as it was.
+    found automatically if None. ``layout``: how a named layer's tensor is a map, a `Layout` or "nhwc",
+    "ntc:1+14x14"; found automatically if "auto". ``options``: those of the method. The network runs in eval mode
+    and is afterwards as it was.
     Raises `InputError` for what was given wrongly, `UnsupportedError` where the method cannot serve the model.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
@@ -66,10 +69,12 @@ def explain(
     if target is not None and not (isinstance(classes, str) and classes == "top1"):
         raise InputError("give either classes or target, not both")
     if spec.combines:
+        if layout != "auto":
+            raise InputError(f"layout={str(layout)!r} is given beside the combinators of {spec.label!r}")
         return _explain_combined(model, photos, spec, classes, target, layer)
     if spec.layers:
         layer = list(spec.layers) if len(spec.layers) > 1 else spec.layers[0]
-    return _explain_once(model, photos, spec, classes, target, layer)
+    return _explain_once(model, photos, spec, classes, target, layer, layout)
 
 
 def _spec_of(method: str | MethodSpec, layer: Layer, options: dict[str, Any]) -> MethodSpec:
@@ -95,6 +100,7 @@ def _explain_once(
     classes: Classes,
     target: Callable[[Any], Tensor] | None,
     layer: Layer,
+    layout: Layout | str = "auto",
 ) -> Explanation:
     """One forward pass, one method."""
     method = get_method(spec.name)
@@ -106,7 +112,9 @@ def _explain_once(
             network, size_hw, getattr(model, "categories", None), getattr(model, "scores", None)
         )
         network, target = bound(target, setting)
-    evidence, sites = observe_for(method, network, photos.images, layer, options)
+    evidence, sites = observe_for(
+        method, network, photos.images, layer, options, layout=layout, target=target
+    )
     evidence.scores = getattr(model, "scores", None)
     targets, indices = _targets(evidence, classes, target, getattr(model, "categories", None))
     maps, signed = _run(method, evidence, targets, options)

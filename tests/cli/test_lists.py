@@ -46,13 +46,15 @@ def test_models_says_what_ours_are(sightline: Any) -> None:
 def test_layers_shows_shapes_and_the_chosen_one(sightline: Any) -> None:
     out = sightline("layers", "resnet18").out
     chosen = [line for line in out.splitlines() if line.startswith("→")]
-    assert [line.split() for line in chosen] == [["→", "layer4", "Sequential", "512", "×", "7", "×", "7"]]
-    assert "layer4 is taken by itself; cam applies: fc" in out
+    assert [line.split() for line in chosen] == [
+        ["→", "layer4", "Sequential", "512", "×", "7", "×", "7", "nchw"]
+    ]
+    assert "layer4 is chosen automatically; cam applies: fc" in out
 
 
 def test_layers_says_why_cam_does_not_apply(sightline: Any) -> None:
     out = sightline("layers", "alexnet").out
-    assert "features.11 is taken by itself; no cam: " in out
+    assert "features.11 is chosen automatically; no cam: " in out
 
 
 def test_datasets_and_metrics_are_listed_and_described(sightline: Any, monkeypatch: Any) -> None:

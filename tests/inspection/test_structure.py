@@ -8,7 +8,8 @@ from torch import nn
 
 from sightline.engine import observe
 from sightline.errors import InputError
-from sightline.inspection.structure import LayerRef, describe_layers, inspect_network, named_layer
+from sightline.inspection.naming import describe_layers, named_layer
+from sightline.inspection.structure import LayerRef, inspect_network
 from sightline.inspection.tail import tail
 from sightline.models.families.gapnet import build_gapnet
 
@@ -119,11 +120,11 @@ def test_a_linear_layer_that_reads_something_else_is_no_cam_head():
     assert inspect_network(Two(), torch.randn(1, 3, 8, 8)).head is None
 
 
-def test_transformers_on_tokens_have_no_target_layer_and_say_so():
-    network = torchvision.models.VisionTransformer(32, 8, 1, 2, 16, 32).eval()
+def test_a_transformer_s_target_is_the_first_norm_of_its_last_block():
+    network = torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32).eval()
     structure = inspect_network(network, torch.randn(1, 3, 32, 32))
-    assert structure.target is None
-    assert "tokens" in structure.why_no_target
+    assert str(structure.target) == "encoder.layers.encoder_layer_1.ln_1"
+    assert str(structure.target.layout) == "ntc:1+4x4"
 
 
 def test_a_class_convolution_on_the_image_itself_leaves_nothing_to_explain():

@@ -10,7 +10,7 @@ import typer
 def layers(
     model: Annotated[str, typer.Argument(help="A name of `sightline models`, or a checkpoint made here.")],
 ) -> None:
-    """List the layers that can be explained, the shape of each, and the one that is taken by itself.
+    """List the layers that can be explained, the map and layout of each, and the one that is chosen automatically.
 
     ```console
     sightline layers resnet50
@@ -20,6 +20,7 @@ def layers(
     import torch
 
     from sightline.cli._print import print_table
+    from sightline.inspection.naming import describe_layers
     from sightline.inspection.structure import inspect_network
     from sightline.models.loading import list_models, load_model
 
@@ -28,12 +29,13 @@ def layers(
         model, weights="none" if named else None
     )  # a name needs no weights to show its layers
     height, width = loaded.preprocess.input_hw if loaded.preprocess else (224, 224)
-    structure = inspect_network(loaded.network, torch.zeros(1, 3, height, width))
+    images = torch.zeros(1, 3, height, width)
+    structure = inspect_network(loaded.network, images)
     rows = [
-        ("→" if row.chosen else "", row.name, row.type, " × ".join(map(str, row.shape)))
-        for row in structure.layers
+        ("→" if row.chosen else "", row.name, row.type, " × ".join(map(str, row.shape)), str(row.layout))
+        for row in describe_layers(loaded.network, images)
     ]
-    print_table(("", "layer", "type", "channels × height × width"), rows)
-    target = f"→ {structure.target} is taken by itself" if structure.target else structure.why_no_target
+    print_table(("", "layer", "type", "channels × height × width", "layout"), rows)
+    target = f"→ {structure.target} is chosen automatically" if structure.target else structure.why_no_target
     head = f"cam applies: {structure.head.module}" if structure.head else f"no cam: {structure.why_no_head}"
     typer.echo(f"input {height} × {width}; {target}; {head}")

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from sightline.errors import UnsupportedError
+from sightline.inspection.guard import FX_LOCK, OwnTracer
 from sightline.inspection.structure import LayerRef
 from sightline.inspection.trunk import graph_until
 
@@ -153,7 +154,8 @@ def _module(module: nn.Module, before: ReceptiveField) -> ReceptiveField:
     if type(module).__module__.startswith("torch.nn") and not isinstance(module, nn.Sequential):
         raise UnsupportedError(f"a {type(module).__name__} is not known to look at a window only")
     try:
-        graph = fx.Tracer().trace(module)  # the layer itself, where it is made of several
+        with FX_LOCK:
+            graph = OwnTracer().trace(module)  # the layer itself, where it is made of several
     except Exception as error:  # torch.fx raises many kinds for control flow
         raise UnsupportedError(f"{type(module).__name__} cannot be followed: {error}") from None
     return _followed(module, graph, before)

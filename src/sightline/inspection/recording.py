@@ -1,9 +1,9 @@
-"""One forward pass, written down operation by operation: the record that `trace` reads."""
+"""One forward pass, written down operation by operation: the record that `inspect_network` reads."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from sightline.inspection.guard import eval_mode, own_thread
+
 Key = tuple[int, int]  # (identity, version): what a tensor object held at one moment
+Ref = tuple[Key, int]  # the same with the identity of the memory, which views share
 
 
 @dataclass
@@ -25,6 +28,18 @@ class Op:
     input_keys: list[Key]
     output: Tensor
     output_key: Key
+    arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+    edge: Any = None  # where autograd can be asked for its gradient, in a record with gradients
+
+
+@dataclass
+class Flow:
+    """What one torch function read and what it wrote, in place or not; ``op`` is its number, if it has one."""
+
+    op: int | None
+    function: str
+    reads: list[Ref]
+    writes: list[Ref]
 
 
 @dataclass
@@ -38,6 +53,7 @@ class Call:
     last_op: int = 0
     output: Tensor | None = None
     output_key: Key | None = None
+    edge: Any = None
 
 
 def function_name(function: Any) -> str:
@@ -55,8 +71,16 @@ def tensors_in(value: Any) -> list[Tensor]:
     return []
 
 
-def _key(tensor: Tensor) -> Key:
-    return (id(tensor), tensor._version)
+def key_of(tensor: Tensor) -> Key:
+    return (id(tensor), 0 if tensor.is_inference() else tensor._version)
+
+
+def ref_of(tensor: Tensor) -> Ref:
+    try:
+        memory = tensor.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):  # sparse tensors and the like
+        memory = id(tensor)
+    return (key_of(tensor), memory)
 
 
 def is_spatial(tensor: Tensor | None) -> bool:
@@ -74,7 +98,7 @@ class OpCounter(TorchFunctionMode):
     """Numbers every torch function that returns a tensor, the same way in each pass of the same network.
 
     ``visit(index, name, args, output)`` may return another tensor to pass on. `pause` hides the caller's
-    own operations (those of hooks) from the numbering.
+    own operations (those of hooks) from the numbering. The numbering is of one thread: the mode is.
     """
 
     def __init__(self, visit: Callable[[int, str, Any, Tensor], Tensor | None]) -> None:
@@ -85,19 +109,30 @@ class OpCounter(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name = function_name(func)
-        if self.paused or name in ("__get__", "_set_grad_enabled"):
+        if self.paused or name == "__get__":
+            return func(*args, **(kwargs or {}))
+        if name == "_set_grad_enabled":
+            self.switched()
             return func(*args, **(kwargs or {}))
         self.before(args, kwargs)
         output = func(*args, **(kwargs or {}))
         first = output[0] if isinstance(output, (tuple, list)) and output else output
         if not isinstance(first, Tensor):
+            self.after(None, name, output)
             return output
         index, self.count = self.count, self.count + 1
-        replaced = self.visit(index, name, (args, kwargs), first)
+        self.after(index, name, output)
+        replaced = self.visit(index, name, (args, kwargs or {}), first)
         return replaced if replaced is not None and first is output else output
 
     def before(self, args: Any, kwargs: Any) -> None:
         """Called with the arguments before an in-place operation can change them."""
+
+    def after(self, index: int | None, name: str, output: Any) -> None:
+        """Called with what a function returned, a tensor or not."""
+
+    def switched(self) -> None:
+        """Called when the network switches gradients on or off."""
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -109,21 +144,42 @@ class OpCounter(TorchFunctionMode):
 
 
 class Recorder(OpCounter):
-    def __init__(self) -> None:
+    """Writes down the operations, the calls of modules, and what every function read and wrote."""
+
+    def __init__(self, gradients: bool = False) -> None:
         super().__init__(self._write)
+        self.gradients = gradients
         self.ops: list[Op] = []
+        self.flows: list[Flow] = []
         self.calls: list[Call] = []
         self.stack: list[Call] = []
         self.counts: dict[str, int] = {}
-        self._keys: list[tuple[Tensor, Key]] = []
+        self.interrupts = False  # whether the network switches gradients off (or inference mode on) inside
+        self._given: list[tuple[Tensor, Ref]] = []
+        self._alive: list[Tensor] = []  # an identity is one only while its tensor lives
+
+    def switched(self) -> None:
+        self.interrupts = True
 
     def before(self, args: Any, kwargs: Any) -> None:
-        self._keys = [(t, _key(t)) for t in tensors_in([args, kwargs or {}])]
+        self._given = [(t, ref_of(t)) for t in tensors_in([args, kwargs or {}])]
+        if torch.is_inference_mode_enabled():
+            self.interrupts = True
+
+    def after(self, index: int | None, name: str, output: Any) -> None:
+        made = tensors_in(output)
+        changed = [t for t, ref in self._given if key_of(t) != ref[0] and all(t is not m for m in made)]
+        writes = [ref_of(t) for t in (*made, *changed)]
+        self._alive += made
+        self.flows.append(Flow(index, name, [ref for _, ref in self._given], writes))
 
     def _write(self, index: int, name: str, args: Any, output: Tensor) -> None:
         module = self.stack[-1].module if self.stack else ""
-        inputs, keys = [t for t, _ in self._keys], [k for _, k in self._keys]
-        self.ops.append(Op(index, name, module, inputs, keys, output, _key(output)))
+        inputs, keys = [t for t, _ in self._given], [ref[0] for _, ref in self._given]
+        op = Op(index, name, module, inputs, keys, output, key_of(output), args)
+        if self.gradients:
+            op.edge = _edge(output)
+        self.ops.append(op)
 
     def enter(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any) -> None:
@@ -136,36 +192,104 @@ class Recorder(OpCounter):
 
         return hook
 
-    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        call = self.stack.pop()
-        call.last_op = self.count
-        if isinstance(output, Tensor):
-            call.output, call.output_key = output, _key(output)
+    def leave(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            while self.stack[-1].module != name:  # a call that ended in an exception which the network caught
+                self.stack.pop()
+            call = self.stack.pop()
+            call.last_op = self.count
+            if isinstance(output, Tensor):
+                with self.pause():
+                    call.output, call.output_key = output, key_of(output)
+                    call.edge = _edge(output) if self.gradients else None
+
+        return hook
 
 
-@contextmanager
-def eval_mode(network: nn.Module) -> Iterator[None]:
-    """Every submodule in eval mode inside, each as it was before afterwards, also after an exception."""
-    training = [module for module in network.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+def _edge(tensor: Tensor) -> Any:
+    return torch.autograd.graph.get_gradient_edge(tensor) if tensor.requires_grad else None
 
 
-def record(network: nn.Module, images: Tensor) -> tuple[Recorder, Any]:
-    recorder = Recorder()
+class GradientKeeper(TorchFunctionMode):
+    """Runs what comes after ``start`` with gradient, whatever the network switches off inside its forward pass.
+
+    For a trunk under `torch.no_grad` or `torch.inference_mode`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started = False
+        self._guards = ExitStack()
+
+    @contextmanager
+    def on(self) -> Iterator[GradientKeeper]:
+        """The mode, from `start` on, until the end of the pass; inference mode is afterwards as before."""
+        with torch.inference_mode(False), ExitStack() as stack:  # restores, whatever the guards inside leave
+            self._guards = stack
+            with self:
+                yield self
+
+    def start(self) -> None:
+        self.started = True
+        self._switch_on()
+
+    def _switch_on(self) -> None:
+        if torch.is_inference_mode_enabled():
+            self._guards.enter_context(torch.inference_mode(False))
+        if not torch.is_grad_enabled():
+            torch._C._set_grad_enabled(True)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if self.started and function_name(func) != "_set_grad_enabled":
+            self._switch_on()
+        return func(*args, **(kwargs or {}))
+
+
+@dataclass
+class Record:
+    """One pass: what the network was given, what it returned, and what was explained of that."""
+
+    recorder: Recorder
+    images: Tensor
+    output: Any
+    score: Any
+
+
+def record(
+    network: nn.Module,
+    images: Tensor,
+    score: Callable[[Any], Any] | None = None,
+    *,
+    gradients: bool = False,
+) -> Record:
+    """One pass of ``images`` in eval mode, written down together with ``score`` of the output.
+
+    ``gradients``: with a graph from the images on, and an edge for each operation and call.
+    """
+    recorder = Recorder(gradients)
     handles = []
     try:
         for name, module in network.named_modules():
-            handles.append(module.register_forward_pre_hook(recorder.enter(name)))
-            handles.append(module.register_forward_hook(recorder.leave))
-        with eval_mode(network), torch.no_grad(), recorder:
-            output = network(images)
+            handles.append(module.register_forward_pre_hook(own_thread(recorder.enter(name))))
+            handles.append(module.register_forward_hook(own_thread(recorder.leave(name))))
+        with eval_mode(network), torch.set_grad_enabled(gradients), _kept(gradients):
+            given = images.detach().requires_grad_(gradients).clone()  # it may be worked on in place
+            with recorder:
+                output = network(given)
+                scored = output if score is None else score(output)
     finally:
         for handle in handles:
             handle.remove()
-    return recorder, output
+    return Record(recorder, given, output, scored)
+
+
+@contextmanager
+def _kept(gradients: bool) -> Iterator[None]:
+    if not gradients:
+        yield
+        return
+    with GradientKeeper().on() as keeper:
+        keeper.start()
+        yield

@@ -1,410 +1,290 @@
 """What a network computes, seen once: its target layer and its head, found without being told.
 
 One forward pass of one image is written down operation by operation (`record`). From that record, and never from
-module names, follow the tensor that enters the last spatial pooling, the kind of head behind it, and the
+module names, follow the operations that depend on the image and lead to the score, the tensor among them that enters
+the last spatial pooling (or the last map of tokens, `find_token_layers`), the kind of head behind it, and the
 activation that belongs to each convolution.
 """
 
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from sightline.errors import InputError, unknown
-from sightline.inspection.recording import Call, Key, Op, Recorder, is_spatial, record
-
-ACTIVATIONS = frozenset(
-    [
-        "relu",
-        "relu_",
-        "relu6",
-        "hardtanh",
-        "hardtanh_",
-        "leaky_relu",
-        "leaky_relu_",
-        "elu",
-        "elu_",
-        "selu",
-        "selu_",
-        "celu",
-        "celu_",
-        "gelu",
-        "silu",
-        "silu_",
-        "hardswish",
-        "hardswish_",
-        "mish",
-        "softplus",
-        "softsign",
-        "tanh",
-        "tanh_",
-        "sigmoid",
-        "sigmoid_",
-        "hardsigmoid",
-        "prelu",
-        "rrelu",
-        "rrelu_",
-        "threshold",
-        "threshold_",
-        "logsigmoid",
-        "tanhshrink",
-    ]
-)
-POOLINGS = frozenset(
-    [
-        "adaptive_avg_pool2d",
-        "adaptive_max_pool2d",
-        "adaptive_max_pool2d_with_indices",
-        "_adaptive_max_pool2d",
-        "avg_pool2d",
-        "max_pool2d",
-        "_max_pool2d",
-        "max_pool2d_with_indices",
-        "lp_pool2d",
-        "fractional_max_pool2d",
-    ]
-)
-REDUCTIONS = frozenset(["mean", "sum", "amax", "max", "logsumexp", "norm"])
-FLATTENINGS = frozenset(["flatten", "view", "reshape", "squeeze", "view_as", "reshape_as"])
-_BETWEEN = frozenset(  # what may stand between a convolution and "its" activation
-    [
-        "batch_norm",
-        "instance_norm",
-        "group_norm",
-        "layer_norm",
-        "add",
-        "add_",
-        "__add__",
-        "__iadd__",
-        "__radd__",
-        "iadd",
-        "mul",
-        "mul_",
-        "__mul__",
-        "__imul__",
-        "__rmul__",
-        "dropout",
-        "dropout2d",
-        "dropout_",
-        "permute",
-        "contiguous",
-        "stochastic_depth",
-    ]
-)
+from sightline.errors import InputError
+from sightline.inspection.functions import POOLINGS
+from sightline.inspection.guard import network_lock, refuse_unobservable, unwrapped
+from sightline.inspection.layers import Head as Head
+from sightline.inspection.layers import LayerRef as LayerRef
+from sightline.inspection.layers import LayerRow as LayerRow
+from sightline.inspection.layers import Structure as Structure
+from sightline.inspection.layout import NCHW, Layout
+from sightline.inspection.probes import Place, fitting_layouts, probe_image
+from sightline.inspection.reading import Reader
+from sightline.inspection.recording import Call, Key, Record, record, tensors_in
+from sightline.inspection.tokens import directional, find_token_layers, may_be_named, place_of
+from sightline.targets import ClassScore, OutputTarget, logits_of
 
 
-@dataclass(frozen=True)
-class LayerRef:
-    """One place in the network whose tensor can be observed.
+def explained(target: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
+    """What of an output is explained: the target's score, else the class scores, else all of it."""
 
-    The output of a module (``call`` numbers its calls in one pass; None: it is called once), or of operation
-    ``op``, which ran inside module ``name``.
-    """
+    def score(output: Any) -> Any:
+        logits = logits_of(output)
+        if target is None or isinstance(target, ClassScore):
+            return output if logits is None else logits
+        try:
+            given = target.settled(output) if isinstance(target, OutputTarget) else target
+            scores = given(output)
+        except Exception:  # it may be made for the whole batch; the network's whole output then counts
+            return output
+        return scores if tensors_in(scores) else output
 
-    name: str
-    call: int | None = None
-    op: int | None = None
-    function: str = ""
-
-    def __str__(self) -> str:
-        if self.op is not None:
-            return f"{self.name or 'network'}:{self.function}@{self.op}"
-        return self.name if self.call is None else f"{self.name}#{self.call}"
+    return score
 
 
-@dataclass(frozen=True)
-class Head:
-    """How the scores come from the target layer A; ``module`` holds the weight W and the bias b.
-
-    ``kind`` "linear": logits = W · pool(A) + b. ``kind`` "conv": logits = pool(W * A + b) with a 1×1
-    convolution, and a ReLU before the pooling where ``relu`` is set.
-    """
-
-    kind: str
-    module: str
-    relu: bool = False
+def _inspect(network: nn.Module, images: Tensor, target: Callable[[Any], Any] | None) -> Structure:
+    seen = _first_record(network, images, explained(target))
+    reader = Reader(network, seen)
+    found = _structure(reader, network, explained(target))
+    return replace(found, interrupts=seen.recorder.interrupts, rows=reader.n)
 
 
-@dataclass(frozen=True)
-class Structure:
-    """What was recognised: the target layer, the head (or why `cam` cannot work), the convolutions."""
-
-    target: LayerRef | None
-    why_no_target: str
-    head: Head | None
-    why_no_head: str
-    convs: tuple[LayerRef, ...]
-    stages: tuple[LayerRef, ...]
-    layers: tuple[LayerRow, ...]
-
-
-@dataclass(frozen=True)
-class LayerRow:
-    """One module that may be named as a layer, with the shape (C, h, w) of its output."""
-
-    name: str
-    type: str
-    shape: tuple[int, ...]
-    chosen: bool = False
+def _first_record(network: nn.Module, images: Tensor, score: Callable[[Any], Any]) -> Record:
+    """A pass of a probe image; of the user's own, or of the whole batch, where the network takes no other."""
+    one = images[:1].detach()
+    tries = [probe_image(images), one] + ([images.detach()] if len(images) > 1 else [])
+    error: Exception | None = None
+    for given in tries:
+        try:
+            return record(network, given, score)
+        except (InputError, torch.OutOfMemoryError):
+            raise
+        except Exception as failed:
+            error = failed
+    assert error is not None
+    raise error
 
 
-@dataclass
-class _Reader:
-    """Answers questions about one record."""
-
-    recorder: Recorder
-    output: Any
-    producer: dict[Key, Op] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.ops = self.recorder.ops
-        for op in self.ops:
-            self.producer.setdefault(op.output_key, op)
-
-    def is_pooling(self, op: Op) -> bool:
-        if not op.inputs or not is_spatial(op.inputs[0]) or not op.output.is_floating_point():
-            return False
-        if op.function in POOLINGS:
-            return True
-        n, c = op.inputs[0].shape[:2]
-        return op.function in REDUCTIONS and op.output.shape in ((n, c), (n, c, 1, 1))
-
-    def is_flattening(self, op: Op) -> bool:
-        """A flattening before a linear layer, or a convolution as large as the map, which is the same."""
-        if op.function == "conv2d":
-            return is_spatial(op.inputs[0]) and op.inputs[1].shape[2:] == op.inputs[0].shape[2:]
-        return op.function in FLATTENINGS and is_spatial(op.inputs[0]) and op.output.ndim == 2
-
-    def last_spatial(self) -> tuple[Tensor, Key, Tensor] | str:
-        """The tensor that enters the last run of poolings, with its key and the run's pooled output."""
-        users = [op for op in self.ops if op.inputs and is_spatial(op.inputs[0])]
-        if not users:
-            return "it computes no spatial map (N, C, h, w)"
-        last = users[-1]
-        module = self._pooling_module(last)
-        if module is not None and module.input is not None and module.output is not None:
-            tensor, pooled = module.input, module.output
-            key = (id(tensor), tensor._version)
-        elif self.is_pooling(last) or self.is_flattening(last):
-            tensor, key, pooled = last.inputs[0], last.input_keys[0], last.output
-        elif (found := self._pooled_in_two(last)) is not None:
-            tensor, key, pooled = last.inputs[0], last.input_keys[0], found
-        elif last.function in FLATTENINGS or last.function in ("permute", "transpose"):
-            return "it turns its maps into tokens, as transformers do"
-        else:
-            return (
-                f"after {last.module or last.function!r} nothing pools a map of more than one position "
-                "(is the image too small for this network?)"
-            )
-        if (
-            pooled.numel() == tensor.shape[0] * tensor.shape[1]
-        ):  # global: what it pools is the target, whatever came before
-            return tensor, key, pooled
-        before = self.producer.get(key)
-        while before is not None and self.is_pooling(before):
-            tensor, key = before.inputs[0], before.input_keys[0]
-            before = self.producer.get(key)
-        return tensor, key, pooled
-
-    def _pooled_in_two(self, op: Op) -> Tensor | None:
-        """x.flatten(2).mean(-1), x.mean(3).mean(2): the pooled (N, C) of a map that is made (N, C, L) first."""
-        shape = op.inputs[0].shape[:2]
-        if op.output.ndim != 3 or op.output.shape[:2] != shape:
-            return None
-        after = next((o for o in self.ops[op.index + 1 :] if op.output_key in o.input_keys), None)
-        pools = after is not None and after.function in REDUCTIONS and after.output.shape == shape
-        return after.output if after is not None and pools else None
-
-    def _pooling_module(self, last: Op) -> Call | None:
-        """The outermost module without weights or activation that turns (N, C, h, w) into (N, C[, 1, 1])."""
-        for call in self.recorder.calls:
-            if not (call.first_op <= last.index < call.last_op) or not is_spatial(call.input):
-                continue
-            shape, out = cast(Tensor, call.input).shape, call.output
-            if out is None or out.shape not in ((shape[0], shape[1]), (shape[0], shape[1], 1, 1)):
-                continue
-            inside = self.ops[call.first_op : call.last_op]
-            if not any(o.function in ACTIVATIONS or o.function in ("conv2d", "linear") for o in inside):
-                return call
-        return None
-
-    def site_of(self, key: Key) -> LayerRef:
-        """The outermost module whose output is this tensor as it was at that moment, else the operation."""
-        made = [c for c in self.recorder.calls if c.module and c.output_key == key]  # from the outside in
-        once = [c for c in made if self.recorder.counts[c.module] == 1]
-        if once:
-            return LayerRef(once[0].module)
-        return LayerRef(made[0].module, made[0].call) if made else self.op_site(self.producer[key])
-
-    @staticmethod
-    def op_site(op: Op) -> LayerRef:
-        return LayerRef(op.module, op=op.index, function=op.function)
-
-    def logits(self) -> Tensor | None:
-        out = self.output if isinstance(self.output, Tensor) else getattr(self.output, "logits", None)
-        return out if isinstance(out, Tensor) and out.ndim == 2 else None
-
-    def linear_head(self, tensor: Tensor, pooled: Tensor, network: nn.Module) -> Head | None:
-        """logits = W · pooled + b, by a linear layer or a 1×1 convolution on the pooled vector."""
-        logits = self.logits()
-        flat, mean = pooled.flatten(1), tensor.mean((2, 3))  # a mean may be spelled as a sum over the area
-        for op in reversed(self.ops):
-            if op.function not in ("linear", "conv2d") or not op.inputs or logits is None:
-                continue
-            x, out = op.inputs[0], op.output
-            same = x.ndim >= 2 and x.numel() == flat.numel() and _equal(x.flatten(1), flat, mean)
-            if same and out.numel() == logits.numel() and torch.equal(out.flatten(1), logits):
-                weight = getattr(network.get_submodule(op.module), "weight", None)
-                if isinstance(weight, Tensor) and weight.numel() == logits.shape[1] * flat.shape[1]:
-                    return Head("linear", op.module)
-        return None
-
-    def conv_head(self, key: Key, pooled: Tensor, network: nn.Module) -> tuple[Head, Key] | None:
-        """logits = pool(ReLU?(W * A + b)): the head, and the key of the class convolution's input."""
-        logits = self.logits()
-        if logits is None or pooled.numel() != logits.numel() or not torch.equal(pooled.flatten(1), logits):
-            return None
-        op = self.producer.get(key)
-        relu = op is not None and op.function in ("relu", "relu_")
-        if op is not None and relu:
-            op = self.producer.get(op.input_keys[0])
-        if op is None or op.function != "conv2d":
-            return None
-        weight = getattr(network.get_submodule(op.module), "weight", None)
-        if not isinstance(weight, Tensor) or weight.shape[2:] != (1, 1):
-            return None
-        return Head("conv", op.module, relu), op.input_keys[0]
-
-    def after_activation(self, conv: Op) -> Op:
-        """Follow a convolution through norms and additions to its activation, or as far as that goes."""
-        at = conv
-        for op in self.ops[conv.index + 1 :]:
-            if at.output_key not in op.input_keys:
-                continue
-            if op.function in ACTIVATIONS:
-                return op
-            if op.function not in _BETWEEN or op.output.shape != at.output.shape:
-                return at
-            at = op
-        return at
-
-    def convolutions(self) -> list[Op]:
-        found: dict[Key, Op] = {}
-        for op in self.ops:
-            if op.function == "conv2d" and is_spatial(op.output):
-                site = self.after_activation(op)
-                found.setdefault(site.output_key, site)
-        return sorted(found.values(), key=lambda op: op.index)
-
-    def layer_rows(self, chosen: LayerRef | None) -> list[LayerRow]:
-        types = {name: type(m).__name__ for name, m in self.network_modules}
-        rows = []
-        for call in self.recorder.calls:
-            if call.module and call.output is not None and is_spatial(call.output):
-                many = self.recorder.counts[call.module] > 1
-                name = f"{call.module}#{call.call}" if many else call.module
-                rows.append(
-                    LayerRow(
-                        name, types[call.module], tuple(call.output.shape[1:]), name == str(chosen or "")
-                    )
-                )
-        if chosen is not None and chosen.op is not None:
-            shape = tuple(self.ops[chosen.op].output.shape[1:])
-            rows.append(LayerRow(str(chosen), "operation", shape, True))
-        return rows
-
-    network_modules: list[tuple[str, nn.Module]] = field(default_factory=list)
-
-
-def _equal(x: Tensor, pooled: Tensor, mean: Tensor) -> bool:
-    return torch.equal(x, pooled) or torch.allclose(x, mean, rtol=1e-5, atol=1e-7)
-
-
-def _study(network: nn.Module, images: Tensor) -> Structure:
-    recorder, output = record(network, images)
-    reader = _Reader(recorder, output, network_modules=list(network.named_modules()))
-    convs = reader.convolutions()
-    last_of_size = {tuple(op.output.shape[2:]): op for op in convs}
+def _structure(reader: Reader, network: nn.Module, score: Callable[[Any], Any]) -> Structure:
     found = reader.last_spatial()
-    target: LayerRef | None = None
-    head: Head | None = None
-    why_target = why_head = ""
+    calls = [call for call in reader.live_calls() if call.output is not None]
+    known = {place_of(c): layout for c in calls if (layout := reader.call_layout(c)) is not None}
     if isinstance(found, str):
-        why_target = why_head = found
+        structure, placed_here = _of_tokens(reader, network, score, calls, known, found)
+        known = {**known, **placed_here}
     else:
-        tensor, key, pooled = found
-        conv_head = reader.conv_head(key, pooled, network)
-        if conv_head is not None:
-            head, key = conv_head
-        elif pooled.flatten(1).shape[1] == tensor.shape[1]:
-            head = reader.linear_head(tensor, pooled, network)
-        if key not in reader.producer:
-            why = "what it pools is the image itself"
-            return Structure(None, why, None, why, (), (), tuple(reader.layer_rows(None)))
-        target = reader.site_of(key)
-        if head is None:
-            why_head = "its scores are not one linear layer on the pooled target layer"
-    return Structure(
-        target=target,
-        why_no_target=why_target,
-        head=head,
-        why_no_head=why_head,
+        structure = _convolutional(reader, network, score, *found)
+    if structure.target is None:
+        structure = replace(structure, why_no_head=structure.why_no_head or structure.why_no_target)
+    elif structure.head is None and not structure.why_no_head:
+        structure = replace(
+            structure, why_no_head="its scores are not one linear layer on the pooled target layer"
+        )
+    return _with_layers(reader, structure, calls, known)
+
+
+def _with_layers(
+    reader: Reader, structure: Structure, calls: list[Call], known: dict[Place, Layout]
+) -> Structure:
+    """The structure with the convolutions and all layers that can be named."""
+    target, chosen, rows = structure.target, str(structure.target or ""), []
+    for call in calls:
+        if place_of(call) in known and place_of(call) not in structure.patchless:
+            rows.append(reader.row(call, known[place_of(call)], chosen))
+    if target is not None and target.op is not None:
+        layout, op = target.layout or NCHW, reader.recorder.ops[target.op]
+        rows.append(LayerRow(chosen, "operation", tuple(layout.to_map(op.output).shape[1:]), True, layout))
+    grids = reader.grids()
+    undecided = {place_of(c): fitting_layouts(cast(Tensor, c.output), grids, reader.n) for c in calls}
+    convs = reader.convolutions()
+    if all(reader.cuts_patches(op) for op in reader.ops if op.function == "conv2d"):
+        convs = []  # a patch embedding
+    convs = convs if target is not None or structure.why_no_target != _IMAGE_ITSELF else []
+    last_of_size = {tuple(op.output.shape[2:]): op for op in convs}
+    outputs = [call for call in reader.recorder.calls if call.module and call.output is not None]
+    return replace(
+        structure,
+        layers=tuple(rows),
         convs=tuple(reader.site_of(op.output_key) for op in convs),
         stages=tuple(reader.site_of(op.output_key) for op in last_of_size.values()),
-        layers=tuple(reader.layer_rows(target)),
+        shapes={place_of(c): tuple(cast(Tensor, c.output).shape) for c in outputs},
+        undecided={p: fits for p, fits in undecided.items() if fits and p not in known},
+        types={name: type(module).__name__ for name, module in reader.modules.items()},
     )
 
 
-_CACHE: weakref.WeakKeyDictionary[nn.Module, dict[Any, Structure]] = weakref.WeakKeyDictionary()
+_IMAGE_ITSELF = "what it pools is the image itself"
 
 
-def inspect_network(network: nn.Module, images: Tensor) -> Structure:
-    """The structure of ``network`` as one forward pass of the first image shows it; remembered per size.
+def _convolutional(
+    reader: Reader, network: nn.Module, score: Callable[[Any], Any], tensor: Tensor, key: Key, pooled: Tensor
+) -> Structure:
+    """The target is the map that is pooled last; of several such maps side by side, the one with a gradient."""
+    branches = [(tensor, key, pooled)]
+    while len(branches) < 8:
+        beside = reader.last_spatial(reader.beside({one[1] for one in branches}))
+        if isinstance(beside, str) or beside[1] not in reader.producer:
+            break
+        branches.append(beside)
+    if len(branches) > 1:
+        branches = _with_gradient(reader, network, score, branches) or branches[:1]
+    if len(branches) > 1:
+        return Structure(why_no_target=_side_by_side(str(reader.site_of(key)) for _, key, _ in branches))
+    return _pooled_target(reader, *branches[0])
 
-    Raises nothing of its own: what is missing (no target layer, another head) stands in the result.
+
+def _side_by_side(names: Iterable[str]) -> str:
+    return f"several layers lead to the score side by side, {', '.join(repr(name) for name in names)}; name one of them"
+
+
+def _with_gradient(
+    reader: Reader,
+    network: nn.Module,
+    score: Callable[[Any], Any],
+    branches: list[tuple[Tensor, Key, Tensor]],
+) -> list[tuple[Tensor, Key, Tensor]]:
+    """Those branches at which the score has a gradient other than zero."""
+    again = record(network, reader.seen.images.detach(), score, gradients=True)
+    numbers = [reader.producer[key].index if key in reader.producer else None for _, key, _ in branches]
+    ops = again.recorder.ops
+    edges = [ops[i].edge if i is not None and i < len(ops) else None for i in numbers]
+    asked = [edge for edge in edges if edge is not None]
+    gradients = iter(directional(asked, tensors_in(again.score)))
+    found = []
+    for branch, edge in zip(branches, edges, strict=True):
+        g = next(gradients) if edge is not None else None
+        if g is not None and bool(g.any()):
+            found.append(branch)
+    return found
+
+
+def _pooled_target(reader: Reader, tensor: Tensor, key: Key, pooled: Tensor) -> Structure:
+    layout = reader.map_layout(tensor, key) or NCHW
+    if len(tensor) != reader.n:
+        return Structure(why_no_target=_not_the_batch(tuple(tensor.shape), reader.n))
+    head = None
+    conv_head = reader.conv_head(key, pooled)
+    if conv_head is not None:
+        head, key = conv_head
+    elif pooled.flatten(1).shape[1] == tensor.shape[layout.channel_axis]:
+        head = reader.linear_head(layout.to_map(tensor), pooled)
+    if key not in reader.producer:
+        return Structure(why_no_target=_IMAGE_ITSELF)
+    return Structure(target=reader.site_of(key, layout), head=head)
+
+
+def _not_the_batch(shape: tuple[int, ...], n: int) -> str:
+    return (
+        f"its last map is {shape} for {n} image{'s' if n > 1 else ''}: the first axis is not the batch "
+        "(frames or regions are folded into it)"
+    )
+
+
+def _of_tokens(
+    reader: Reader,
+    network: nn.Module,
+    score: Callable[[Any], Any],
+    calls: list[Call],
+    known: dict[Place, Layout],
+    why: str,
+) -> tuple[Structure, dict[Place, Layout]]:
+    """The target is the last map of a block or a normalisation whose positions have a gradient."""
+    clear = _why_nothing(reader)
+    if clear:
+        return Structure(why_no_target=clear), {}
+    whole = [call for call in calls if len(cast(Tensor, call.output)) == reader.n]
+    nameable = [c for c in whole if may_be_named(c, reader.modules, reader.functions_in(c))]
+    found = find_token_layers(
+        network, reader.seen.images.detach(), score, known, whole, nameable, reader.grids()
+    )
+    if not found.live:
+        return Structure(why_no_target=why), {}
+    last = found.live[-1]
+    beside = reader.calls_beside(last, found.live)
+    structure = Structure(patchless=frozenset(found.patchless), tokens=True)
+    if beside:
+        names = [reader.named(call) for call in (last, *beside)]
+        return replace(structure, why_no_target=_side_by_side(names)), found.layouts
+    layout, maps = found.layouts[place_of(last)], cast(Tensor, last.output)
+    pooled = layout.to_map(maps).flatten(2).mean(2)
+    target = reader.site_of(cast(Key, last.output_key), layout)
+    return replace(
+        structure, target=target, head=reader.linear_head(layout.to_map(maps), pooled)
+    ), found.layouts
+
+
+def _why_nothing(reader: Reader) -> str:
+    """Why there can be no target layer, where that is clear; else ""."""
+    if not reader.live:
+        return "its output does not depend on the image"
+    dense = [t for t in tensors_in(reader.seen.score) if t.ndim > 3 and t.shape[2:].numel() > 1]
+    if dense:
+        return f"its output is a map itself, {tuple(dense[0].shape)}"
+    users = [op for op in reader.ops if reader.input_layout(op) is not None]
+    after = users[-1].index if users else -1
+    pools = [
+        op for op in reader.ops if op.index > after and op.function in POOLINGS and op.inputs[0].ndim == 4
+    ]
+    if pools:
+        return "its last map has one position: the image is too small for this network"
+    return ""
+
+
+def inspect_network(
+    network: nn.Module, images: Tensor, target: Callable[[Any], Any] | None = None
+) -> Structure:
+    """The structure of ``network`` as one forward pass of one image shows it; remembered per size.
+
+    ``target``: what is explained of its output, where that is not a class score. Raises nothing of its own but
+    `UnsupportedError` for TorchScript and quantised networks: what is missing (no target layer, another head)
+    stands in the result.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     >>> structure = inspect_network(net, torch.zeros(1, 3, 8, 8))
     >>> str(structure.target), structure.head.kind
     ('1', 'linear')
     """
-    one = images[:1].detach()
-    marker = (tuple(id(m) for m in network.modules()), tuple(one.shape), one.dtype, one.device)
-    kept = _CACHE.setdefault(network, {})
-    if marker not in kept:
-        for stale in [k for k in kept if k[0] != marker[0]]:
-            del kept[stale]
-        kept[marker] = _study(network, one)
-    return kept[marker]
+    network = unwrapped(network)
+    marker = _marker(network, images, target)
+    with network_lock(network):
+        kept = _CACHE.setdefault(network, {})
+        if marker not in kept:
+            refuse_unobservable(network)
+            for stale in [k for k in kept if k[0] != marker[0]] or list(kept)[:-_KEPT]:
+                del kept[stale]
+            kept[marker] = _inspect(network, images, target)
+        return kept[marker]
 
 
-def describe_layers(network: nn.Module, images: Tensor) -> tuple[LayerRow, ...]:
-    """What may be named as ``layer``, with shapes; the one that is taken by itself is marked.
-
-    >>> [row.name for row in describe_layers(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), torch.zeros(1, 3, 8, 8))]
-    ['0', '1']
-    """
-    return inspect_network(network, images).layers
+_KEPT = 64  # sizes and targets of a network that are remembered
+_CACHE: weakref.WeakKeyDictionary[nn.Module, dict[Any, Structure]] = weakref.WeakKeyDictionary()
 
 
-def named_layer(network: nn.Module, layer: str | nn.Module, images: Tensor) -> LayerRef:
-    """The site a user means by a module or by a name: 'layer4', or 'layer1.0.relu#1' for its second call."""
-    if isinstance(layer, nn.Module):
-        for name, module in network.named_modules():
-            if module is layer:
-                return LayerRef(name)
-        raise InputError(f"layer {type(layer).__name__} is not a module of {type(network).__name__}")
-    name, _, number = layer.partition("#")
-    modules = dict(network.named_modules())
-    if name in modules and name and (not number or number.isdecimal()):
-        return LayerRef(name, call=int(number) if number else None)
-    structure = inspect_network(network, images)
-    for site in (structure.target, *structure.convs):
-        if site is not None and str(site) == layer:
-            return site
-    valid = [row.name for row in structure.layers] or [n for n in modules if n]
-    raise unknown("layer", layer, valid, hint="(`sightline layers MODEL` lists them)")
+def _marker(network: nn.Module, images: Tensor, target: Callable[[Any], Any] | None) -> tuple[Any, ...]:
+    shape = tuple(images.shape[1:])
+    return (tuple(id(m) for m in network.modules()), shape, images.dtype, images.device, _spelling(target))
+
+
+def _spelling(target: Any) -> Any:
+    """What tells two targets apart: the code of a function and what it closes over, else the object."""
+    if target is None or isinstance(target, OutputTarget):
+        return target if target is None else (type(target), repr(target))
+    code = getattr(target, "__code__", None)
+    if code is None:
+        return (type(target), id(target))
+    closed = [cell.cell_contents for cell in target.__closure__ or ()]
+    plain = tuple(c if isinstance(c, (int, str, float, type(None))) else id(c) for c in closed)
+    return (code, plain, repr(target.__defaults__))
+
+
+def forget(network: nn.Module) -> None:
+    """What was found of a network is looked for again the next time: it did not prove true."""
+    network = unwrapped(network)
+    with network_lock(network):
+        _CACHE.pop(network, None)

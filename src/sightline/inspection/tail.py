@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from sightline.inspection.recording import eval_mode
+from sightline.inspection.guard import FX_LOCK, OwnTracer, eval_mode
 from sightline.inspection.structure import LayerRef
 
 Tail = Callable[[Tensor, Tensor, Tensor], Any]  # (images, rows, activations) -> the network's output
@@ -18,7 +18,7 @@ Tail = Callable[[Tensor, Tensor, Tensor], Any]  # (images, rows, activations) ->
 _CACHE: weakref.WeakKeyDictionary[nn.Module, dict[Any, fx.GraphModule | None]] = weakref.WeakKeyDictionary()
 
 
-class _Tracer(fx.Tracer):
+class _Tracer(OwnTracer):
     """Keeps one module whole, so that its output is a node of the graph; and poolings that look at values."""
 
     def __init__(self, whole: nn.Module) -> None:
@@ -36,7 +36,8 @@ def _cut(network: nn.Module, site: LayerRef) -> fx.GraphModule | None:
         return None
     whole = network.get_submodule(site.name)
     try:
-        graph = _Tracer(whole).trace(network)
+        with FX_LOCK:
+            graph = _Tracer(whole).trace(network)
     except Exception:  # torch.fx raises many kinds for control flow; the caller then takes the slow road
         return None
     nodes = [n for n in graph.nodes if n.op == "call_module" and n.target == site.name]
@@ -65,15 +66,15 @@ def tail(network: nn.Module, site: LayerRef, images: Tensor, activations: Tensor
     Traced once and remembered. A tail that does not give back the network's own output for the activations
     that it observed is not used.
     """
-    kept = _CACHE.setdefault(network, {})
     marker = (site, tuple(id(m) for m in network.modules()))
-    if marker not in kept:
-        with eval_mode(network):
+    with eval_mode(network):  # which also is the network's lock
+        kept = _CACHE.setdefault(network, {})
+        if marker not in kept:
             kept[marker] = _cut(network, site)
-    graph = kept[marker]
+        graph = kept[marker]
     if graph is None or not isinstance(output, Tensor):
         return None
-    with eval_mode(graph), torch.no_grad():
+    with eval_mode(network), eval_mode(graph), torch.no_grad():
         again = graph(images[:1], activations[:1].clone())  # what follows may work in place
     if not isinstance(again, Tensor) or not torch.allclose(again, output[:1].detach(), rtol=1e-3, atol=1e-4):
         return None

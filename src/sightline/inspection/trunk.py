@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sightline.errors import UnsupportedError
-from sightline.inspection.recording import eval_mode
+from sightline.inspection.guard import FX_LOCK, OwnTracer, eval_mode
 from sightline.inspection.structure import LayerRef
 
 
@@ -16,7 +16,7 @@ class _Reached(Exception):
     pass
 
 
-class _Until(fx.Tracer):
+class _Until(OwnTracer):
     """Traces until it meets a module, which stays whole: its call is the last node."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -27,8 +27,8 @@ class _Until(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return m is self.module or super().is_leaf_module(m, module_qualified_name)
 
-    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        proxy = super().call_module(m, forward, args, kwargs)
+    def own_call(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        proxy = super().own_call(m, forward, args, kwargs)
         if m is self.module:
             self.last = proxy.node
             raise _Reached
@@ -49,7 +49,7 @@ def graph_until(network: nn.Module, site: LayerRef | str) -> fx.Graph:
     name = site if isinstance(site, str) else site.name
     tracer = _Until(network.get_submodule(name))
     try:
-        with eval_mode(network):
+        with eval_mode(network), FX_LOCK:
             tracer.trace(network)
     except _Reached:
         pass

@@ -15,7 +15,8 @@ def first_component(maps: Tensor, centre: bool = True) -> Tensor:
 
     ``centre``: each column's mean is subtracted first. X v₁ = σ₁ u₁, and u₁ is the first eigenvector of the Gram
     matrix X Xᵀ (hw × hw), v₁ that of Xᵀ X (C × C); the smaller one is taken. The sign is the one that correlates
-    positively with Σ_k A^k (without centring: whose product with Σ_k A^k is positive).
+    positively with Σ_k A^k (without centring: whose product with Σ_k A^k is positive); where that sum is 0 or the same
+    everywhere, as behind a layer norm, the one that makes the largest magnitude positive.
 
     >>> first_component(torch.tensor([[[[0., 2.]], [[0., 0.]]]]))
     tensor([[[-1.,  1.]]])
@@ -33,6 +34,9 @@ def first_component(maps: Tensor, centre: bool = True) -> Tensor:
     else:  # more positions than channels (an early layer): v₁ itself, from the C × C matrix
         projection = (x @ torch.linalg.eigh(x.transpose(1, 2) @ x).eigenvectors[:, :, -1:])[:, :, 0]
     agreement = (projection * total).sum(1, keepdim=True)
+    nothing = 100 * torch.finfo(x.dtype).eps * x.abs().sum(2).amax(1, keepdim=True)
+    largest = projection.gather(1, projection.abs().argmax(1, keepdim=True))
+    agreement = agreement.where(total.abs().amax(1, keepdim=True) > nothing, largest)
     signed: Tensor = projection * torch.where(agreement < 0, -1.0, 1.0).to(projection)
     return signed.reshape(n, h, w)
 

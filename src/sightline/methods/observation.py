@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sightline.engine import Evidence, observe, refuse_inference_mode
+from sightline.engine import Evidence, OtherPathError, observe, refuse_inference_mode
 from sightline.errors import InputError, UnsupportedError
-from sightline.inspection.structure import LayerRef, Structure, inspect_network, named_layer
+from sightline.inspection.guard import eval_mode, unwrapped
+from sightline.inspection.layers import Head, LayerRef, Structure, why_patchless
+from sightline.inspection.layout import Layout
+from sightline.inspection.naming import named_layer
+from sightline.inspection.structure import forget, inspect_network
 from sightline.methods.registry import Method
 
 Layer = Any  # a name, a module, or a list of either
@@ -22,27 +27,64 @@ def observe_for(
     images: Tensor,
     layer: Layer = None,
     options: dict[str, Any] | None = None,
+    *,
+    layout: Layout | str = "auto",
+    target: Callable[[Any], Any] | None = None,
 ) -> tuple[Evidence, list[LayerRef]]:
-    """The forward pass that this method needs, at the layers that were named or found."""
-    needs = method.needs
+    """The forward pass that this method needs, at the layers that were named or found, and verified.
+
+    What an earlier pass showed of the network is checked against this one: each layer was reached once and is the
+    map it was, the score depends on it, the head gives the logits. If not, the network is looked at again, once.
+    """
+    network = unwrapped(network)
+    layer = _checked_layer(method, layer, layout)
+    refuse_inference_mode()
+    if "activations" not in method.needs:
+        evidence = _observed(method, network, images, [], False)
+        if "input_gradient" in method.needs and not evidence.reaches(target):
+            evidence = _observed(method, network, images, [], True)  # gradients may be switched off inside
+        return evidence, []
+    try:
+        return _found_and_observed(method, network, images, layer, options or {}, layout, target)
+    except OtherPathError:
+        forget(network)
+        return _found_and_observed(method, network, images, layer, options or {}, layout, target)
+
+
+def _checked_layer(method: Method, layer: Layer, layout: Layout | str) -> Layer:
+    if layer is not None and "activations" not in method.needs:
+        raise InputError(
+            f"method {method.name!r} explains the image's pixels and takes no layer; got {layer!r}"
+        )
+    if layer is None and layout != "auto":
+        raise InputError(
+            f"layout={str(layout)!r} was given without a layer; name the layer that it describes"
+        )
     if method.layers is None and isinstance(layer, (list, tuple)):
         if len(layer) != 1:
             raise InputError(
                 f"method {method.name!r} explains one layer; got {len(layer)}; 'fullycam' fuses several"
             )
-        layer = layer[0]
-    if layer is not None and "activations" not in needs:
-        raise InputError(
-            f"method {method.name!r} explains the image's pixels and takes no layer; got {layer!r}"
-        )
-    structure: Structure | None = None
-    sites: list[LayerRef] = []
-    if "activations" in needs:
-        refuse_inference_mode()
-        structure = inspect_network(network, images) if layer is None or "classifier" in needs else None
-        sites = _sites(network, images, method, layer, options or {}, structure)
+        return layer[0]
+    return layer
+
+
+def _found_and_observed(
+    method: Method,
+    network: nn.Module,
+    images: Tensor,
+    layer: Layer,
+    options: dict[str, Any],
+    layout: Layout | str,
+    target: Callable[[Any], Any] | None,
+) -> tuple[Evidence, list[LayerRef]]:
+    structure = inspect_network(network, images, target)
+    sites = _sites(network, images, method, layer, options, structure)
+    if layout != "auto":
+        given = Layout.parse(layout) if isinstance(layout, str) else layout
+        sites = [replace(site, layout=given) for site in sites]
     checked = [*sites]
-    if "classifier" in needs and structure is not None:
+    if "classifier" in method.needs:
         if structure.head is None or structure.target is None:
             raise UnsupportedError(
                 f"{method.name} needs a head of pooling and one linear layer (or a 1×1 class convolution and "
@@ -50,24 +92,68 @@ def observe_for(
             )
         if sites[0] != structure.target:
             checked.append(structure.target)
-    evidence = observe(
-        network,
-        images,
-        checked,
-        gradient="gradient" in needs,
-        input_gradient="input_gradient" in needs,
-        guided="guided" in needs,
-    )
+    evidence = _observed(method, network, images, checked, structure.interrupts)
     if len(checked) > len(sites) and not _same(evidence.layers):
         raise UnsupportedError(
             f"{method.name} reads the layer before the pooling, '{checked[-1]}', not '{sites[0]}'; use 'gradcam'"
         )
-    evidence.head = structure.head if structure else None
+    evidence.head = structure.head
+    if "classifier" in method.needs:
+        _verify_head(evidence, evidence.layers[-1])
+    if "gradient" in method.needs and not evidence.reaches(target):
+        raise OtherPathError(
+            f"no gradient reaches layer '{sites[0]}' from the target, which does not depend on it"
+        )
     return evidence, sites
+
+
+def _observed(
+    method: Method, network: nn.Module, images: Tensor, sites: list[LayerRef], interrupts: bool
+) -> Evidence:
+    return observe(
+        network,
+        images,
+        sites,
+        gradient="gradient" in method.needs,
+        input_gradient="input_gradient" in method.needs,
+        guided="guided" in method.needs,
+        interrupts=interrupts,
+    )
 
 
 def _same(layers: list[Tensor]) -> bool:
     return layers[0].shape == layers[-1].shape and torch.equal(layers[0], layers[-1])
+
+
+def _verify_head(evidence: Evidence, maps: Tensor) -> None:
+    """Raise `OtherPathError` unless W · pool(A) + b is what the network returned."""
+    head, logits = evidence.head, evidence.logits
+    assert head is not None
+    if logits is None:
+        raise OtherPathError("the network returned no class scores this time")
+    again = _by_the_head(evidence, head, maps)
+    low = logits.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(maps.device.type)
+    slack = (5e-2 if low else 5e-3) * float(logits.float().abs().amax())
+    if again is not None and float((again - logits).float().abs().amax()) > slack + 1e-6:
+        raise OtherPathError(f"the scores are not those of the head '{head.module}' this time")
+
+
+def _by_the_head(evidence: Evidence, head: Head, maps: Tensor) -> Tensor | None:
+    """The logits from the target layer's maps by the head that was found; None where its pooling has no name."""
+    weight, bias = evidence.classifier_weights()
+    flat = maps.flatten(2)
+    if head.kind == "conv":
+        flat = torch.einsum("kc,ncl->nkl", weight, flat) + bias[:, None]
+        flat = flat.relu() if head.relu else flat
+        return flat.amax(2) if head.pooling == "max" else flat.mean(2) if head.pooling == "mean" else None
+    if head.pooling in ("mean", "max"):
+        pooled = flat.mean(2) if head.pooling == "mean" else flat.amax(2)
+    elif head.pooling:
+        with eval_mode(evidence.network), torch.no_grad():
+            pooled = evidence.network.get_submodule(head.pooling)(maps).flatten(1)
+    else:
+        return None
+    return pooled @ weight.T.to(pooled.dtype) + bias
 
 
 def _sites(
@@ -76,24 +162,34 @@ def _sites(
     method: Method,
     layer: Layer,
     options: dict[str, Any],
-    structure: Structure | None,
+    structure: Structure,
 ) -> list[LayerRef]:
     if layer is None and method.layers is not None:
         layer = options.get("layers", method.layers)
         if layer in ("convs", "stages"):
-            found = structure.convs if layer == "convs" else structure.stages  # type: ignore[union-attr]
+            found = structure.convs if layer == "convs" else structure.stages
             if not found:
-                raise UnsupportedError(f"{method.name} fuses convolutions and this network has none")
+                raise UnsupportedError(
+                    f"{method.name} fuses convolutions and this network has none (but for cutting the image into "
+                    f"patches); name layers, e.g. {structure.suggestions()}, or use 'layercam'"
+                )
             return list(found)
         if not layer:
             raise InputError(f"layers={layer!r}; expected 'convs', 'stages' or names")
     if layer is None:
-        assert structure is not None
         if structure.target is None:
             raise InputError(
                 f"no target layer was found: {structure.why_no_target}; give `layer=` "
-                "(`sightline layers MODEL` lists what may be named)"
+                f"({_offered(structure)}`sightline layers MODEL` lists what may be named)"
             )
         return [structure.target]
     named: Sequence[Any] = layer if isinstance(layer, (list, tuple)) else [layer]
-    return [named_layer(network, one, images) for one in named]
+    sites = [named_layer(network, one, images) for one in named]
+    for site in sites if method.class_specific else ():
+        if (site.name, site.call or 0) in structure.patchless:
+            raise UnsupportedError(why_patchless(structure, site))
+    return sites
+
+
+def _offered(structure: Structure) -> str:
+    return f"e.g. {structure.suggestions()}; " if structure.layers else ""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sightline.engine import logits_with_graph
 from sightline.errors import InputError
-from sightline.inspection.recording import eval_mode
+from sightline.inspection.guard import eval_mode
 from sightline.scores import ScoreRule, rule_for
 from sightline.targets import logits_of
 

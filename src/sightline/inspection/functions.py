@@ -1,0 +1,27 @@
+"""The torch functions that are activations, poolings and their like, by name."""
+
+from __future__ import annotations
+
+ACTIVATIONS = frozenset(
+    ["relu", "relu_", "relu6", "hardtanh", "hardtanh_", "leaky_relu", "leaky_relu_", "elu", "elu_", "selu",
+     "selu_", "celu", "celu_", "gelu", "silu", "silu_", "hardswish", "hardswish_", "mish", "softplus",
+     "softsign", "tanh", "tanh_", "sigmoid", "sigmoid_", "hardsigmoid", "prelu", "rrelu", "rrelu_",
+     "threshold", "threshold_", "logsigmoid", "tanhshrink"]
+)  # fmt: skip
+POOLINGS = frozenset(
+    ["adaptive_avg_pool2d", "adaptive_max_pool2d", "adaptive_max_pool2d_with_indices",
+     "_adaptive_max_pool2d", "avg_pool2d", "max_pool2d", "_max_pool2d", "max_pool2d_with_indices",
+     "lp_pool2d", "fractional_max_pool2d"]
+)  # fmt: skip
+REDUCTIONS = frozenset(
+    ["mean", "sum", "amax", "max", "logsumexp", "norm"]
+)  # fmt: skip
+FLATTENINGS = frozenset(
+    ["flatten", "view", "reshape", "squeeze", "view_as", "reshape_as"]
+)  # fmt: skip
+# What may stand between a convolution and "its" activation
+BETWEEN = frozenset(
+    ["batch_norm", "instance_norm", "group_norm", "layer_norm", "add", "add_", "__add__", "__iadd__",
+     "__radd__", "iadd", "mul", "mul_", "__mul__", "__imul__", "__rmul__", "dropout", "dropout2d",
+     "dropout_", "permute", "contiguous", "stochastic_depth"]
+)  # fmt: skip

@@ -1,0 +1,93 @@
+"""What inspection returns: places in a network, its head, the layers that can be named."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sightline.inspection.layout import NCHW, Layout
+from sightline.inspection.probes import Place
+
+
+@dataclass(frozen=True)
+class LayerRef:
+    """One place in the network whose tensor can be observed.
+
+    The output of a module (``call`` numbers its calls in one pass; None: it is called once), or of operation
+    ``op``, which ran inside module ``name``. ``layout`` says how its tensor is a map; None: channels first.
+    """
+
+    name: str
+    call: int | None = None
+    op: int | None = None
+    function: str = ""
+    layout: Layout | None = field(default=None, compare=False)
+
+    def __str__(self) -> str:
+        if self.op is not None:
+            return f"{self.name or 'network'}:{self.function}@{self.op}"
+        return self.name if self.call is None else f"{self.name}#{self.call}"
+
+
+@dataclass(frozen=True)
+class Head:
+    """How the scores come from the target layer A; ``module`` holds the weight W and the bias b.
+
+    ``kind`` "linear": logits = W · pool(A) + b. ``kind`` "conv": logits = pool(W * A + b) with a 1×1
+    convolution, and a ReLU before the pooling where ``relu`` is set. ``pooling``: "mean", "max", the name of the
+    module that pools, or "" for a function that is neither.
+    """
+
+    kind: str
+    module: str
+    relu: bool = False
+    pooling: str = ""
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One module that may be named as a layer, with the shape (C, h, w) of its map and its tensor's layout."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    chosen: bool = False
+    layout: Layout = NCHW
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What was recognised: the target layer, the head (or why `cam` cannot work), the convolutions.
+
+    ``layers`` can be named. ``patchless`` are token layers behind which only other tokens than the patches' lead to
+    the score. ``interrupts``: the network switches gradients off inside its forward pass.
+    """
+
+    target: LayerRef | None = None
+    why_no_target: str = ""
+    head: Head | None = None
+    why_no_head: str = ""
+    convs: tuple[LayerRef, ...] = ()
+    stages: tuple[LayerRef, ...] = ()
+    layers: tuple[LayerRow, ...] = ()
+    patchless: frozenset[Place] = frozenset()
+    interrupts: bool = False
+    tokens: bool = False
+    shapes: dict[Place, tuple[int, ...]] = field(default_factory=dict)
+    undecided: dict[Place, list[Layout]] = field(default_factory=dict)
+    types: dict[str, str] = field(default_factory=dict)
+    rows: int = 1  # images that were looked at
+
+    def suggestions(self) -> str:
+        """The target and the last of the outermost layers that can be named, for a message."""
+        late = list(reversed([row.name for row in self.layers if not row.chosen]))
+        names = [str(self.target)] if self.target is not None else []
+        names += sorted(late, key=lambda name: name.count("."))[: 5 - len(names)]
+        return ", ".join(repr(name) for name in names)
+
+
+def why_patchless(structure: Structure, site: LayerRef) -> str:
+    """Why a layer of tokens cannot be explained behind which only the class token is used."""
+    return (
+        f"layer '{site}': only its class token leads to the score, the gradient at its patches is exactly 0; "
+        f"name '{structure.target}'"
+    )

@@ -1,0 +1,126 @@
+"""Images to look at a network with, and what is found by changing them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sightline.inspection.guard import eval_mode, own_thread
+from sightline.inspection.layout import MAX_PREFIX, Layout
+
+# Centres of the changed patches, in shares of the image's sides. A patch is an eighth of a side; none of these
+# straddles a border between the cells of a grid of 2, 3 or 4.
+_CENTRES = ((0.125, 0.583), (0.583, 0.125), (0.875, 0.417), (0.417, 0.875))
+_HITS = 3  # of the four
+
+
+def probe_image(images: Tensor) -> Tensor:
+    """The first image with noise as strong as itself added, the same noise each time; noise alone for a black one.
+
+    What is recognised on it holds for the network and not for one image (zeros pool like their maximum).
+
+    >>> probe_image(torch.zeros(2, 3, 4, 4)).std() > 0.5
+    tensor(True)
+    """
+    one = images[:1].detach().clone()
+    if not torch.isfinite(one).all():
+        one = torch.zeros_like(one)
+    scale = float(one.float().std()) if one.numel() > 1 else 0.0
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(one.shape, generator=generator, dtype=torch.float32)
+    return one + noise.to(one) * (scale or 1.0)
+
+
+def fitting_layouts(tensor: Tensor, grids: Sequence[tuple[int, int]], n: int) -> list[Layout]:
+    """How a tensor could be a map of one of the grids, the likeliest first.
+
+    >>> [str(layout) for layout in fitting_layouts(torch.zeros(1, 50, 8), [(7, 7), (4, 4)], 1)]
+    ['ntc:1+7x7']
+    """
+    if tensor.shape[0] != n or not tensor.is_floating_point():
+        return []
+    shape = tuple(tensor.shape)
+    if tensor.ndim == 4:
+        found = [Layout("nchw")] if shape[2:] in grids else []
+        return [*found, Layout("nhwc")] if shape[1:3] in grids else found
+    if tensor.ndim != 3:
+        return []
+    tokens = [
+        (order, shape[axis] - h * w, (h, w)) for axis, order in ((1, "ntc"), (2, "nct")) for h, w in grids
+    ]
+    fits = [one for one in tokens if 0 <= one[1] <= min(MAX_PREFIX, math.prod(one[2]) - 1)]
+    return [Layout(*one) for one in sorted(fits, key=lambda one: (one[0] != "ntc", one[1]))]
+
+
+Place = tuple[str, int]  # a module's name and the number of its call
+
+
+def placed(
+    network: nn.Module, image: Tensor, candidates: Mapping[Place, Sequence[Layout]]
+) -> dict[Place, Layout]:
+    """Of each candidate the first layout under which the right cells move; those without one are left out.
+
+    One pass of five images: the image, and four copies with another patch changed each.
+    """
+    found: dict[Place, Layout] = {}
+    counts: dict[str, int] = {}
+
+    def hook(name: str) -> Callable[..., None]:
+        def look(module: nn.Module, args: Any, output: Any) -> None:
+            call = counts.get(name, 0)
+            counts[name] = call + 1
+            if not isinstance(output, Tensor) or len(output) != 1 + len(_CENTRES):
+                return
+            for layout in candidates.get((name, call), ()):
+                if not layout.mismatch(output) and moves_in_place(layout.to_map(output)):
+                    found[name, call] = layout
+                    break
+
+        return look
+
+    modules = dict(network.named_modules())
+    names = {name for name, _ in candidates}
+    handles = [modules[name].register_forward_hook(own_thread(hook(name))) for name in names]
+    try:
+        with eval_mode(network), torch.no_grad():
+            network(changed_patches(image))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def changed_patches(image: Tensor) -> Tensor:
+    """(1, C, H, W) -> (5, C, H, W): the image, and four copies with another patch each."""
+    batch = image.repeat(1 + len(_CENTRES), *[1] * (image.ndim - 1))
+    height, width = image.shape[-2:]
+    generator = torch.Generator().manual_seed(1)
+    scale = float(image.float().std()) or 1.0
+    for row, (y, x) in enumerate(_CENTRES, start=1):
+        top, left = round((y - 1 / 16) * height), round((x - 1 / 16) * width)
+        bottom, right = max(top + 1, round((y + 1 / 16) * height)), max(left + 1, round((x + 1 / 16) * width))
+        patch = batch[row, ..., top:bottom, left:right]
+        patch += 2 * scale * torch.randn(patch.shape, generator=generator, dtype=torch.float32).to(patch)
+    return batch
+
+
+def moves_in_place(maps: Tensor) -> bool:
+    """Whether the maps (5, C, h, w) of `changed_patches` moved most where the patches were changed."""
+    height, width = maps.shape[-2:]
+    if height * width < 2 or maps.ndim != 4:
+        return False
+    moved = (maps[1:] - maps[:1]).float().norm(dim=1)
+    hits = 0
+    for change, (y, x) in zip(moved, _CENTRES, strict=True):
+        row, column = divmod(int(change.flatten().argmax()), width)
+        hits += bool(change.amax() > 0) and _near(row, y, height) and _near(column, x, width)
+    return hits >= _HITS
+
+
+def _near(cell: int, share: float, cells: int) -> bool:
+    slack = cells / 16 + 1 if cells > 4 else 0.5
+    return abs(cell + 0.5 - share * cells) <= slack

@@ -1,0 +1,193 @@
+"""Networks of tokens: the layer that is found, and every map against autograd with a reshaping written by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+import sightline
+from sightline.errors import InputError, UnsupportedError
+from sightline.inspection.structure import inspect_network
+from toynets import CLASSES, make_images
+
+PICKED = torch.tensor([2, 1])
+
+
+def vit(depth: int = 12, seed: int = 0, **options: object) -> VisionTransformer:
+    torch.manual_seed(seed)
+    given = {
+        "img_size": 32,
+        "patch_size": 8,
+        "embed_dim": 16,
+        "num_heads": 2,
+        "num_classes": CLASSES,
+        **options,
+    }
+    net = VisionTransformer(depth=depth, **given).double().eval()
+    with torch.no_grad():
+        for p in net.parameters():
+            p += 0.1 * torch.randn_like(p)
+    return net
+
+
+def by_hand(
+    net: nn.Module, x: Tensor, layer: str, prefix: int, grid: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """The map and its gradient at a layer of tokens: (N, C, h, w) each."""
+    kept: list[Tensor] = []
+    handle = net.get_submodule(layer).register_forward_hook(lambda m, args, out: kept.append(out))
+    score = net(x).gather(1, PICKED[:, None]).sum()
+    handle.remove()
+    (g,) = torch.autograd.grad(score, kept[0])
+
+    def reshape(tokens: Tensor) -> Tensor:
+        n, _, c = tokens.shape
+        maps = torch.zeros(n, c, *grid, dtype=tokens.dtype)
+        for i in range(grid[0] * grid[1]):
+            maps[:, :, i // grid[1], i % grid[1]] = tokens[:, prefix + i]
+        return maps
+
+    return reshape(kept[0].detach()), reshape(g)
+
+
+@pytest.mark.parametrize("layer", ["blocks.11.norm1", None])
+def test_gradcam_of_a_vit_is_that_of_autograd(layer: str | None) -> None:
+    net, x = vit(), make_images(size=32)
+    a, g = by_hand(net, x, "blocks.11.norm1", 1, (4, 4))
+    expected = (g.mean((2, 3), keepdim=True) * a).sum(1).relu()
+    found = sightline.explain(net, x, classes=PICKED, layer=layer)
+    assert found.layers == ["blocks.11.norm1"]
+    assert expected.max() > 0
+    torch.testing.assert_close(found.maps[:, 0], expected, rtol=1e-5, atol=1e-5 * float(expected.max()))
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("hirescam", lambda a, g: (g * a).sum(1).relu()),
+        ("layercam", lambda a, g: (g.relu() * a).sum(1).relu()),
+        ("gradcam_elementwise", lambda a, g: (g * a).relu().sum(1)),
+    ],
+)
+def test_other_methods_on_wide_images(method: str, expected: object) -> None:
+    net = vit(2, img_size=(32, 48), class_token=True, reg_tokens=3)
+    x = torch.randn(2, 3, 32, 48, dtype=torch.float64)
+    a, g = by_hand(net, x, "blocks.1.norm1", 4, (4, 6))
+    wanted = expected(a, g)
+    maps = sightline.explain(net, x, method, classes=PICKED).maps[:, 0]
+    torch.testing.assert_close(maps, wanted, rtol=1e-9, atol=1e-9 * float(wanted.max()))
+
+
+@pytest.mark.parametrize(
+    ("options", "target"),
+    [
+        ({}, "blocks.1.norm1 ntc:1+4x4"),
+        ({"class_token": False, "global_pool": "avg", "fc_norm": False}, "norm ntc:4x4"),
+        ({"class_token": False, "global_pool": "avg"}, "blocks ntc:4x4"),  # the norm is behind the mean
+        ({"class_token": False, "global_pool": "map"}, "norm ntc:4x4"),  # attention pooling
+        ({"reg_tokens": 4}, "blocks.1.norm1 ntc:5+4x4"),
+        ({"class_token": False, "global_pool": "avg", "reg_tokens": 4}, "blocks ntc:4+4x4"),
+        ({"img_size": (32, 16)}, "blocks.1.norm1 ntc:1+4x2"),
+    ],
+)
+def test_the_layer_is_found_by_what_is_pooled(options: dict[str, object], target: str) -> None:
+    net = vit(2, **options)
+    height, width = options.get("img_size", (32, 32))  # type: ignore[misc]
+    found = inspect_network(net, torch.zeros(1, 3, height, width, dtype=torch.float64)).target
+    assert f"{found} {found.layout}" == target
+
+
+def test_a_head_of_zeros_does_not_hide_the_layer() -> None:
+    net = vit(2)
+    nn.init.zeros_(net.head.weight)
+    assert str(inspect_network(net, make_images(size=32)).target) == "blocks.1.norm1"
+
+
+def test_cam_of_a_mean_of_tokens() -> None:
+    net, x = vit(2, class_token=False, global_pool="avg", fc_norm=False), make_images(size=32)
+    tokens = net.forward_features(x)
+    found = sightline.explain(net, x, "cam", classes=PICKED)
+    expected = torch.einsum("ntc,nc->nt", tokens, net.head.weight[PICKED]).view(2, 4, 4).detach()
+    torch.testing.assert_close(found.maps[:, 0], expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("layer", ["blocks.1", "blocks.1.attn", "blocks.1.norm2", "norm"])
+@pytest.mark.parametrize("method", ["gradcam", "scorecam", "ablationcam"])
+def test_a_layer_whose_patches_have_no_gradient_names_the_one_that_has(layer: str, method: str) -> None:
+    with pytest.raises(InputError, match=rf"'{layer}'.*class token.*'blocks.1.norm1'"):
+        sightline.explain(vit(2), make_images(size=32), method, layer=layer)
+
+
+def test_the_projections_inside_attention_are_no_maps() -> None:
+    with pytest.raises(InputError, match="q_norm"):
+        sightline.explain(vit(2, qk_norm=True), make_images(size=32), layer="blocks.1.attn.q_norm")
+
+
+def test_a_layout_may_be_given() -> None:
+    net, x = vit(2), make_images(size=32)
+    expected = sightline.explain(net, x, layer="blocks.1.norm1").maps
+    given = sightline.explain(net, x, layer="blocks.1.norm1", layout="ntc:1+4x4").maps
+    assert torch.equal(given, expected)
+    with pytest.raises(InputError, match="17 tokens are not 2 × 8"):
+        sightline.explain(net, x, layer="blocks.1.norm1", layout="ntc:2x8")
+    with pytest.raises(InputError, match="name the layer"):
+        sightline.explain(net, x, layout="nhwc")
+
+
+def test_ablation_leaves_the_class_token_alone() -> None:
+    net, x = vit(1), make_images(1, size=32)
+    maps = sightline.explain(net, x, "ablationcam", classes=2).maps[0, 0]
+    kept: list[Tensor] = []
+    norm = net.blocks[0].norm1
+    handle = norm.register_forward_hook(lambda m, args, out: kept.append(out))
+    whole = net(x)[0, 2].detach()
+    handle.remove()
+    weights = []
+    for k in range(16):
+        ablated = kept[0].clone()
+        ablated[:, 1:, k] = 0
+        handle = norm.register_forward_hook(lambda m, args, out, ablated=ablated: ablated)
+        weights.append((whole - net(x)[0, 2].detach()) / whole.abs())
+        handle.remove()
+    expected = torch.einsum("c,tc->t", torch.stack(weights), kept[0][0, 1:]).relu().view(4, 4).detach()
+    torch.testing.assert_close(maps, expected, rtol=1e-9, atol=1e-10)
+
+
+def test_fullycam_does_not_fuse_the_patch_embedding_alone() -> None:
+    net, x = vit(2), make_images(size=32)
+    with pytest.raises(UnsupportedError, match="cutting the image into patches"):
+        sightline.explain(net, x, "fullycam")
+    named = sightline.explain(net, x, "fullycam", layers=["blocks.0", "blocks.1.norm1"])
+    assert named.maps.shape == (2, 1, 32, 32)
+
+
+class Queries(nn.Module):
+    """As DETR: 16 queries look at the 4 × 4 tokens of the image; 16 is a grid of 4 × 4, and they are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.norm = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8)
+        self.queries = nn.Parameter(torch.randn(1, 16, 8))
+        self.decoder, self.fc = Decoder(), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(self.patch(x).flatten(2).transpose(1, 2))
+        return self.fc(self.decoder(self.queries.expand(len(x), -1, -1), tokens).mean(1))
+
+
+class Decoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
+        return self.norm(queries + F.scaled_dot_product_attention(queries, tokens, tokens))
+
+
+def test_queries_that_fit_a_grid_are_no_map() -> None:
+    torch.manual_seed(0)
+    found = inspect_network(Queries().double(), make_images(size=16)).target
+    assert f"{found} {found.layout}" == "norm ntc:4x4"
