@@ -11,7 +11,18 @@ import typer
 
 from sightline.cli._verbs import verbs_in
 
-ORDER = ("features", "finegrained", "objects", "concept", "text", "vqa", "units", "caption", "make")
+ORDER = (
+    "features",
+    "finegrained",
+    "objects",
+    "concept",
+    "text",
+    "vqa",
+    "units",
+    "factors",
+    "caption",
+    "make",
+)
 
 HELP = """Beyond localisation: generic features, fine-grained classes, scenes, concepts, text, answers, units, captions.
 
