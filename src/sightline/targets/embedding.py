@@ -111,8 +111,8 @@ class ImageEncoder(nn.Module):
         self._modules = network._modules
         self._encode = encode
 
-    def forward(self, images: Tensor) -> Any:
-        return self._encode(images)
+    def forward(self, images: Tensor) -> Tensor:
+        return embedding_of(self._encode(images))
 
 
 def embedding_of(output: Any) -> Tensor:
