@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -35,7 +37,7 @@ class HowTo(NamedTuple):
 def how_to(title: str) -> HowTo:
     section = re.split(r"^### ", TEXT, flags=re.M)
     (body,) = [part for part in section if part.startswith(title + "\n")]
-    code, python = re.findall(r"```python\n(.*?)```", body, flags=re.S)
+    code, python = [*re.findall(r"```python\n(.*?)```", body, flags=re.S), ""][:2]
     (file,) = re.findall(r"Save this as\s+`(\w+\.py)`", body)
     commands = [
         line for block in re.findall(r"```console\n(.*?)```", body, flags=re.S) for line in block.splitlines()
@@ -106,3 +108,11 @@ def test_a_metric(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "kept ↑: share of the probability that is left" in printed[0]
     assert "kept ↑" in printed[1]
     assert "| gradcam |" in python
+
+
+def test_a_layout(folder: Path) -> None:
+    """A script of its own: what is found automatically and what is named give the same maps."""
+    recipe = how_to("Add a layout")
+    (folder / recipe.file).write_text(recipe.code, encoding="utf-8")
+    done = subprocess.run([sys.executable, recipe.file], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("['norm'] True (2, 1, 6, 5)\n", "")
