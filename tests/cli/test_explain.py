@@ -83,6 +83,7 @@ def test_manifest_holds_what_was_asked_and_found(
         "photo_hw": [60, 80],
         "input_hw": [224, 224],
         "shown_xyxy": [0.0, 0.0, 80.0, 60.0],
+        "sure": None,
     }
     assert [(r["method"], r["class_index"], r["category"]) for r in results] == [
         (method, *named)

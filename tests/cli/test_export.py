@@ -57,7 +57,7 @@ def test_options_reach_the_graph(sightline: Any, described: list[dict[str, Any]]
 def test_json_is_the_description(sightline: Any, described: list[dict[str, Any]], tmp_path: Path) -> None:
     result = sightline("export", "--out", tmp_path / "m.onnx", "--json")
     assert json.loads(result.out)["verified"] == {"logits": 4.8e-7, "boxes": 0.0}
-    assert described[0]["model"] == "small-tap"
+    assert described[0]["model"] == "lite0"
 
 
 def test_a_file_that_is_there(sightline: Any, described: list[dict[str, Any]], tmp_path: Path) -> None:

@@ -573,7 +573,8 @@ def test_surgery_on_published_trunks(cache: Callable[[Any, nn.Module], None]) ->
     original = models.squeezenet1_1().eval()
     cache(models.SqueezeNet1_1_Weights.DEFAULT, original)
     model = load_model("squeezenet1_1-gap", categories=list("abc"))
-    assert model.weights == "published trunk, untrained head"
+    assert (model.weights, model.trained_head) == ("published trunk, untrained head", False)
+    assert load_model("squeezenet1_1-gap").categories is None
     assert torch.equal(next(model.parameters()), next(original.parameters()))
     assert model(PHOTO).shape == (2, 3)
 
