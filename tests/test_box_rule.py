@@ -80,7 +80,7 @@ def test_masks_at_the_size_of_the_photo_fill_the_boxes(view):
         rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
         tight = [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1]
         assert boxes[0].tolist() == pytest.approx(tight, abs=1)
-    with pytest.raises(InputError, match="unknown size of masks 'foto'; did you mean 'photo'"):
+    with pytest.raises(InputError, match="unknown mask size 'foto'; did you mean 'photo'"):
         found.masks(size="foto")  # type: ignore[call-overload]
 
 

@@ -200,7 +200,7 @@ def test_bad_batches_are_named(batch, message):
 
 def test_as_many_category_names_as_scores():
     model = sightline.load_model(ColourNet(), categories=["red", "green", "blue"])
-    with pytest.raises(InputError, match="3 category names and gives 2 scores"):
+    with pytest.raises(InputError, match="3 category names but returns 2 scores"):
         sightline.explain(model, torch.rand(1, 3, 8, 8))
 
 
@@ -257,7 +257,11 @@ def test_a_method_string_holds_options_and_combinators():
             r"method is a list; expected one method, such as 'cam' \(explain_files takes",
         ),
         ("cam:nwc=true", {"nwc": False}, "option nwc is given twice"),
-        ("cam:layer=conv", {"layer": "relu"}, "layer='relu' is given beside the layers of the method"),
+        (
+            "cam:layer=conv",
+            {"layer": "relu"},
+            "layer='relu', but the method 'cam layer=conv' names layers too; give only one",
+        ),
         ("cam:flop", {}, "option 'flop'; expected NAME=VALUE"),
     ],
 )

@@ -81,7 +81,7 @@ def test_what_cannot_be_read_is_listed_and_the_rest_is_done(
         ({"view": "hole"}, "unknown view 'hole'; did you mean 'whole'"),
         ({"batch_size": 0}, "batch_size=0 and workers=1; expected 1 or more of each"),
         ({"colormap": "trubo"}, "unknown colour map 'trubo'"),
-        ({"method": ["cam"]}, "unknown option of explain_files 'method'; did you mean 'methods'"),
+        ({"method": ["cam"]}, "unknown explain_files option 'method'; did you mean 'methods'"),
     ],
 )
 def test_wrong_options_are_refused_before_a_folder_is_made(

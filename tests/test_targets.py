@@ -385,11 +385,11 @@ def test_a_text_is_the_similarity_to_its_embedding(kind: type[Clip], tokenizer: 
 
 
 def test_text_says_what_is_missing() -> None:
-    with pytest.raises(InputError, match="brings no tokenizer"):
+    with pytest.raises(InputError, match="has no tokenizer"):
         sl.explain(Clip().double(), make_images(), target=Text("a dog"))
     with pytest.raises(UnsupportedError, match="GapToy has neither"):
         sl.explain(build("gap"), make_images(), target=Text("a dog", letters))
-    with pytest.raises(InputError, match="give it to `explain`"):
+    with pytest.raises(InputError, match="pass it to `explain`"):
         Text("a dog")(SCORES)
 
 
@@ -405,7 +405,7 @@ def test_similarity_of_two_images() -> None:
     assert repr(target) == "Similarity(to an image, (1, 4))"
     with pytest.raises(InputError, match="expected the same length"):
         Similarity(torch.ones(5))(out)
-    with pytest.raises(InputError, match=r"an embedding is \(N, D\); the network returns \(2,\)"):
+    with pytest.raises(InputError, match=r"expected an embedding \(N, D\); the network returns \(2,\)"):
         Similarity(torch.ones(5))(torch.ones(2))
     maps = sl.explain(net, x[:2], target=target).maps
     expected = sl.explain(

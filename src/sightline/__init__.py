@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Public name -> the room it lives in; loaded at first use, so that `import sightline` costs nothing.
+# Public name -> its module; imported on first use, so that `import sightline` costs nothing.
 _HOME = {
     "BatchOptions": "sightline.batch.worker",
     "BoxRule": "sightline.types",

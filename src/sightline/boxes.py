@@ -22,7 +22,7 @@ HEURISTIC_CUTS = (20, 100, 110)  # of 255: the authors' generator
 
 
 def cutoffs(heatmaps: Tensor, rule: BoxRule = PAPER) -> Tensor:
-    """The number t that each heatmap of (..., H, W) is cut at -> (...).
+    """The cutoff t of each heatmap (..., H, W) -> (...).
 
     ``max``: t = threshold · max (Zhou et al. 2016 use 0.2); ``percentile``: t = threshold · percentile_i,
     PaS (Bae et al. 2020: i = 90, threshold 0.35).
@@ -36,10 +36,10 @@ def cutoffs(heatmaps: Tensor, rule: BoxRule = PAPER) -> Tensor:
 
 
 def make_masks(heatmaps: Tensor, rule: BoxRule = PAPER) -> Tensor:
-    """The kept region of each heatmap: (N, K, H, W) -> bool (N, K, H, W), on the heatmaps' device.
+    """The region above the threshold in each heatmap: (N, K, H, W) -> bool (N, K, H, W), on the heatmaps' device.
 
-    A value is kept where it is ≥ t (see `cutoffs`) and > 0. ``largest`` keeps the largest 8-connected
-    component by area (of equals, the first in reading order), ``all`` keeps every one.
+    A pixel is kept if its value is ≥ t (see `cutoffs`) and > 0. ``largest`` keeps the largest 8-connected
+    component by area (ties: the first in reading order), ``all`` keeps every component.
 
     >>> make_masks(torch.tensor([[[[1.0, 1.0, 0.0, 1.0]]]])).int()
     tensor([[[[1, 1, 0, 0]]]], dtype=torch.int32)
@@ -53,11 +53,11 @@ def make_masks(heatmaps: Tensor, rule: BoxRule = PAPER) -> Tensor:
 def make_boxes(heatmaps: Tensor, rule: BoxRule = PAPER) -> list[list[Tensor]]:
     """The boxes of each heatmap of (N, K, H, W): N lists of K float32 tensors (B, 4), xyxy, half-open.
 
-    The paper's rule (Zhou et al. 2016, section 3.2): keep the values ≥ t (see `cutoffs`; and > 0), take the
-    largest 8-connected component by area, give its bounding box in heatmap pixels. ``select="all"`` gives
-    the box of every component, by falling area. Of equal areas the first in reading order comes first. A
-    heatmap with nothing kept gives (0, 4). The boxes lie on the CPU: one copy for the whole batch. The
-    heatmaps have been normalised before, so ``rule.normalise`` is not used here.
+    The paper's rule (Zhou et al. 2016, section 3.2): keep the values ≥ t (see `cutoffs`) and > 0, take the
+    largest 8-connected component by area and return its bounding box in heatmap pixels. ``select="all"`` returns
+    one box per component, largest first; ties are in reading order. A heatmap with nothing above the threshold
+    gives (0, 4). The boxes are on the CPU: one copy for the whole batch. The heatmaps are already normalised,
+    so ``rule.normalise`` is not used here.
 
     >>> make_boxes(torch.tensor([[[[0.0, 1.0, 0.9], [0.0, 0.1, 0.0]]]]))
     [[tensor([[1., 0., 3., 1.]])]]
@@ -69,7 +69,7 @@ def make_boxes(heatmaps: Tensor, rule: BoxRule = PAPER) -> list[list[Tensor]]:
 
 
 class Guesses(NamedTuple):
-    """Five boxes (5, 4) and, for each, the rank (0 is the most probable) of the class it is meant for."""
+    """Five boxes (5, 4) and the rank (0: most probable) of the class that each one stands for."""
 
     boxes_xyxy: Tensor
     class_ranks: Tensor
@@ -78,19 +78,18 @@ class Guesses(NamedTuple):
 def five_guesses(heatmaps_of_top5: Tensor, how: str = "plain") -> Guesses:
     """The five guesses of ILSVRC localisation from the heatmaps (5, H, W) of the five most probable classes.
 
-    ``plain``: one box, by the paper's rule, for each class. ``heuristics`` (Zhou et al. 2016, the 37.1 %):
-    loose₁, tight₁, loose₂, tight₂, loose₃. There the heatmap in 8 bits (truncated) is cut at 20, 100 and
-    110 of 255 (strictly above, as OpenCV cuts), every 8-connected component of the three masks gives a box,
-    the boxes are sorted by their area, and one that overlaps a larger kept one by more than half of the
-    larger is dropped; the first is loose, the second tight, and where there is no second the first is
-    repeated. Heatmaps are in [0, 1]; one that shows nothing gives the box [0, 0, 0, 0], which overlaps
-    nothing.
+    ``plain``: one box per class, by the paper's rule. ``heuristics`` (Zhou et al. 2016, the 37.1 %):
+    loose₁, tight₁, loose₂, tight₂, loose₃. Each heatmap is truncated to 8 bits and cut at 20, 100 and
+    110 of 255 (strictly above, as in OpenCV); every 8-connected component of the three masks gives a box.
+    The boxes are sorted by area, and a box that covers more than half of a larger one already kept is dropped.
+    The first box left is loose, the second tight; if there is no second, the first is repeated. Heatmaps are in
+    [0, 1]; an all-zero one gives the box [0, 0, 0, 0], which overlaps nothing.
 
     >>> five_guesses(torch.eye(5).view(5, 1, 5)).boxes_xyxy[3]
     tensor([3., 0., 4., 1.])
     """
     if how not in GUESSES:
-        raise unknown("kind of five guesses", how, GUESSES)
+        raise unknown("way of making five guesses", how, GUESSES)
     if heatmaps_of_top5.ndim != 3 or heatmaps_of_top5.shape[0] != 5:
         raise InputError(f"heatmaps have shape {tuple(heatmaps_of_top5.shape)}; expected (5, H, W)")
     if how == "plain":
@@ -103,7 +102,7 @@ def five_guesses(heatmaps_of_top5: Tensor, how: str = "plain") -> Guesses:
 
 
 def areas(boxes_xyxy: Tensor) -> Tensor:
-    """The area of each box of (..., 4) -> (...); 0 where a corner lies beyond the other.
+    """The area of each box (..., 4) -> (...); 0 if its corners are the wrong way round.
 
     >>> areas(torch.tensor([[0.0, 0.0, 2.0, 3.0], [2.0, 0.0, 1.0, 1.0]]))
     tensor([6., 0.])
@@ -112,7 +111,7 @@ def areas(boxes_xyxy: Tensor) -> Tensor:
 
 
 def shared_areas(a: Tensor, b: Tensor) -> Tensor:
-    """The area that boxes of (..., 4) and (..., 4), broadcast together, have in common -> (...).
+    """The intersection area of boxes (..., 4) and (..., 4), broadcast together -> (...).
 
     >>> shared_areas(torch.tensor([0.0, 0.0, 2.0, 2.0]), torch.tensor([[1.0, 1.0, 3.0, 3.0]]))
     tensor([1.])
@@ -122,7 +121,7 @@ def shared_areas(a: Tensor, b: Tensor) -> Tensor:
 
 
 def paired_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of half-open boxes (..., 4) and (..., 4), broadcast together; 0 where one has no area.
+    """Intersection over union of half-open boxes (..., 4) and (..., 4), broadcast together; 0 if one has no area.
 
     >>> paired_iou(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[1.0, 0.0, 3.0, 2.0]]))
     tensor([0.3333])
@@ -133,7 +132,7 @@ def paired_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of each of A with each of B half-open boxes: (A, 4), (B, 4) -> (A, B).
+    """Pairwise intersection over union of half-open boxes: (A, 4), (B, 4) -> (A, B).
 
     >>> iou(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[1.0, 0.0, 3.0, 2.0]]))
     tensor([[0.3333]])
@@ -143,9 +142,9 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def best_ious(boxes: Tensor, truth: Sequence[Tensor]) -> Tensor:
-    """The IoU (N,) of the box of each image, (N, 4), with the true one it fits best; 0 for no box (NaN).
+    """The best IoU (N,) of each image's box, (N, 4), with one of its true boxes; 0 for no box (NaN).
 
-    ``truth``: the true boxes (B, 4) of each image, on the same scale.
+    ``truth``: each image's true boxes (B, 4), on the same scale.
 
     >>> best_ious(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), [torch.tensor([[0.0, 0.0, 2.0, 1.0]])])
     tensor([0.5000], dtype=torch.float64)
@@ -156,7 +155,7 @@ def best_ious(boxes: Tensor, truth: Sequence[Tensor]) -> Tensor:
 
 
 def xywh_to_xyxy(boxes_xywh: Tensor) -> Tensor:
-    """Corner and size (..., 4) -> half-open corners (..., 4).
+    """Top-left corner and size (..., 4) -> half-open corners (..., 4).
 
     >>> xywh_to_xyxy(torch.tensor([[10, 20, 3, 4]]))
     tensor([[10, 20, 13, 24]])
@@ -165,7 +164,7 @@ def xywh_to_xyxy(boxes_xywh: Tensor) -> Tensor:
 
 
 def centre_box(size_hw: tuple[int, int], margin: float) -> Tensor:
-    """The box (1, 4) that leaves ``margin`` pixels free on every side: the baseline to beat.
+    """The box (1, 4) that leaves a margin of ``margin`` pixels on every side: the baseline to beat.
 
     >>> centre_box((64, 64), 8)
     tensor([[ 8.,  8., 56., 56.]])
@@ -191,7 +190,7 @@ def _flat_on_cpu(kept: Tensor) -> NDArray[np.uint8]:
 
 
 def _component_boxes(masks: NDArray[np.uint8], select: str) -> list[Tensor]:
-    """The boxes (B, 4) of each mask of (M, H, W): of its largest component, or of all by falling area."""
+    """The boxes (B, 4) of each mask of (M, H, W): its largest component's, or every component's, largest first."""
     found = find_components(masks)
     boxes_xyxy = torch.from_numpy(found.boxes_xyxy).float()
     first = np.searchsorted(found.mask_index, np.arange(len(masks) + 1))
@@ -210,7 +209,7 @@ def _loose_and_tight(level: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
     for box in boxes[1:]:
         if not (shared_areas(box, kept) > 0.5 * areas(kept)).any():
             kept = torch.cat([kept, box[None]])
-            break  # only the first two are asked for
+            break  # only the first two are needed
     return kept[0], kept[-1]
 
 

@@ -1,8 +1,8 @@
-"""The 8-connected components of masks, found from the runs of their rows; NumPy only.
+"""The 8-connected components of masks, found by run-length encoding; NumPy only.
 
-A heatmap's mask has few runs (stretches of kept pixels in one row), so everything after finding them costs next to
-nothing: runs of neighbouring rows that touch are joined, and areas and boxes are sums and extremes over runs.
-benchmarks/components.md compares the speed with OpenCV's.
+A heatmap's mask has few runs (stretches of foreground pixels in one row), so everything after finding them costs
+next to nothing: touching runs of neighbouring rows are merged, and areas and boxes are sums and extremes over runs.
+benchmarks/components.md compares the speed with OpenCV.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ Masks = NDArray[Any]
 
 
 class Components(NamedTuple):
-    """The components of a stack of masks: by mask, and within a mask by falling area.
+    """The components of a stack of masks, sorted by mask and, within a mask, by area, largest first.
 
-    ``mask_index`` (C,) says which mask each lies in, ``boxes_xyxy`` (C, 4) are half-open pixel edges, ``areas`` (C,)
-    count pixels. Of equal areas the one whose first pixel comes first in reading order comes first.
+    ``mask_index`` (C,) is the mask that each belongs to, ``boxes_xyxy`` (C, 4) are half-open pixel edges and ``areas``
+    (C,) are in pixels. Ties in area are in reading order of the components' first pixels.
     """
 
     mask_index: Ints
@@ -36,7 +36,7 @@ class _Runs(NamedTuple):
 
 
 def find_components(masks: Masks) -> Components:
-    """Every 8-connected component of each mask of (M, H, W), non-zero being inside.
+    """Every 8-connected component of each mask of (M, H, W); non-zero is foreground.
 
     >>> find_components(np.array([[[1, 0, 1, 1], [0, 0, 0, 1]]])).boxes_xyxy.tolist()
     [[2, 0, 4, 2], [0, 0, 1, 1]]
@@ -56,7 +56,7 @@ def keep_largest(masks: Masks) -> NDArray[np.bool_]:
     runs = _find_runs(masks)
     root = _join(runs, width + 1)
     found, roots = _describe(runs, root, masks.shape)
-    _, first = np.unique(found.mask_index, return_index=True)  # the largest of a mask is its first
+    _, first = np.unique(found.mask_index, return_index=True)  # a mask's first component is its largest
     kept = np.isin(root, roots[first])
     ends = np.stack([runs.starts, runs.stops], 1).ravel()
     lengths = np.diff(
@@ -69,7 +69,7 @@ def keep_largest(masks: Masks) -> NDArray[np.bool_]:
 
 
 def _pad(masks: Masks) -> NDArray[np.bool_]:
-    """The masks with an empty row above each and an empty column at the left: no run leaves its row or mask."""
+    """The masks with an empty row above and an empty column on the left, so that no run crosses rows or masks."""
     count, height, width = masks.shape
     padded = np.zeros((count, height + 1, width + 1), np.bool_)
     padded[:, 1:, 1:] = masks
@@ -79,7 +79,7 @@ def _pad(masks: Masks) -> NDArray[np.bool_]:
 def _find_runs(masks: Masks) -> _Runs:
     flat = _pad(masks).ravel()
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    if len(changes) % 2:  # the last pixel of all is inside
+    if len(changes) % 2:  # the very last pixel is foreground
         changes = np.append(changes, flat.size)
     return _Runs(changes[::2], changes[1::2])
 
@@ -87,7 +87,7 @@ def _find_runs(masks: Masks) -> _Runs:
 def _join(runs: _Runs, stride: int) -> Ints:
     """The first run of the component that each run belongs to: (R,) indices into the runs.
 
-    The runs above that touch a run, also at a corner, are neighbours in reading order: from ``low`` to before ``high``.
+    The runs above that touch a run, corners included, are consecutive in reading order: ``low`` up to ``high`` - 1.
     """
     low = np.searchsorted(runs.stops, runs.starts - stride)
     high = np.searchsorted(runs.starts, runs.stops - stride, side="right")
@@ -95,7 +95,7 @@ def _join(runs: _Runs, stride: int) -> Ints:
     below = np.repeat(np.arange(len(low)), np.maximum(high - low - 1, 0))
     nth = np.arange(len(below)) - np.searchsorted(below, below)
     above = low[below] + 1 + nth
-    while len(below):  # a few rounds: in each, every root that touches a smaller one goes under it
+    while len(below):  # a few rounds: each attaches every root to a smaller root that it touches
         one, other = root[below], root[above]
         apart = one != other
         below, above, one, other = below[apart], above[apart], one[apart], other[apart]
@@ -112,7 +112,7 @@ def _follow(parent: Ints) -> Ints:
 
 
 def _describe(runs: _Runs, root: Ints, shape: tuple[int, ...]) -> tuple[Components, Ints]:
-    """The components in their order, and the first run of each."""
+    """The components, sorted, and the first run of each."""
     if len(root) == 0:
         none = np.zeros(0, np.intp)
         return Components(none, none.reshape(0, 4), none), none
@@ -132,5 +132,5 @@ def _describe(runs: _Runs, root: Ints, shape: tuple[int, ...]) -> tuple[Componen
         1,
     )
     areas = np.add.reduceat(length[order], at)
-    by_area = np.lexsort((-areas, mask_index))  # stable: equals stay in reading order
+    by_area = np.lexsort((-areas, mask_index))  # stable: ties stay in reading order
     return Components(mask_index[by_area], boxes_xyxy[by_area], areas[by_area]), roots[by_area]

@@ -1,4 +1,4 @@
-"""What a user can do wrong is one class: one line that says what was given and what would be right."""
+"""Errors for users: one line that says what was given and what was expected."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _INSTALLED_AS = {"cv2": "opencv-python-headless", "sklearn": "scikit-learn", "ya
 
 
 class InputError(ValueError):
-    """A user's mistake. The command line prints its one line and exits with code 2."""
+    """A mistake in the user's input. The command line prints its message and exits with code 2."""
 
 
 class UnsupportedError(InputError):
-    """A method cannot serve this model; the message names one that can."""
+    """A method does not work with this model; the message names one that does."""
 
 
 class ImageError(InputError):
-    """An image that cannot be read; in a folder the others are done and this one is listed (exit code 3)."""
+    """An image that cannot be read; in a folder it is listed and the others are processed (exit code 3)."""
 
 
 class MissingExtraError(InputError, ImportError):
@@ -33,7 +33,7 @@ class MissingExtraError(InputError, ImportError):
 
 
 def missing_extra(package: str, extra: str) -> MissingExtraError:
-    """The error that says which extra holds a package.
+    """The error that says which extra installs a package.
 
     >>> str(missing_extra("cv2", "evaluate"))
     "opencv-python-headless is not installed: pip install 'sightline-cam[evaluate]'"
@@ -44,7 +44,7 @@ def missing_extra(package: str, extra: str) -> MissingExtraError:
 
 
 def need(module: str, extra: str) -> Any:
-    """Import a module of an optional extra; raises `MissingExtraError` where it, or what it needs, is missing.
+    """Import a module of an optional extra; raises `MissingExtraError` if it, or something it needs, is missing.
 
     >>> need("json", "batch").__name__
     'json'
@@ -56,7 +56,7 @@ def need(module: str, extra: str) -> Any:
 
 
 def require(extra: str, *packages: str) -> None:
-    """Raise `MissingExtraError` for the first of these packages that is not installed, importing none of them.
+    """Raise `MissingExtraError` for the first of these packages that is not installed; imports none of them.
 
     >>> require("batch", "json")
     """
@@ -89,9 +89,9 @@ def unknown(what: str, given: object, valid: Iterable[str], *, hint: str = "") -
 
 
 def with_new_names(given: Mapping[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
-    """Keywords with old names replaced by new ones (``renamed``: old -> new), a DeprecationWarning for each.
+    """Keywords with old names replaced by new ones (``renamed``: old -> new), with a DeprecationWarning for each.
 
-    Raises `InputError` where both are given.
+    Raises `InputError` if both are given.
 
     >>> with_new_names({"threshold": 0.5}, {"standard": "relative_to"})
     {'threshold': 0.5}
@@ -100,7 +100,7 @@ def with_new_names(given: Mapping[str, Any], renamed: Mapping[str, str]) -> dict
     for old, new in renamed.items():
         if old in found:
             if new in found:
-                raise InputError(f"{old} is the old name of {new}; give one of them")
+                raise InputError(f"{old} is the old name of {new}; give only one of them")
             warn_renamed(f"{old}=", f"{new}=")
             found[new] = found.pop(old)
     return found
@@ -115,7 +115,7 @@ def warn_renamed(old: str, new: str) -> None:
 
 
 def near_matches(name: str, names: Iterable[str]) -> str:
-    """The nearest of ``names`` as the end of a message, or nothing.
+    """The end of an error message that suggests the nearest of ``names``; empty if nothing is near.
 
     >>> near_matches("dgo.jpg", ["dog.jpg", "x.png"])
     "; did you mean 'dog.jpg'?"
@@ -125,7 +125,7 @@ def near_matches(name: str, names: Iterable[str]) -> str:
 
 
 def no_such(argument: str) -> str:
-    """One line on a path that does not exist, with the nearest names in the deepest folder that does.
+    """The error message for a path that does not exist, with the nearest names in its deepest existing folder.
 
     >>> no_such("/nowhere/a.jpg")
     "no such file or folder: '/nowhere/a.jpg' (/ has no 'nowhere')"
@@ -137,7 +137,7 @@ def no_such(argument: str) -> str:
     wrong = path.relative_to(folder).parts[0] if path != folder else path.name
     try:
         names = [entry.name for entry, _ in zip(os.scandir(folder), range(5000), strict=False)]
-    except OSError:  # a folder that may not be listed has no names to offer
+    except OSError:  # an unreadable folder: nothing to suggest
         names = []
     place = "" if folder == path.parent else f" ({folder} has no {wrong!r})"
     return f"no such file or folder: {argument!r}{place}{near_matches(wrong, names)}"

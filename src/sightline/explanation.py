@@ -1,4 +1,4 @@
-"""`Explanation`: the maps that `explain` returns, and what one does with them."""
+"""`Explanation`: the maps that `explain` returns, and what you can do with them."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from sightline.types import BoxRule, Geometry, Prediction
 if TYPE_CHECKING:
     import PIL.Image
 
-KIND = "explanation"  # of what `save` writes
+KIND = "explanation"  # the manifest's `kind` in a folder that `save` writes
 MASK_SIZES = ("input", "photo")
 Layer = Any  # a name, a module, or a list of either
 
 
 class Contributions(NamedTuple):
-    """The channel maps that sum to a class map, the largest first.
+    """The channel maps that sum to a class map, largest first.
 
     ``maps`` (N, K, top, h, w) = w_k^c A^k; ``channels`` (N, K, top) int64; ``weights`` (N, K, top).
     """
@@ -43,10 +43,10 @@ class Contributions(NamedTuple):
 class Explanation:
     """Where the network looks: ``maps`` (N, K, h, w), raw, for ``classes`` (N, K), on the model's device.
 
-    ``logits`` (N, C); ``signed`` (N, K, 3, H, W) for methods at the image's pixels, else None; ``geometries``
-    says for each image which part of the photo the network saw. K = 1 and ``classes`` = −1 for a callable
-    target. ``score_rule``: how logits become probabilities (`sightline.scores`); None without logits. ``rule``: that of
-    a named method, whose threshold holds where none is given. ``target``: what is explained where it is no class.
+    ``logits`` (N, C); ``signed`` (N, K, 3, H, W) for pixel-level methods, else None; ``geometries``: for each
+    image, which part of the photo the network saw. K = 1 and ``classes`` = −1 for a callable
+    target. ``score_rule``: how logits become probabilities (`sightline.scores`); None without logits. ``rule``: a
+    named method's own rule; its threshold is the default. ``target``: what is explained if it is not a class.
     """
 
     maps: Tensor
@@ -75,10 +75,10 @@ class Explanation:
     def heatmaps(
         self, size_hw: tuple[int, int] | None = None, normalise: str = "minmax", percentile: float = 90
     ) -> Tensor:
-        """Heatmaps (N, K, H, W) in [0, 1]: upsampled bilinearly (to the network's input size), then normalised.
+        """Heatmaps (N, K, H, W) in [0, 1]: upsampled bilinearly (by default to the input size), then normalised.
 
         ``normalise``: "minmax" | "max" | "percentile" (of rank ``percentile``) | "ivr". A map without a
-        positive value is all zero.
+        positive value gives zeros.
 
         >>> example().heatmaps().shape
         torch.Size([1, 1, 8, 8])
@@ -98,15 +98,15 @@ class Explanation:
     def masks(
         self, rule: BoxRule | float | None = None, *, size: str = "input", **shorthand: Any
     ) -> Tensor | list[Tensor]:
-        """The regions that `boxes` bounds: (N, K, H, W) bool at the network's input size.
+        """The regions that the `boxes` enclose: (N, K, H, W) bool at the network's input size.
 
-        With ``size="photo"`` a list (N) of (K, H, W) at the size of each photo, False where the network saw none of it.
+        With ``size="photo"``: a list (N) of (K, H, W) at each photo's size, False where the network did not look.
 
         >>> example().masks().dtype
         torch.bool
         """
         if size not in MASK_SIZES:
-            raise unknown("size of masks", size, MASK_SIZES)
+            raise unknown("mask size", size, MASK_SIZES)
         rule = self.box_rule(rule, **shorthand)
         masks = make_masks(self._heatmaps_for(rule), rule)
         if size == "input":
@@ -114,7 +114,7 @@ class Explanation:
         return [g.masks_to_photo(row) for g, row in zip(self.geometries, masks, strict=True)]
 
     def box_rule(self, rule: BoxRule | float | None = None, **shorthand: Any) -> BoxRule:
-        """The rule that boxes are made by: as given, its threshold that of a named method where none is given.
+        """The rule that boxes are made by; a named method supplies the threshold if none is given.
 
         >>> example().box_rule(select="all").threshold
         0.2
@@ -122,10 +122,10 @@ class Explanation:
         return BoxRule.of(rule, **shorthand).or_threshold_of(self.rule)
 
     def boxes(self, rule: BoxRule | float | None = None, **shorthand: Any) -> list[list[Tensor]]:
-        """The boxes by ``rule``; by default the paper's: values ≥ 20 % of the maximum, the largest region, its box.
+        """The boxes by ``rule``; by default the paper's: the box of the largest region ≥ 20 % of the maximum.
 
-        A list (N) of lists (K) of float (B, 4) xyxy, half-open edges, in the pixels of the original photo (of
-        the tensor, where one was given); B = 0 for a map without positive value. ``shorthand``: the fields of
+        A list (N) of lists (K) of float (B, 4) xyxy, half-open edges, in pixels of the original photo (or
+        of the input tensor); B = 0 for a map without a positive value. ``shorthand``: the fields of
         `BoxRule` as keywords.
 
         >>> example().boxes(threshold=0.5)[0][0].shape
@@ -141,14 +141,14 @@ class Explanation:
     def contributions(self, top: int = 8) -> Contributions:
         """The channel maps w_k^c A^k whose sum over all k is the class map (Zhou et al. 2016, Figure 2); `cam` only.
 
-        With ``bias=True`` that sum lacks the bias and comes before the ReLU. With ``top`` = C all.
+        With ``bias=True`` the sum lacks the bias and is taken before the ReLU. ``top`` = C returns all of them.
 
         >>> example("cam").contributions(top=2).maps.shape
         torch.Size([1, 1, 2, 6, 6])
         """
         if self.method != "cam" or self._evidence is None:
             raise UnsupportedError(
-                f"contributions() takes a class map apart; the method is {self.method!r}, not 'cam'"
+                f"contributions() splits a class map by channel; the method is {self.method!r}, not 'cam'"
             )
         weight, _ = self._evidence.classifier_weights()
         activations = self._evidence.activations
@@ -177,9 +177,9 @@ class Explanation:
 
     @property
     def sure(self) -> list[bool] | None:
-        """For each image, whether the best score of all classes is at least the model's `unsure_below`.
+        """For each image, whether its best class score is at least the model's `unsure_below`.
 
-        None where the model has no such value, as most have not.
+        None if the model has no such value; most have none.
 
         >>> example().sure is None
         True
@@ -192,7 +192,7 @@ class Explanation:
 
     @property
     def weights_sha256(self) -> str | None:
-        """The checksum of a loaded model's weights, made when asked for; None for a plain module."""
+        """The checksum of a loaded model's weights, computed on demand; None for a plain module."""
         return getattr(self._model, "weights_sha256", None)
 
     def category(self, i: int, k: int) -> str:
@@ -229,7 +229,7 @@ class Explanation:
         if self.photos is not None:
             return self.photos[i]
         if self.images is None:
-            raise InputError("this explanation kept no image to draw on")
+            raise InputError("this explanation holds no photo to draw on")
         image = self.images[i].float().cpu()
         low, high = image.amin(), image.amax()
         image = ((image - low) / (high - low).clamp(min=1e-12) * 255).round().to(torch.uint8)
@@ -245,7 +245,7 @@ class Explanation:
         rule: BoxRule | None = None,
         **shorthand: Any,
     ) -> PIL.Image.Image:
-        """The photo of image i under the heatmap of its class k, with its box; a tiny photo is enlarged.
+        """The photo of image i with the heatmap of class k on top, and its box; a tiny photo is enlarged.
 
         >>> example().overlay(0, 0).mode
         'RGB'
@@ -270,9 +270,9 @@ class Explanation:
         colormap: str = "turbo",
         **shorthand: Any,
     ) -> Path:
-        """Write one overlay PNG per image and class, and manifest.json, into ``folder``; nothing half-written.
+        """Write one overlay PNG per image and class, and manifest.json, into ``folder``.
 
-        Each file is written under another name and then renamed; the manifest comes last. Returns the folder.
+        Each file is written under a temporary name, then renamed; the manifest comes last. Returns the folder.
 
         >>> import tempfile
         >>> sorted(p.name for p in example().save(tempfile.mkdtemp()).iterdir())

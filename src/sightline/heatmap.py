@@ -18,7 +18,7 @@ IVR_QUANTILE = 0.45
 
 
 def upsample(maps: Tensor, size_hw: tuple[int, int], mode: str = "bilinear") -> Tensor:
-    """Resize maps (..., h, w) to (..., H, W) = ``size_hw``, pixel centre on pixel centre.
+    """Resize maps (..., h, w) to (..., H, W) = ``size_hw``, aligning pixel centres.
 
     ``mode`` is ``bilinear``, ``bicubic`` (Keys, a = -0.75; it overshoots) or ``nearest`` (by pixel
     centres), each with ``align_corners=False``. Leading dimensions are kept, float64 stays float64, half
@@ -49,12 +49,12 @@ def normalise(maps: Tensor, how: str = "minmax", percentile: float = 90.0) -> Te
 
     - ``minmax``: (m - min) / (max - min)
     - ``max``: max(m, 0) / max
-    - ``percentile``: (m - min) / percentile_i of (m - min), clipped to [0, 1]; where that percentile is 0
-      (a map that is mostly its minimum) every value above the minimum becomes 1, the limit of the formula
+    - ``percentile``: (m - min) / percentile_i of (m - min), clipped to [0, 1]; if that percentile is 0
+      (most of the map equals its minimum), every value above the minimum becomes 1, the limit of the formula
     - ``ivr``: max(m - q, 0) / max(m - q), q the 0.45-quantile (Kim et al., ICCV 2021)
 
-    A map without a positive value, and a constant one, shows no place: its heatmap is all zeros. NaN is
-    passed on. Raises `InputError` for an unknown ``how`` or a percentile outside [0, 100].
+    A map that has no positive value, or is constant, points nowhere: its heatmap is all zeros. NaN is
+    passed through. Raises `InputError` for an unknown ``how`` or a percentile outside [0, 100].
 
     >>> normalise(torch.tensor([[-1.0, 0.0], [1.0, 3.0]]))
     tensor([[0.0000, 0.2500],
@@ -72,7 +72,7 @@ def normalise(maps: Tensor, how: str = "minmax", percentile: float = 90.0) -> Te
 
 
 def _rescale(maps: Tensor, how: str, percentile: float) -> Tensor:
-    """The four equations, each dividing a non-negative map by a number of that map."""
+    """The four equations; each divides a non-negative map by one of its own statistics."""
     if how == "max":
         shifted = maps.clamp(min=0)
     elif how == "ivr":
@@ -80,7 +80,7 @@ def _rescale(maps: Tensor, how: str, percentile: float) -> Tensor:
     else:
         shifted = maps - maps.amin((-2, -1), keepdim=True)
     if how != "percentile":
-        return _divide_by_max(shifted)  # ivr leaves nothing where the 0.45-quantile is the maximum
+        return _divide_by_max(shifted)  # ivr: all zeros if the 0.45-quantile is the maximum
     if not 0 <= percentile <= 100:
         raise InputError(f"percentile is {percentile}; expected a number from 0 to 100")
     scale = quantile(shifted, percentile / 100)[..., None, None]
@@ -92,8 +92,8 @@ def make_heatmaps(
 ) -> Tensor:
     """Raw maps (..., h, w) -> heatmaps (..., H, W) in [0, 1]: bilinear upsampling, then `normalise`.
 
-    Whether a map shows anything (a positive value, not constant) is asked of the raw map: upsampling a
-    constant leaves rounding noise that a normalisation would blow up.
+    Whether a map is blank (constant, or without a positive value) is decided on the raw map: upsampling a
+    constant leaves rounding noise that normalisation would blow up.
 
     >>> make_heatmaps(torch.tensor([[0.0, 4.0]]), (1, 4))
     tensor([[0.0000, 0.2500, 0.7500, 1.0000]])
@@ -116,8 +116,8 @@ def fuse(
 ) -> Tensor:
     """Fuse the maps of several layers, each (N, h_l, w_l), into one (N, H, W).
 
-    F = R_l( up(M^l) / max up(M^l) ) / max, with R the sum, mean or maximum over the layers: the fusing
-    module of FullyCAM (Song et al., IEEE Access 2022). ``per_layer_norm=False`` leaves out the inner
+    F = R_l( up(M^l) / max up(M^l) ) / max, with R the sum, mean or maximum over the layers: the fusion
+    module of Fully-CAM (Song et al., IEEE Access 2022). ``per_layer_norm=False`` leaves out the inner
     division. A map whose maximum is not positive counts as zero. Raises `InputError` for no maps, unequal
     N, or an unknown ``reduce``.
 
@@ -129,7 +129,7 @@ def fuse(
     shapes = [tuple(layer.shape) for layer in maps]
     if not shapes or any(len(shape) != 3 or shape[0] != shapes[0][0] for shape in shapes):
         raise InputError(
-            f"fuse was given maps of shapes {shapes}; expected one or more (N, h, w), one N for all"
+            f"fuse was given maps of shapes {shapes}; expected one or more (N, h, w), all with the same N"
         )
 
     def full_size(layer: Tensor) -> Tensor:
@@ -137,21 +137,21 @@ def fuse(
         return _divide_by_max(full) if per_layer_norm else full
 
     total = full_size(maps[0])
-    for layer in maps[1:]:  # one layer at a time: only two full-size maps are alive at once
+    for layer in maps[1:]:  # one layer at a time: only two full-size maps in memory at once
         full = full_size(layer)
         total = torch.maximum(total, full) if reduce == "max" else total + full
-    return _divide_by_max(total)  # the mean differs from the sum by a factor, which goes here
+    return _divide_by_max(total)  # the mean differs from the sum by a factor that cancels here
 
 
 def propagate(
     maps: Tensor, features: Tensor, power: float = 4.0, steps: int = 2, limit: int = 2**24
 ) -> Tensor:
-    """A random walk that spreads maps (N, K, h, w) over places of like features (N, C, H, W): (N, K, H, W).
+    """Spread maps (N, K, h, w) by a random walk between positions with similar features (N, C, H, W): (N, K, H, W).
 
     m ← A^steps · up(m), A = ReLU(f fᵀ)^power, each row divided by its sum, f (H·W, C) the features' unit vectors.
-    A place takes the mean of the places that look like it. At most ``limit`` entries of A are alive at once. A place
-    without features (a zero vector) is like no other and keeps its value. Half precision becomes float32. Raises
-    `InputError` for shapes that do not fit, a power that is not above 0, and steps below 0.
+    Each position takes the mean of the positions similar to it. At most ``limit`` entries of A are in memory at once.
+    A position without features (a zero vector) resembles no other and keeps its value. Half precision becomes float32.
+    Raises `InputError` for mismatched shapes, a power that is not above 0, and negative steps.
 
     >>> maps, features = torch.tensor([[[[4.0, 0.0, 2.0]]]]), torch.tensor([[[[1.0, 1.0, 0.0]], [[0.0, 0.0, 1.0]]]])
     >>> propagate(maps, features)
@@ -177,7 +177,7 @@ def propagate(
 
 
 def _walk(values: Tensor, unit: Tensor, power: float, steps: int, rows: int) -> Tensor:
-    """``steps`` steps of the walk on values (N, P, K); ``rows`` of the matrix (N, P, P) are made at once."""
+    """``steps`` steps of the walk on values (N, P, K), computing ``rows`` rows of the matrix (N, P, P) at a time."""
     whole = _transitions(unit, slice(None), power) if rows >= unit.shape[2] else None
     for _ in range(steps):
         if whole is not None:
@@ -189,7 +189,7 @@ def _walk(values: Tensor, unit: Tensor, power: float, steps: int, rows: int) -> 
 
 
 def _transitions(unit: Tensor, rows: slice, power: float) -> Tensor:
-    """Rows of A = ReLU(f fᵀ)^power over their sums: unit vectors (N, C, P) -> (N, R, P)."""
+    """Rows of A = ReLU(f fᵀ)^power, each divided by its sum: unit vectors (N, C, P) -> (N, R, P)."""
     like = (unit[:, :, rows].transpose(1, 2) @ unit).clamp_(min=0).pow_(power)
     total = like.sum(2, keepdim=True)
     own = torch.eye(unit.shape[2], dtype=unit.dtype, device=unit.device)[rows]
@@ -197,7 +197,7 @@ def _transitions(unit: Tensor, rows: slice, power: float) -> Tensor:
 
 
 def quantile(maps: Tensor, q: float) -> Tensor:
-    """The q-quantile of each map (..., H, W) -> (...), linear between neighbours as NumPy does it.
+    """The q-quantile of each map (..., H, W) -> (...), interpolated linearly as in NumPy.
 
     By selection, not sorting, and without the size limit of `torch.quantile`.
 
@@ -205,7 +205,7 @@ def quantile(maps: Tensor, q: float) -> Tensor:
     tensor(1.5000)
     """
     if not 0 <= q <= 1:
-        raise InputError(f"quantile {q} asked for; expected a number from 0 to 1")
+        raise InputError(f"quantile q={q}; expected a number from 0 to 1")
     flat = _as_float_maps(maps).flatten(-2)
     position = q * (flat.shape[-1] - 1)
     low = math.floor(position)
@@ -217,7 +217,7 @@ def quantile(maps: Tensor, q: float) -> Tensor:
 
 
 def _shows_nothing(maps: Tensor) -> Tensor:
-    """(..., 1, 1) bool: no positive value, or one value everywhere (False where there is NaN)."""
+    """(..., 1, 1) bool: no positive value, or the same value everywhere (False if there is a NaN)."""
     low, high = torch.aminmax(maps.flatten(-2), dim=-1)
     return ((high <= 0) | (low == high))[..., None, None]
 

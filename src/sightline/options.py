@@ -1,4 +1,4 @@
-"""NAME=VALUE as a user types it, read with the types of a function's own signature."""
+"""NAME=VALUE options as a user types them, parsed by the types in a function's signature."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
 def split_pair(pair: str, example: str, what: str = "option") -> tuple[str, str]:
-    """The two sides of ``NAME=VALUE``; raises `InputError` with the example. ``what`` names it in the message.
+    """The two sides of ``NAME=VALUE``; raises `InputError` with the example. ``what`` names the pair in the message.
 
     >>> split_pair(" power = 2", "channels=64")
     ('power', '2')
@@ -40,7 +40,7 @@ def keyword_options(function: Callable[..., Any]) -> dict[str, inspect.Parameter
 def option_kinds(
     function: Callable[..., Any], options: Mapping[str, inspect.Parameter]
 ) -> dict[str, tuple[Any, ...]]:
-    """What each option may be, from the annotations: its types, or its literal values.
+    """The types or literal values that each option accepts, from the annotations.
 
     >>> def blur(image, *, sigma: float | None = None): ...
     >>> option_kinds(blur, keyword_options(blur))
@@ -50,9 +50,9 @@ def option_kinds(
 
 
 def read_value(kinds: Sequence[Any], text: str, what: str) -> Any:
-    """``text`` as the first of ``kinds`` that it can be; raises `InputError`, which begins with ``what``.
+    """``text`` as the first of ``kinds`` that it fits; raises `InputError`, whose message begins with ``what``.
 
-    A list has commas between its parts, or is ``@FILE`` with one part per line.
+    A list is comma-separated, or ``@FILE`` with one item per line.
 
     >>> read_value((int, type(None)), "none", "count"), read_value((Sequence,), "a, b", "names")
     (None, ['a', 'b'])
@@ -72,7 +72,7 @@ def read_value(kinds: Sequence[Any], text: str, what: str) -> Any:
 
 
 def _hint(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
-    """The annotation of one option; None where there is none, or where it names what only a type checker sees."""
+    """The annotation of one option; None if it has none, or if it names something only a type checker can see."""
     if parameter.annotation is inspect.Parameter.empty:
         return None
 
@@ -102,7 +102,7 @@ def _members(hint: Any, default: Any) -> tuple[Any, ...]:
 
 
 def _read(kind: Any, text: str, alone: bool) -> Any:
-    """``alone``: one part without a comma is a list, too, as it can be nothing else."""
+    """``alone``: a list is the only choice, so that one item without a comma is a list too."""
     if kind is type(None):
         return _if(text.lower() in ("none", "null"), None)
     if kind is bool:
@@ -116,7 +116,7 @@ def _read(kind: Any, text: str, alone: bool) -> Any:
 
 
 def _takes(kind: Any) -> int:
-    """How much a kind takes: what takes anything is tried last."""
+    """How much a kind accepts: one that accepts anything is tried last."""
     return 2 if kind in (str, Path) else int(_is_list(kind))
 
 
@@ -125,7 +125,7 @@ def _is_list(kind: Any) -> bool:
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a file; an empty one between others is an error, as it would shift those that follow."""
+    """The lines of a file; an empty line in the middle is an error, since it would shift those after it."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
@@ -147,6 +147,6 @@ def _named(kind: Any) -> str:
     if kind is bool:
         return "true or false"
     if isinstance(kind, type):
-        names = {int: "an integer", float: "a number", str: "a text", Path: "a path"}
-        return names.get(kind, "a list with commas")
+        names = {int: "an integer", float: "a number", str: "text", Path: "a path"}
+        return names.get(kind, "a comma-separated list")
     return repr(kind)

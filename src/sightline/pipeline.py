@@ -1,4 +1,4 @@
-"""`explain`: photos in, one forward pass, a method's equation, an `Explanation` out."""
+"""`explain`: photos in; one forward pass and the method's equation; an `Explanation` out."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ def explain(
     layout: Layout | str = "auto",
     **options: Any,
 ) -> Explanation:
-    """Explain what ``model`` sees in ``batch``: one raw map for each image and class.
+    """Explain what ``model`` sees in ``batch``: one raw map per image and class.
 
-    ``model``: from `load_model`, or any nn.Module with a tensor batch. ``batch``: float tensor (N, 3, H, W); or a
-    path, a PIL image, an array (H, W, 3) of uint8, or a list of these (the model's own transform is then used;
-    ``view`` "whole" shows the network all of the photo, "crop" its own resize and centre crop); or a `PhotoBatch`.
+    ``model``: from `load_model`, or any nn.Module if ``batch`` is a tensor. ``batch``: float tensor (N, 3, H, W); or a
+    path, a PIL image, a uint8 array (H, W, 3), or a list of these (read with the model's own transform;
+    ``view`` "whole" shows the network the entire photo, "crop" its usual resize and centre crop); or a `PhotoBatch`.
     ``method``: a method string, NAME:OPTION=VALUE:combinator, such as "layercam:flip". ``classes``: "top1", "topK",
     an index, a category name, a list of these, or LongTensor (N,) or (N, K). ``target``: instead of classes, one of
     `sightline.targets`, or any callable output -> (N,). ``layer``: a name, a module, or (methods that fuse) a list;
     found automatically if None. ``layout``: how a named layer's tensor is a map, a `Layout` or "nhwc",
-    "ntc:1+14x14"; found automatically if "auto". ``options``: those of the method. The network runs in eval mode
-    and is afterwards as it was.
-    Raises `InputError` for what was given wrongly, `UnsupportedError` where the method cannot serve the model.
+    "ntc:1+14x14"; found automatically if "auto". ``options``: the method's options. The network runs in eval mode
+    and is then restored to its previous state.
+    Raises `InputError` for wrong input, `UnsupportedError` if the method does not work with the model.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     >>> explain(net, torch.rand(1, 3, 8, 8), method="layercam:flip", classes="top2").maps.shape
@@ -86,9 +86,9 @@ def _spec_of(method: str | MethodSpec, layer: Layer, options: dict[str, Any]) ->
         )
     spec = parse_method(method) if isinstance(method, str) else method
     if twice := [name for name in options if name in spec.options]:
-        raise InputError(f"option {twice[0]} is given twice: in the method {spec.label!r} and beside it")
+        raise InputError(f"option {twice[0]} is given twice: in the method {spec.label!r} and as a keyword")
     if layer is not None and spec.layers:
-        raise InputError(f"layer={layer!r} is given beside the layers of the method {spec.label!r}")
+        raise InputError(f"layer={layer!r}, but the method {spec.label!r} names layers too; give only one")
     get_method(spec.name).checked_options({**spec.options, **options})
     return replace(spec, options={**spec.options, **options})
 
@@ -148,13 +148,13 @@ def _explain_combined(
     target: Callable[[Any], Tensor] | None,
     layer: Layer,
 ) -> Explanation:
-    """A method with its combinators; classes, scores and geometry are those of the photos as they are."""
+    """A method with its combinators; classes, scores and geometry are those of the unchanged photos."""
     if isinstance(target, OutputTarget) and target.names_a_place and (spec.flip or spec.scales):
         raise InputError(
-            f"{target!r} names a place, which flip and scales move; leave them out of the method"
+            f"{target!r} names a place in the image, and flip and scales move it; leave them out of the method"
         )
     asked, named = classes, layer
-    kept: list[Explanation] = []  # of the photos as they are: made in the first pass over them
+    kept: list[Explanation] = []  # of the unchanged photos: filled in the first pass
 
     def maps(model: nn.Module, images: Tensor, classes: Tensor, *, layer: Layer = None) -> Tensor:
         own, at = images is photos.images, named if layer is None else layer
@@ -177,7 +177,7 @@ def _explain_combined(
 
 
 def _larger(model: nn.Module, photos: PhotoBatch) -> Callable[[tuple[int, int]], Tensor] | None:
-    """The same photos at another input size, read again in that size; None where only their tensors are there."""
+    """A function that reads the photos again at another input size; None if only their tensors are at hand."""
     preprocess = getattr(model, "preprocess", None)
     sources = photos.photos or photos.sources
     if preprocess is None or not sources or not preprocess.resizes:
@@ -191,10 +191,10 @@ def _larger(model: nn.Module, photos: PhotoBatch) -> Callable[[tuple[int, int]],
 
 
 def as_batch(model: nn.Module, batch: Any, view: str = "whole") -> PhotoBatch:
-    """What a user gave as a `PhotoBatch` on the model's device and in its precision.
+    """The user's input as a `PhotoBatch`, on the model's device and in its precision.
 
-    A `PhotoBatch` stays as it is (``view`` is its own), a tensor is taken as prepared, and anything else is read
-    with the model's own preprocessing.
+    A `PhotoBatch` is used unchanged (with its own ``view``), a tensor is taken as already preprocessed, and anything
+    else is read with the model's own preprocessing.
     """
     if view not in VIEWS:
         raise unknown("view", view, VIEWS)
@@ -213,7 +213,7 @@ def as_batch(model: nn.Module, batch: Any, view: str = "whole") -> PhotoBatch:
 def load_photos(
     model: nn.Module, sources: Sequence[PhotoSource], view: str = "whole", **options: Any
 ) -> PhotoBatch:
-    """`PhotoBatch.load` with the model's own preprocessing; raises `InputError` where it has none."""
+    """`PhotoBatch.load` with the model's own preprocessing; raises `InputError` if it has none."""
     preprocess = getattr(model, "preprocess", None)
     if preprocess is None:
         raise InputError(
@@ -237,14 +237,18 @@ def _targets(
             target = target.settled(evidence.output)
         explained = CallableTarget(target)
         if (count := len(evidence.score(explained))) != n:
-            raise InputError(f"target returned ({count},); expected a tensor of one score an image: ({n},)")
+            raise InputError(
+                f"target returned ({count},); expected a tensor with one score per image: ({n},)"
+            )
         return [explained], torch.full((n, 1), -1, device=device)
     logits = evidence.logits
     if logits is None:
         kind = type(evidence.output).__name__
-        raise InputError(f"the network returns {kind}, not scores (N, C); give `target=`, a callable of it")
+        raise InputError(f"the network returns {kind}, not scores (N, C); give `target=`, a callable on it")
     if categories is not None and len(categories) != logits.shape[1]:
-        raise InputError(f"the model has {len(categories)} category names and gives {logits.shape[1]} scores")
+        raise InputError(
+            f"the model has {len(categories)} category names but returns {logits.shape[1]} scores"
+        )
     indices = resolve_classes(classes, logits, categories)
     return [ClassTarget(indices[:, k]) for k in range(indices.shape[1])], indices
 
@@ -252,7 +256,7 @@ def _targets(
 def _run(
     method: Method, evidence: Evidence, targets: list[Target], options: dict[str, Any]
 ) -> tuple[Tensor, Tensor | None]:
-    """The method for every target: maps (N, K, h, w) and, at the image's pixels, signed (N, K, 3, H, W)."""
+    """Run the method for every target: maps (N, K, h, w) and, for pixel-level methods, signed (N, K, 3, H, W)."""
     if method.joint:
         maps = method.function(evidence, targets, **options)
     elif not method.class_specific:

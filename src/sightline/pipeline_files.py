@@ -34,16 +34,16 @@ Inputs = Sequence[str | os.PathLike[str]] | Mapping[str, PhotoSource] | str | os
 
 @dataclass(frozen=True)
 class ExplainOptions:
-    """How photos are explained; every choice is checked when it is made.
+    """How photos are explained; validated on construction.
 
-    ``methods``     method strings, NAME:OPTION=VALUE:combinator: one row of the panel for each.
+    ``methods``     method strings, NAME:OPTION=VALUE:combinator: one row of the panel each.
     ``method_options``  NAME=VALUE for every method that has that option, or METHOD.NAME=VALUE.
     ``classes``     as in `explain`; chosen once, from the first method's pass.
     ``target``      instead of classes: one of `sightline.targets`, or its text, such as "contrast:281,282".
     ``rule``        how maps become boxes.
-    ``layers``      for the methods that have a target layer; found automatically if empty.
+    ``layers``      for methods that have a target layer; found automatically if empty.
     ``view``        "whole" | "crop", as in `explain`.
-    ``batch_size``  photos in one forward pass; ``workers``: threads that read photos.
+    ``batch_size``  photos per forward pass; ``workers``: threads that read photos.
 
     >>> ExplainOptions(methods=["cam", "layercam:flip"]).specs[1].flip
     True
@@ -86,16 +86,17 @@ class ExplainOptions:
 
     @property
     def common_threshold(self) -> float | None:
-        """The threshold of every method's boxes; None where a named method brings another."""
+        """The threshold that all methods share; None if a named method has its own."""
         thresholds = {self.rule.or_threshold_of(spec.rule).threshold for spec in self.specs}
         return thresholds.pop() if len(thresholds) == 1 else None
 
     def as_dict(self) -> dict[str, Any]:
-        """The options as manifest.json holds them; those of the box rule lie beside the others, ``standard`` too."""
-        apart = ("rule", "method_options", "workers", "target")  # beside the others; by method; without a say
-        plain = {name: value for name, value in asdict(self).items() if name not in apart}
-        told = {} if self.target is None else {"target": repr(self.target)}
-        return {**plain, **told, **self.rule.as_dict(), "standard": self.rule.relative_to}
+        """The options as written to manifest.json, the box rule's fields (also the old ``standard``) inline."""
+        # Inlined; listed by method; without effect on the results; as text.
+        elsewhere = ("rule", "method_options", "workers", "target")
+        plain = {name: value for name, value in asdict(self).items() if name not in elsewhere}
+        target = {} if self.target is None else {"target": repr(self.target)}
+        return {**plain, **target, **self.rule.as_dict(), "standard": self.rule.relative_to}
 
 
 def explain_files(
@@ -107,14 +108,14 @@ def explain_files(
     progress: Progress | None = None,
     **changes: Any,
 ) -> dict[str, Any]:
-    """Explain many photos: a panel picture each, and manifest.json with classes, scores and boxes, in ``out``.
+    """Explain many photos: one panel picture each, and manifest.json with classes, scores and boxes, in ``out``.
 
     ``inputs``: files, folders and patterns, or a dictionary of names and photos (whatever `explain` reads).
     ``options``, or its fields as keywords: ``methods=["cam", "layercam:flip"]``, ``rule=BoxRule(0.3)``,
-    ``classes="top5"``. ``progress(done, total)`` is told of photos. A photo that cannot be read is listed in the
-    manifest's ``errors``; the others are done. Interrupted, what is finished stays, with its manifest. Panels of an
-    earlier run in ``out`` are not explained, and no input is overwritten. Of methods at the image's pixels no boxes
-    are reported: their scattered pixels make no region. Returns the manifest.
+    ``classes="top5"``. ``progress(done, total)`` counts photos. A photo that cannot be read is listed in the
+    manifest's ``errors``, and the run continues. If interrupted, finished panels and their manifest stay. Panels of an
+    earlier run in ``out`` are not explained again, and no input is overwritten. Pixel-level methods report no boxes:
+    their scattered pixels form no region. Returns the manifest.
 
     >>> import tempfile, PIL.Image
     >>> from sightline import load_model
@@ -131,7 +132,7 @@ def explain_files(
             for start in range(0, len(photos), options.batch_size):
                 chunk = photos[start : start + options.batch_size]
                 for entry in _explain(model, chunk, options, folder, manifest):
-                    manifest["images"].append(entry)  # one by one: an interrupt keeps the finished ones
+                    manifest["images"].append(entry)  # one at a time: an interrupt keeps the finished ones
                 if progress is not None:
                     progress(start + len(chunk), len(photos))
             manifest["complete"] = True
@@ -143,7 +144,7 @@ def explain_files(
 
 @dataclass(frozen=True)
 class NamedPhoto:
-    """A photo to explain: the name that the user knows it by, where it is, and the file name of its panel."""
+    """A photo to explain: the user's name for it, its source, and the file name of its panel."""
 
     name: str
     source: PhotoSource
@@ -151,9 +152,9 @@ class NamedPhoto:
 
 
 def photos_to_explain(inputs: Inputs, out: str | os.PathLike[str]) -> list[NamedPhoto]:
-    """The photos that ``inputs`` name, without what an earlier run wrote into ``out``.
+    """The photos in ``inputs``, except panels that an earlier run wrote into ``out``.
 
-    Two photos of one name get panels of two names, and a panel never the name of an input file.
+    Photos of the same name get different panel names, and a panel never has the name of an input file.
     """
     if isinstance(inputs, Mapping):
         sources: list[PhotoSource] = list(inputs.values())
@@ -170,7 +171,7 @@ def photos_to_explain(inputs: Inputs, out: str | os.PathLike[str]) -> list[Named
 
 
 def panel_names(names: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
-    """One file name for each name; names that are equal but for their case, or ``taken``, get a number.
+    """One file name per name; names that differ only in case, or are ``taken``, get a number.
 
     >>> panel_names(["cat", "Cat", "a/dog"], taken=["dog"])
     ['cat.png', 'Cat-2.png', 'a_dog.png']
@@ -197,11 +198,11 @@ def _panels_in(out: str | os.PathLike[str]) -> list[Path]:
 
 
 def _known(changes: dict[str, Any]) -> dict[str, Any]:
-    """The keywords, each of which is a field of `ExplainOptions`."""
+    """The keywords, each checked to be a field of `ExplainOptions`."""
     valid = list(ExplainOptions.__dataclass_fields__)
     for name in changes:
         if name not in valid:
-            raise unknown("option of explain_files", name, valid)
+            raise unknown("explain_files option", name, valid)
     return changes
 
 
@@ -218,18 +219,18 @@ def _describe(model: LoadedModel, options: ExplainOptions) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
-    """What one method found in the photos of a batch: heatmaps (N, K, H, W) on the CPU, N × K predictions."""
+class _MethodResult:
+    """One method's results for a batch: heatmaps (N, K, H, W) on the CPU, N × K predictions."""
 
     method: str
     heatmaps: Tensor
     signed: Tensor | None
     predictions: list[list[Prediction]]
-    shares: bool  # its scores are probabilities
+    probabilities: bool  # whether the scores are probabilities
     sure: list[bool] | None  # see `Explanation.sure`; the same for every method
 
     @classmethod
-    def of(cls, method: str, explanation: Explanation, rule: BoxRule) -> _Seen:
+    def of(cls, method: str, explanation: Explanation, rule: BoxRule) -> _MethodResult:
         heatmaps = explanation.heatmaps(normalise=rule.normalise, percentile=rule.percentile)
         predictions = explanation.predictions(rule)
         signed = None if explanation.signed is None else explanation.signed.cpu()
@@ -237,8 +238,8 @@ class _Seen:
             predictions = [
                 [Prediction(p.class_index, p.category, p.score) for p in row] for row in predictions
             ]
-        shares = explanation.score_rule is None or explanation.score_rule.gives_probabilities
-        return cls(method, heatmaps.cpu(), signed, predictions, shares, explanation.sure)
+        probabilities = explanation.score_rule is None or explanation.score_rule.gives_probabilities
+        return cls(method, heatmaps.cpu(), signed, predictions, probabilities, explanation.sure)
 
     def cells(self, i: int) -> list[Cell]:
         return [
@@ -248,7 +249,7 @@ class _Seen:
                 _known_score(p),
                 p.boxes_xyxy,
                 self._signed(i, k),
-                self.shares,
+                self.probabilities,
             )
             for k, p in enumerate(self.predictions[i])
         ]
@@ -256,7 +257,7 @@ class _Seen:
     def _signed(self, i: int, k: int) -> Tensor | None:
         return None if self.signed is None else self.signed[i, k]
 
-    def results(self, i: int) -> list[dict[str, Any]]:
+    def entries(self, i: int) -> list[dict[str, Any]]:
         return [
             {
                 "method": self.method,
@@ -281,7 +282,7 @@ def _explain(
     folder: OutputFolder,
     manifest: dict[str, Any],
 ) -> Iterator[dict[str, Any]]:
-    """One batch: every method for the same classes, then a panel and an entry of the manifest for each photo."""
+    """One batch: every method for the same classes, then a panel and a manifest entry per photo."""
     photos = load_photos(
         model, [photo.source for photo in chunk], options.view, workers=options.workers, on_error="collect"
     )
@@ -290,11 +291,11 @@ def _explain(
     ]
     if not len(photos):
         return
-    seen = _see(model, photos.to(model), options, manifest)
+    results = _run_methods(model, photos.to(model), options, manifest)
     for i, place in enumerate(photos.indices):
         geometry = photos.geometries[i]
-        rows = [(one.method, one.cells(i)) for one in seen]
-        sure = None if seen[0].sure is None else seen[0].sure[i]
+        rows = [(result.method, result.cells(i)) for result in results]
+        sure = None if results[0].sure is None else results[0].sure[i]
         note = unsure_note(len(model.categories or ())) if sure is False else ""
         yield {
             "path": chunk[place].name,
@@ -303,15 +304,15 @@ def _explain(
             "input_hw": list(geometry.input_hw),
             "shown_xyxy": list(geometry.shown_xyxy),
             "sure": sure,
-            "results": [result for one in seen for result in one.results(i)],
+            "results": [entry for result in results for entry in result.entries(i)],
         }
 
 
-def _see(
+def _run_methods(
     model: LoadedModel, photos: PhotoBatch, options: ExplainOptions, manifest: dict[str, Any]
-) -> list[_Seen]:
-    """What each method finds; the classes are chosen once, from the first method's scores."""
-    seen: list[_Seen] = []
+) -> list[_MethodResult]:
+    """Every method's results; the classes are chosen once, from the first method's scores."""
+    results: list[_MethodResult] = []
     classes: Classes = options.classes
     for name, spec in zip(options.methods, options.specs, strict=True):
         explanation = explain(model, photos, spec, classes, target=options.target)  # type: ignore[arg-type]
@@ -321,12 +322,12 @@ def _see(
             "options": explanation.options,
             "scores": _score_rules(manifest["methods"].get(name), explanation),
         }
-        seen.append(_Seen.of(name, explanation, options.rule.or_threshold_of(spec.rule)))
-    return seen
+        results.append(_MethodResult.of(name, explanation, options.rule.or_threshold_of(spec.rule)))
+    return results
 
 
 def _score_rules(before: dict[str, Any] | None, explanation: Explanation) -> str | None:
-    """The score rule of this batch, after those of the batches before where they had another."""
+    """The score rules used so far: those of earlier batches, and this batch's if it differs."""
     names = before["scores"].split(", ") if before and before["scores"] else []
     rule = explanation.score_rule
     return ", ".join(dict.fromkeys([*names, *([rule.name] if rule else [])])) or None
@@ -342,7 +343,7 @@ def _save_panel(
     folder: OutputFolder,
     note: str,
 ) -> str:
-    assert photos.photos is not None  # `_explain` keeps them
+    assert photos.photos is not None  # `_explain` loads them
     picture = panel(
         photos.photos[i],
         rows,
@@ -357,7 +358,7 @@ def _save_panel(
 
 
 def caption_of(model_name: str, options: ExplainOptions) -> str:
-    """What the panel shows, in one line.
+    """A one-line caption: what the panel shows.
 
     >>> caption_of("resnet50", ExplainOptions(["cam"]))
     'resnet50 · view: whole · heat: minmax · box: largest region ≥ 0.2 of the maximum'

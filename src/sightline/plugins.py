@@ -1,8 +1,8 @@
-"""A user's own code, loaded once: a file, a module, or an installed distribution's entry point.
+"""Plugins, each loaded once: a file, a module, or the entry point of an installed distribution.
 
 A plugin is a module; importing it runs its `register_method`, `register_dataset` and `register_metric` decorators.
-Only what the user named is run: with `load_plugin` or ``--plugin``, in ``SIGHTLINE_PLUGINS``, or by installing a
-distribution that has an entry point of the group ``sightline.plugins``.
+Only code that the user asked for is run: with `load_plugin` or ``--plugin``, in ``SIGHTLINE_PLUGINS``, or by
+installing a distribution with an entry point in the group ``sightline.plugins``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 GROUP = "sightline.plugins"
-VARIABLE = "SIGHTLINE_PLUGINS"  # names of plugins, separated as PATH is
+VARIABLE = "SIGHTLINE_PLUGINS"  # plugins, separated as in PATH
 
 _loaded: dict[str, ModuleType] = {}
 _lock = threading.RLock()
@@ -33,9 +33,9 @@ _found = False
 
 
 def load_plugin(plugin: str | Path) -> ModuleType:
-    """Import a plugin, FILE.py or the name of a module, and return it; a second call returns the same module.
+    """Import a plugin, FILE.py or a module name, and return it; a second call returns the same module.
 
-    Raises `InputError` in one line, with the line of the file, for what does not exist or fails.
+    Raises `InputError`, with the line of the file, if it does not exist or fails.
 
     >>> load_plugin("mine.py")
     Traceback (most recent call last):
@@ -50,21 +50,21 @@ def load_plugin(plugin: str | Path) -> ModuleType:
 
 
 def loaded_plugins() -> list[str]:
-    """Files (absolute paths) and modules that the user has named so far: what another process has to load, too."""
+    """The plugins loaded so far, files (absolute paths) and modules: another process must load them too."""
     return list(_loaded)
 
 
 def from_plugin(function: object) -> bool:
-    """Whether a function was defined in a plugin that the user has named."""
+    """Whether a function was defined in a loaded plugin."""
     module = getattr(function, "__module__", None)
     return any(loaded.__name__ == module for loaded in _loaded.values())
 
 
 def find_plugins() -> None:
-    """Load, once, what ``SIGHTLINE_PLUGINS`` names and what installed distributions offer.
+    """Load, once, the plugins named in ``SIGHTLINE_PLUGINS`` and those of installed distributions.
 
-    A distribution whose plugin fails is a warning of one line: its user may not know that it has one. What is named
-    in the variable was asked for, so that a failure is an `InputError`.
+    If a distribution's plugin fails, that is a one-line warning: its user may not know that it has one. Plugins in the
+    variable were asked for, so a failure there is an `InputError`.
     """
     global _found
     with _lock:
@@ -80,13 +80,13 @@ def find_plugins() -> None:
 
 
 def search_again() -> None:
-    """Let the next look-up search for plugins once more; those that are loaded stay loaded."""
+    """Make the next look-up search for plugins again; loaded ones stay loaded."""
     global _found
     _found = False
 
 
 def forget_plugin(plugin: str | Path) -> None:
-    """Let `load_plugin` run this one again (after a change in a notebook); what it registered stays until then."""
+    """Let `load_plugin` run this plugin again (after a change in a notebook); until then its entries stay."""
     name = str(Path(plugin).resolve()) if Path(plugin).suffix == ".py" else str(plugin)
     if module := _loaded.pop(name, None):
         sys.modules.pop(module.__name__, None)
@@ -105,7 +105,7 @@ def _load_entry(entry: EntryPoint) -> None:
 
 
 def _run_file(path: Path, key: str) -> ModuleType:
-    """The module of a file, in `sys.modules` under a name of its own, so that what it defines can be pickled."""
+    """The module of a file, in `sys.modules` under a unique name, so that its definitions can be pickled."""
     if not path.is_file():
         raise InputError(f"plugin {path}: no such file")
     name = f"sightline_plugin_{path.stem}_{zlib.crc32(key.encode()):08x}"
@@ -136,7 +136,7 @@ def _import_module(name: str) -> ModuleType:
 
 
 def _line_of(error: BaseException, file: str) -> str:
-    """The last line of ``file`` that the error passed through, as text; "" where there is none."""
+    """The last line of ``file`` in the error's traceback, as text; "" if there is none."""
     if isinstance(error, SyntaxError) and error.filename == file:
         return f", line {error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
@@ -144,6 +144,6 @@ def _line_of(error: BaseException, file: str) -> str:
 
 
 def _described(error: BaseException) -> str:
-    """The kind of an error and its message, in one line."""
+    """An error's type and message, on one line."""
     message = error.msg if isinstance(error, SyntaxError) else str(error)
     return f"{type(error).__name__}: {' '.join(message.split())}"

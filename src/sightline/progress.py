@@ -1,4 +1,4 @@
-"""The one progress bar: on stderr where a person looks at it; nothing in a pipe, in a log, or with ``quiet``."""
+"""The one progress bar: on stderr, if that is a terminal; nothing in a pipe, in a log, or with ``quiet``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
-Progress = Callable[[int, int], None]  # told how many are done, and of how many
+Progress = Callable[[int, int], None]  # called with (done, total)
 
 
 @contextmanager
 def progress_bar(what: str, quiet: bool = False) -> Iterator[Progress]:
-    """A bar for work that tells how far it is: call what this gives with (done, total).
+    """A progress bar; call the function it yields with (done, total).
 
     >>> with progress_bar("scoring") as update:
     ...     update(1, 2)
@@ -29,7 +29,7 @@ def progress_bar(what: str, quiet: bool = False) -> Iterator[Progress]:
 
 
 def tracked(steps: Sequence[T], what: str, shown: bool = True) -> Iterator[T]:
-    """``steps``, one by one, with a bar.
+    """Iterate over ``steps`` with a progress bar.
 
     >>> list(tracked(range(3), "features"))
     [0, 1, 2]

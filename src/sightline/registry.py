@@ -1,4 +1,4 @@
-"""One pattern for methods, data sets and metrics: a table of names that a user's own code can add to."""
+"""The registry behind methods, data sets and metrics: a table of names that plugins can add to."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ HERE = __name__.partition(".")[0]
 
 
 class Registry(Generic[T]):
-    """Names and what they stand for; built-in entries and plugins are loaded at the first look-up.
+    """Names and their entries; built-in entries and plugins are loaded at the first look-up.
 
-    ``what`` names an entry in messages. ``builtin``: the modules whose import registers the built-in entries;
-    ``package.*`` stands for every module of a package. An entry of the user's own is found before a built-in one of
-    the same name, whichever was registered first.
+    ``what`` is what an entry is called in messages. ``builtin``: the modules whose import registers the built-in
+    entries; ``package.*`` is every module of a package. A user's entry hides a built-in one of the same name,
+    whichever was registered first.
 
     >>> shapes = Registry[int]("shape")
     >>> shapes.add("square", 4, "mine")
@@ -40,11 +40,11 @@ class Registry(Generic[T]):
         self._lock = threading.RLock()
 
     def add(self, name: str, entry: T, module: str) -> None:
-        """Register ``entry``, defined in ``module``; a name that is taken there is replaced."""
+        """Register ``entry``, defined in ``module``; an existing entry of that name is replaced."""
         (self._builtin if module.partition(".")[0] == HERE else self._own)[name] = entry
 
     def get(self, name: str) -> T:
-        """The entry of that name; raises `InputError` with near matches."""
+        """The entry of that name; raises `InputError` with the nearest names."""
         entries = self.entries()
         if name not in entries:
             raise unknown(self.what, name, self.names())
@@ -55,7 +55,7 @@ class Registry(Generic[T]):
         return sorted(self.entries())
 
     def entries(self) -> dict[str, T]:
-        """Every entry by its name: the built-in ones in their modules' order, then the user's own."""
+        """Every entry by name: the built-in ones in module order, then the user's own."""
         self._load()
         return {**self._builtin, **self._own}
 
@@ -66,14 +66,14 @@ class Registry(Generic[T]):
         return MappingProxyType(self._own)
 
     def remove(self, name: str) -> None:
-        """Take an entry out again; a built-in one of that name that it hid is found again."""
+        """Remove an entry; a built-in one that it hid is found again."""
         self.get(name)
         del (self._own if name in self._own else self._builtin)[name]
 
     def _load(self) -> None:
         with self._lock:
             if not self._ready:
-                self._ready = True  # before loading: what is loaded may look something up itself
+                self._ready = True  # before loading: a module may look something up as it is imported
                 for module in self.builtin:
                     _import(module)
         find_plugins()

@@ -1,17 +1,17 @@
-"""From logits to probabilities: softmax, sigmoid, or as they are. Nothing else in the package decides this.
+"""From logits to probabilities: softmax, sigmoid, or unchanged. Nothing else in the package decides this.
 
-The rule is found anew for every pass, from what that pass shows, in this order:
+The rule is determined anew for every pass, in this order:
 
-1. What the user said (``scores=`` of `load_model`, ``--scores``) holds.
-2. A value outside [0, 1] is no probability: these are logits.
-3. The operation that made the output, read from its graph: after a softmax or a sigmoid the values are
+1. The user's choice (``scores=`` of `load_model`, ``--scores``) wins.
+2. A value outside [0, 1] is not a probability: these are logits.
+3. The operation that produced the output, read from its autograd graph: after a softmax or a sigmoid the values are
    probabilities; after a linear layer or a convolution they are logits, even if a row happens to sum to 1.
-4. Where the graph says nothing (an average of several networks, a network that runs without gradient), several
-   classes whose rows all sum to 1 within 1e-4 (a single row: 1e-5) are probabilities.
-5. Everything else is logits. Logits of one output go through the sigmoid, of several through the softmax.
+4. If the graph does not tell (an ensemble average, a network that runs without gradient), several classes whose rows
+   all sum to 1 within 1e-4 (a single row: 1e-5) are probabilities.
+5. Everything else is logits: a single output goes through the sigmoid, several through the softmax.
 
-A rule that was *found* to leave values as they are checks them again wherever it is used (RISE and the faithfulness
-metrics use the rule of one pass for many others) and raises `InputError` for values that are no probabilities.
+If the rule was *inferred* to be "none", the values are checked again wherever it is used (RISE and the faithfulness
+metrics apply the rule of one pass to many others); values that are not probabilities raise `InputError`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sightline.errors import InputError, unknown
 RULES = ("softmax", "sigmoid", "none")
 SCORES = ("auto", *RULES)
 
-# Operations that move values and do not change them, as autograd calls them.
+# Operations that move values without changing them, by their autograd names.
 _MOVES = (
     "View",
     "Reshape",
@@ -49,10 +49,9 @@ _ENDS = {
 
 @dataclass(frozen=True)
 class ScoreRule:
-    """How logits (N, C) become probabilities: "softmax" | "sigmoid" | "none" (as they are).
+    """How logits (N, C) become probabilities: "softmax" | "sigmoid" | "none" (unchanged).
 
-    ``expected``, of a "none" that was found and not given: "sum to 1" or "lie in [0, 1]", which is checked at every
-    use.
+    ``expected``, for a "none" that was inferred, not given: "sum to 1" or "lie in [0, 1]", checked at every use.
 
     >>> ScoreRule("softmax").probabilities(torch.tensor([[0.0, 0.0]]))
     tensor([[0.5000, 0.5000]])
@@ -86,11 +85,11 @@ class ScoreRule:
 
     @property
     def gives_probabilities(self) -> bool:
-        """False for a "none" that was given: a regression has any value."""
+        """False for a "none" that the user gave: a regression output can have any value."""
         return self.name != "none" or self.expected is not None
 
     def text(self, value: float) -> str:
-        """A score for people: a percentage, or, of values that need not be probabilities, four digits.
+        """A score for display: a percentage, or four significant digits if it need not be a probability.
 
         >>> ScoreRule("sigmoid").text(0.007), ScoreRule("none").text(37.2)
         ('0.7 %', '37.2')
@@ -98,19 +97,19 @@ class ScoreRule:
         return percent_text(value) if self.gives_probabilities else f"{value:.4g}"
 
     def _check(self, logits: Tensor) -> None:
-        # An exporter cannot follow a branch on values; there the check has nothing to look at.
+        # An exporter cannot trace a branch on values, so the check is skipped there.
         if self.expected is None or torch.compiler.is_compiling():
             return
         fits = sums_to_one(logits) if self.expected == "sum to 1" else lies_in_unit(logits)
         if not fits:
             raise InputError(
-                f"the network's outputs {self.expected} in one pass and not in another; say which they are: "
-                "scores='softmax' or 'sigmoid' for logits, 'none' for values to be taken as they are"
+                f"the network's outputs {self.expected} in one pass and not in another; say what they are: "
+                "scores='softmax' or 'sigmoid' for logits, 'none' to use the values unchanged"
             )
 
 
 def percent_text(probability: float) -> str:
-    """A probability for the eye; what is not quite 0 or 1 is not shown as 0 or 1.
+    """A probability as a percentage; one that is not exactly 0 or 1 is never rounded to 0 % or 100 %.
 
     >>> [percent_text(p) for p in (0.6214, 0.0004, 0.0, 0.99999)]
     ['62.1 %', '<0.1 %', '0.0 %', '>99.9 %']
@@ -123,10 +122,10 @@ def percent_text(probability: float) -> str:
 def rule_for(
     logits: Tensor, given: str | None = None, look: Callable[[], Tensor | None] | None = None
 ) -> ScoreRule:
-    """The rule for the outputs (N, C) of one pass; the head of this module says how it is found.
+    """The rule for the outputs (N, C) of one pass; the module docstring says how it is determined.
 
-    ``given``: "auto" or None, or one of `RULES`, which then holds. ``look``: makes the same outputs with their
-    graph; called only where ``logits`` has none and its values could be probabilities.
+    ``given``: "auto" or None, or one of `RULES`, which then applies. ``look``: computes the same outputs with their
+    graph; called only if ``logits`` has none and its values could be probabilities.
 
     >>> rule_for(torch.tensor([[2.0, -1.0]])).name, rule_for(torch.tensor([[-4.95]])).name
     ('softmax', 'sigmoid')
@@ -152,7 +151,7 @@ def rule_for(
 
 
 def checked_scores(given: str | None) -> str:
-    """``given`` if it is one of `SCORES`, or an `InputError` with the nearest.
+    """``given`` if it is one of `SCORES`; otherwise raises `InputError` with the nearest.
 
     >>> checked_scores("softmax")
     'softmax'
@@ -163,7 +162,7 @@ def checked_scores(given: str | None) -> str:
 
 
 def lies_in_unit(values: Tensor, tolerance: float = 1e-4) -> bool:
-    """Whether every value is ≥ 0 and, but for rounding, ≤ 1.
+    """Whether every value is ≥ 0 and, up to rounding, ≤ 1.
 
     >>> lies_in_unit(torch.tensor([[0.0, 1.0]])), lies_in_unit(torch.tensor([[-0.1, 0.5]]))
     (True, False)
@@ -186,7 +185,7 @@ def _rounding(values: Tensor, tolerance: float) -> float:
 
 
 def end_of(output: Tensor) -> str | None:
-    """The operation that made ``output``, where it tells: "softmax", "sigmoid" or "logits"; None elsewhere.
+    """What the operation that produced ``output`` implies: "softmax", "sigmoid" or "logits"; None if nothing.
 
     >>> weight = torch.ones(2, 2, requires_grad=True)
     >>> end_of((weight @ weight).softmax(1)), end_of(weight @ weight), end_of(weight.exp())

@@ -1,4 +1,4 @@
-"""The few objects that everything else passes around: frozen, and validated when they are made."""
+"""The few objects that everything else passes around: frozen, and validated on construction."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Geometry:
 
     @classmethod
     def identity(cls, size_hw: tuple[int, int]) -> Geometry:
-        """The geometry of a tensor that nobody resized."""
+        """The geometry of a tensor that was not resized."""
         return cls(size_hw, size_hw, (0.0, 0.0, float(size_hw[1]), float(size_hw[0])))
 
     def _scale_offset(self, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,9 +104,9 @@ class Geometry:
         return (boxes_xyxy * scale + offset).clamp(min=0).minimum(limit)
 
     def masks_to_photo(self, masks: Tensor) -> Tensor:
-        """Masks (..., H, W) of the network's pixels -> (..., H, W) of the photo's; False where nothing was shown.
+        """Masks (..., H, W) in network pixels -> (..., H, W) in photo pixels; False where the network saw nothing.
 
-        A photo pixel takes the value of the network pixel that its centre lies in.
+        A photo pixel takes the value of the network pixel that contains its centre.
 
         >>> g = Geometry(photo_hw=(2, 4), input_hw=(1, 2), shown_xyxy=(0, 0, 4, 2))
         >>> g.masks_to_photo(torch.tensor([[True, False]])).int().tolist()
@@ -133,7 +133,7 @@ class Geometry:
 class BoxRule:
     """How a map becomes boxes: normalise it, keep the values ≥ t, take the largest region or all of them.
 
-    ``threshold``    a share in [0, 1]; left out, 0.2 of the maximum (Zhou et al. 2016) or 0.35 of the percentile
+    ``threshold``    a share in [0, 1]; default: 0.2 of the maximum (Zhou et al. 2016) or 0.35 of the percentile
                      (PaS, Bae et al. 2020).
     ``relative_to``  what it is a share of. "max": t = threshold · max; "percentile": t = threshold · percentile_i.
     ``normalise``    "minmax" | "max" | "percentile" | "ivr", as in `sightline.heatmap.normalise`.
@@ -146,7 +146,7 @@ class BoxRule:
     (0.2, 0.35)
     """
 
-    threshold: float = None  # type: ignore[assignment]  # resolved below: never None once made
+    threshold: float = None  # type: ignore[assignment]  # resolved below: never None after construction
     relative_to: str = "max"
     normalise: str = "minmax"
     select: str = "largest"
@@ -169,7 +169,7 @@ class BoxRule:
             raise InputError(f"percentile is {self.percentile}; expected a number from 0 to 100")
 
     def or_threshold_of(self, other: BoxRule | None) -> BoxRule:
-        """This rule; with the threshold of ``other``, that of a named method say, where none was given here.
+        """This rule; if it was given no threshold, with that of ``other`` (a named method's rule, say).
 
         >>> BoxRule().or_threshold_of(BoxRule(0.35)).threshold, BoxRule(0.2).or_threshold_of(BoxRule(0.35)).threshold
         (0.35, 0.2)
@@ -179,9 +179,9 @@ class BoxRule:
 
     @classmethod
     def of(cls, rule: BoxRule | float | None = None, **keywords: Any) -> BoxRule:
-        """A rule as it is, or made of keywords (None: the default); a lone number is the threshold.
+        """A rule, or one built from keywords (None: the default); a lone number is the threshold.
 
-        Raises `InputError` for both at once, and for a keyword that is no field of a rule.
+        Raises `InputError` if both are given, and for a keyword that is not a field of `BoxRule`.
 
         >>> BoxRule.of(threshold=0.5) == BoxRule.of(0.5) == BoxRule(0.5)
         True
@@ -192,7 +192,7 @@ class BoxRule:
         valid = [field.name for field in fields(cls)]
         for name in given:
             if name not in valid:
-                raise unknown("option of a box rule", name, valid)
+                raise unknown("box rule option", name, valid)
         if not isinstance(rule, BoxRule):
             return cls(**given) if rule is None else cls(rule, **given)
         if given:
@@ -212,7 +212,7 @@ class BoxRule:
         return f"{region} ≥ {self.threshold:g} of the {of}"
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields, as a manifest holds them.
+        """The fields, as written to a manifest.
 
         >>> BoxRule().as_dict()["relative_to"]
         'max'
@@ -222,10 +222,10 @@ class BoxRule:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One image of a dataset: where it is, what it shows, and (for scoring only) where.
+    """One image of a data set: its source, its class and, for scoring only, where the object is.
 
     ``boxes_xyxy`` (B, 4) are the true boxes of class ``label`` in photo pixels, half-open.
-    ``masks`` are files of true masks and ``ignore_mask`` one of pixels that do not count (OpenImages).
+    ``masks`` are files of true masks; ``ignore_mask`` is a file of pixels that do not count (OpenImages).
     """
 
     id: str
@@ -241,7 +241,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Samples of one split with the names of their classes; ``label`` indexes ``categories``."""
+    """The samples of one split and the class names; a sample's ``label`` indexes ``categories``."""
 
     name: str
     split: str
@@ -257,9 +257,9 @@ class Dataset:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """One class of one image: its index, its name, its score, its boxes (B, 4).
+    """One class of one image: its index, name, score and boxes (B, 4).
 
-    The score is a probability, unless ``scores="none"`` says that the model gives something else.
+    The score is a probability unless the model was loaded with ``scores="none"``.
     """
 
     class_index: int

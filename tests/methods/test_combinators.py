@@ -304,5 +304,7 @@ def test_targets_go_through_combinators_unless_they_name_a_place(net: nn.Module)
     by_hand = propagate((straight + mirrored.flip(3)) / 2, net[:2](IMAGES).detach())
     torch.testing.assert_close(found, by_hand)
     place = sightline.targets.Detection([0, 0, 4, 4], 1)
-    with pytest.raises(InputError, match=r"Detection\(.* names a place, which flip and scales move"):
+    with pytest.raises(
+        InputError, match=r"Detection\(.* names a place in the image, and flip and scales move it"
+    ):
         sightline.explain(net, IMAGES, "gradcam:flip", target=place)

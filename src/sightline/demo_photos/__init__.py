@@ -1,4 +1,4 @@
-"""The photos that `sightline demo` explains; LICENCES.txt in this folder says whose they are."""
+"""The photos that `sightline demo` explains; LICENCES.txt in this folder credits their authors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NAMES = ("chelsea", "coffee", "rocket", "cat_and_coffee")
 
 
 def photo_path(name: str) -> Path:
-    """The file of one demo photo, a JPEG; raises `InputError` for a name that is not in `NAMES`.
+    """The JPEG file of one demo photo; raises `InputError` for a name not in `NAMES`.
 
     >>> photo_path("coffee").name
     'coffee.jpg'

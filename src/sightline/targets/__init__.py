@@ -1,4 +1,4 @@
-"""What is explained: a class of each image, another number that the network's output holds, or any callable of it."""
+"""What is explained: a class of each image, another number in the network's output, or any function of it."""
 
 from sightline.targets.base import OutputTarget, Setting, bound
 from sightline.targets.classes import (

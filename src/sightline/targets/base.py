@@ -1,4 +1,4 @@
-"""What the named targets share: `explain` binds each to a network, the size of its input and its categories."""
+"""What the named targets share: `explain` binds each to a network, its input size and its categories."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sightline.targets.classes import find_category, logits_of
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a target is used: the network, its input's size, its category names, and how its logits are scored."""
+    """The context of a target: the network, its input size, its category names, and its score rule."""
 
     network: nn.Module
     size_hw: tuple[int, int]
@@ -23,11 +23,11 @@ class Setting:
 
 
 class OutputTarget:
-    """A named target: ``target(output)`` -> (N,), one score per image, with the graph of the output."""
+    """A named target: ``target(output)`` -> (N,), one score per image, differentiable in the output."""
 
     @property
     def names_a_place(self) -> bool:
-        """Whether it holds for places of the image as it was given, and not for a mirrored or enlarged one."""
+        """Whether it refers to positions in the image as given, so that it is wrong for a mirrored or enlarged one."""
         return False
 
     def __call__(self, output: Any) -> Tensor:
@@ -35,20 +35,20 @@ class OutputTarget:
         raise NotImplementedError
 
     def at(self, rows: Tensor) -> OutputTarget:
-        """The same for a batch whose row i shows image ``rows[i]``; itself unless it knows each image."""
+        """The same target for a batch whose row i shows image ``rows[i]``; itself if it holds nothing per image."""
         return self
 
     def bind(self, setting: Setting) -> tuple[nn.Module, OutputTarget]:
-        """The network to be run and the target with names and sizes filled in."""
+        """The network to run, and the target with names and sizes filled in."""
         return setting.network, self
 
     def settled(self, output: Any) -> OutputTarget:
-        """The target after the unchanged images' output was seen: what is looked for there stays the same."""
+        """The target fixed to what the unchanged images' output shows, such as the box or the region it found."""
         return self
 
 
 def bound(target: Callable[[Any], Tensor], setting: Setting) -> tuple[nn.Module, Callable[[Any], Tensor]]:
-    """The network to be run for ``target`` and the callable of its output; any callable is passed on as it is.
+    """The network to run for ``target``, and the function of its output; a plain callable is returned unchanged.
 
     >>> from sightline.targets import Contrast
     >>> setting = Setting(nn.Identity(), (8, 8), ["boxer", "bull mastiff"])
@@ -61,7 +61,7 @@ def bound(target: Callable[[Any], Tensor], setting: Setting) -> tuple[nn.Module,
 
 
 def needed_logits(output: Any, who: object) -> Tensor:
-    """The scores (N, C) of an output, or an `InputError` that names the target and what the network returned."""
+    """The scores (N, C) of an output; raises `InputError` with the target and what the network returned."""
     logits = logits_of(output)
     if logits is None:
         raise InputError(f"{who} needs scores (N, C); the network returns {described(output)}")
@@ -69,7 +69,7 @@ def needed_logits(output: Any, who: object) -> Tensor:
 
 
 def column(values: Tensor, class_: int, who: object) -> Tensor:
-    """Column ``class_`` of (N, C, ...), or an `InputError` where there is none."""
+    """Column ``class_`` of (N, C, ...); raises `InputError` if there is none."""
     if not 0 <= class_ < values.shape[1]:
         raise InputError(f"{who}: class {class_} is out of range; expected 0 to {values.shape[1] - 1}")
     return values[:, class_]
@@ -92,7 +92,7 @@ def described(output: Any) -> str:
 
 
 def index_of(class_: int | str, setting: Setting) -> int:
-    """The index of a class that may be given by its name."""
+    """The index of a class given by index or name."""
     if isinstance(class_, int):
         return class_
     if class_.strip().isdecimal():

@@ -1,4 +1,4 @@
-"""What is explained: a class of each image, or any callable of the network's output."""
+"""What is explained: a class of each image, or any function of the network's output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Classes: TypeAlias = "str | int | Tensor | Sequence[str | int]"
 
 
 def logits_of(output: Any) -> Tensor | None:
-    """The scores (N, C) in a network's output: the tensor itself or its ``logits``; None where it has none.
+    """The scores (N, C) in a network's output: the tensor itself or its ``logits``; None if it has none.
 
     >>> logits_of(torch.zeros(2, 5)).shape
     torch.Size([2, 5])
@@ -26,7 +26,7 @@ def logits_of(output: Any) -> Tensor | None:
 
 @dataclass(frozen=True, eq=False)
 class ClassTarget:
-    """The pre-softmax score y^c of one class an image; ``classes`` (N,) int64.
+    """The pre-softmax score y^c of one class per image; ``classes`` (N,) int64.
 
     >>> ClassTarget(torch.tensor([2, 0]))(torch.tensor([[1., 2., 3.], [4., 5., 6.]]))
     tensor([3., 4.])
@@ -38,7 +38,7 @@ class ClassTarget:
         logits = logits_of(output)
         if logits is None:
             raise InputError(
-                f"the network returns {type(output).__name__}, not scores (N, C); give `target=`, a callable of it"
+                f"the network returns {type(output).__name__}, not scores (N, C); give `target=`, a callable on it"
             )
         return logits.gather(1, self.classes[:, None])[:, 0]
 
@@ -58,11 +58,11 @@ class CallableTarget:
         scores = self.function(output)
         if not isinstance(scores, Tensor) or scores.ndim != 1:
             got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-            raise InputError(f"target returned {got}; expected a tensor of one score an image: (N,)")
+            raise InputError(f"target returned {got}; expected a tensor with one score per image: (N,)")
         return scores
 
     def at(self, rows: Tensor) -> CallableTarget:
-        """The same for a batch whose row i shows image ``rows[i]``: what a target says of each image follows it."""
+        """The same target for a batch whose row i shows image ``rows[i]``: per-image values follow their image."""
         at = getattr(self.function, "at", None)
         return self if at is None else CallableTarget(at(rows))
 
@@ -71,7 +71,7 @@ Target: TypeAlias = "ClassTarget | CallableTarget"
 
 
 def find_category(name: str, categories: Sequence[str]) -> int:
-    """The index of a class by its name, or by one of its comma-separated names, whatever the case.
+    """The index of a class by its name, or one of its comma-separated names, ignoring case.
 
     >>> find_category("Bull mastiff", ["boxer", "bull mastiff", "tabby, tabby cat"])
     1
@@ -83,14 +83,14 @@ def find_category(name: str, categories: Sequence[str]) -> int:
     parts = [i for i, c in enumerate(categories) if wanted in [p.strip().lower() for p in c.split(",")]]
     found = exact or parts
     if len(found) > 1:
-        raise InputError(f"class {name!r} names {len(found)} classes: {found}; give an index")
+        raise InputError(f"class {name!r} matches {len(found)} classes: {found}; give an index")
     if not found:
         raise unknown("class", name, categories)
     return found[0]
 
 
 def resolve_classes(classes: Classes, logits: Tensor, categories: Sequence[str] | None = None) -> Tensor:
-    """Turn what a user may write into (N, K) int64 on the device of ``logits`` (N, C).
+    """Turn the user's choice of classes into (N, K) int64 on the device of ``logits`` (N, C).
 
     "top1", "top5", "topK" | an index | a name | a list of these (the same for every image) |
     a tensor (N,) or (N, K).

@@ -1,4 +1,4 @@
-"""Targets of networks that answer for every pixel."""
+"""Targets for networks with an output per pixel."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from sightline.targets.base import OutputTarget, Setting, column, described, wit
 class Segmentation(OutputTarget):
     """The mean score of one class over a region: ``mask`` "predicted", "all", or bool (H, W) or (N, H, W).
 
-    "predicted": the pixels that the output gives to the class; in `explain` those of the unchanged image, also where
-    a method shows the network changed ones.
-
-    For outputs (N, C, h, w), torchvision's dict with ``out``, objects with ``logits``. With one channel class 0 is
-    predicted where it is positive. 0 for an image whose region is empty. A mask of another size is resized (nearest).
+    "predicted": the pixels predicted as the class; in `explain` those of the unchanged image, even if a method runs
+    the network on changed ones. For outputs (N, C, h, w), torchvision's dict with ``out``, and objects with ``logits``.
+    With a single channel, class 0 is predicted where it is positive. 0 for an image with an empty region. A mask of
+    another size is resized (nearest).
 
     >>> scores = torch.tensor([[[[1.0, 5.0]], [[3.0, 0.0]]]])  # class 1 wins on the left, class 0 on the right
     >>> Segmentation(0)(scores), Segmentation(0, mask="all")(scores)

@@ -1,4 +1,4 @@
-"""The target of object detectors: one object, found again in each output by its place."""
+"""The target for object detectors: one object, matched by its box in every output."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from sightline.targets.base import OutputTarget, Setting, described, index_of
 class Detection(OutputTarget):
     """max_j IoU(box, box_j) · score_j over the detections j of class ``label``: the object at ``box``, in each output.
 
-    The detection is matched again on every pass, never "the first one", whose order changes as the image does. Both
-    factors carry a gradient; an output without a detection of that class that overlaps ``box`` scores 0.
+    The detection is matched anew on every pass rather than taken by position, as the order of detections changes with
+    the image. Both factors carry a gradient; if no detection of that class overlaps ``box``, the score is 0.
 
-    ``box``: xyxy in pixels of the network's input, (4,) for every image or (N, 4); None: in `explain` the detection of
-    that class with the highest score in each unchanged image. ``label``: the detector's own class number or name.
+    ``box``: xyxy in pixels of the network's input, (4,) for every image or (N, 4); None (in `explain`): the
+    best-scoring detection of that class in each unchanged image. ``label``: the detector's own class number or name.
     Outputs: torchvision's list of dicts (boxes, labels, scores); DETR's (``logits`` (N, Q, C), ``pred_boxes`` as
-    centre and size in shares of the image; ``scores`` "softmax" with a last class for nothing, or "sigmoid");
-    ultralytics' (N, 4 + C, M), boxes as centre and size in pixels. ``size_hw``: the input's size, which `explain`
-    fills in; only DETR's shares need it.
+    centre and size, relative to the image; ``scores`` "softmax" with "no object" as the last class, or "sigmoid");
+    ultralytics' (N, 4 + C, M), boxes as centre and size in pixels. ``size_hw``: the input size, filled in by
+    `explain`; only DETR's relative boxes need it.
 
     >>> found = [{"boxes": torch.tensor([[0.0, 0, 4, 4], [0, 0, 2, 4]]), "labels": torch.tensor([1, 1]),
     ...           "scores": torch.tensor([0.4, 0.6])}]
@@ -66,8 +66,8 @@ class Detection(OutputTarget):
         return torch.stack([_best(*one, boxes[i]) for i, one in enumerate(found)])
 
     def _detections(self, output: Any) -> list[tuple[Tensor, Tensor]]:
-        """Of each image the boxes (M, 4) xyxy in pixels and their scores (M,) for the class."""
-        from torchvision.ops import box_convert  # here: it takes as long to import as PyTorch does
+        """For each image, the boxes (M, 4) xyxy in pixels and their scores (M,) for the class."""
+        from torchvision.ops import box_convert  # imported here: it is as slow to import as PyTorch
 
         label = int(self.label)
         first = output[0] if isinstance(output, (list, tuple)) and output else output
@@ -82,7 +82,9 @@ class Detection(OutputTarget):
         logits, shares = _field(output, "logits"), _field(output, "pred_boxes")
         if logits is not None and shares is not None and 0 <= label < logits.shape[-1]:
             if self.size_hw is None:
-                raise InputError(f"{self}: this output's boxes are shares of the image; give size_hw=(H, W)")
+                raise InputError(
+                    f"{self}: this output's boxes are relative to the image; give size_hw=(H, W)"
+                )
             height, width = self.size_hw
             scale = shares.new_tensor([width, height, width, height])
             scores = ScoreRule(self.scores).probabilities(logits)
@@ -127,7 +129,7 @@ def _field(output: Any, name: str) -> Tensor | None:
 
 
 def _best(boxes: Tensor, scores: Tensor, box: Tensor) -> Tensor:
-    """max_j IoU · score; where nothing was found a 0 that still hangs on the output's graph."""
+    """max_j IoU · score; without detections, a 0 that is still part of the output's graph."""
     if not len(boxes):
         return boxes.sum() + scores.sum()
     from torchvision.ops import box_iou

@@ -1,4 +1,4 @@
-"""Targets of networks that answer with an embedding: likeness to another image, or to a text."""
+"""Targets for networks that return an embedding: similarity to another image, or to a text."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _NAMES = ("image_embeds", "image_features", "pooler_output", "embedding", "embed
 class Similarity(OutputTarget):
     """The cosine between the embedding of each image (N, D) and that of a reference, (D,) or (N, D).
 
-    Two images: ``Similarity(network(other)[0])``, or `Similarity.to`. The embedding is the output itself, or its
-    ``image_embeds``, ``image_features``, ``pooler_output``.
+    To compare two images: ``Similarity(network(other)[0])``, or `Similarity.to`. The embedding is the output itself,
+    or its ``image_embeds``, ``image_features`` or ``pooler_output``.
 
     >>> Similarity(torch.tensor([1.0, 0.0]))(torch.tensor([[3.0, 4.0]]))
     tensor([0.6000])
@@ -42,7 +42,7 @@ class Similarity(OutputTarget):
             reference.ndim == 2 and len(reference) not in (1, len(found))
         ):
             raise InputError(
-                f"{self}: the network's embedding is {tuple(found.shape)}; expected the same length"
+                f"{self}: the network's embedding has shape {tuple(found.shape)}; expected the same length"
             )
         return cosine_similarity(found, reference.expand_as(found), dim=1)
 
@@ -52,7 +52,7 @@ class Similarity(OutputTarget):
 
     @classmethod
     def to(cls, network: nn.Module, images: Tensor) -> Similarity:
-        """Likeness to other images (1 or N, 3, H, W), whose embeddings are taken now, in eval mode, without gradient.
+        """Similarity to other images (1 or N, 3, H, W), embedded now, in eval mode, without gradient.
 
         >>> Similarity.to(nn.Flatten(), torch.ones(1, 3, 2, 2))
         Similarity(to an image, (1, 12))
@@ -69,11 +69,11 @@ class Similarity(OutputTarget):
 
 @dataclass(frozen=True)
 class Text(OutputTarget):
-    """Likeness to a text, for networks that embed images and texts in one space (CLIP, SigLIP).
+    """Similarity to a text, for networks that embed images and texts in one space (CLIP, SigLIP).
 
     The network has ``encode_image`` and ``encode_text`` (open_clip, OpenAI's CLIP) or ``get_image_features`` and
-    ``get_text_features`` (Hugging Face); the score is the cosine of both. ``tokenizer``: texts -> tokens; left out,
-    the network's own ``tokenizer`` or ``processor`` attribute, or open_clip's for its usual vocabulary.
+    ``get_text_features`` (Hugging Face); the score is the cosine of the two. ``tokenizer``: texts -> tokens; default:
+    the network's own ``tokenizer`` or ``processor`` attribute, or open_clip's if the vocabulary is its usual one.
 
     >>> Text("a photo of a dog")
     Text('a photo of a dog')
@@ -86,7 +86,7 @@ class Text(OutputTarget):
         return f"Text({self.text!r})"
 
     def __call__(self, output: Any) -> Tensor:
-        raise InputError(f"{self} needs the network to embed its text; give it to `explain` as target=")
+        raise InputError(f"{self} needs a network to embed its text; pass it to `explain` as target=")
 
     def bind(self, setting: Setting) -> tuple[nn.Module, OutputTarget]:
         network = setting.network
@@ -104,7 +104,7 @@ class Text(OutputTarget):
 
 
 class ImageEncoder(nn.Module):
-    """The image half of a network: the same modules under the same names, whose output is the image's embedding."""
+    """The image encoder of a network: the same modules under the same names; its output is the image embedding."""
 
     def __init__(self, network: nn.Module, encode: Callable[[Tensor], Any]) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ def embedding_of(output: Any) -> Tensor:
     for one in candidates:
         if isinstance(one, Tensor) and one.ndim == 2:
             return one
-    raise InputError(f"an embedding is (N, D); the network returns {described(output)}")
+    raise InputError(f"expected an embedding (N, D); the network returns {described(output)}")
 
 
 def _first(network: nn.Module, *names: str) -> Callable[..., Any] | None:
@@ -149,10 +149,10 @@ def _tokens(network: nn.Module, target: Text) -> Any:
             tokenizer = open_clip.SimpleTokenizer(context_length=getattr(network, "context_length", 77))
     if tokenizer is None:
         raise InputError(
-            f"{target}: this network brings no tokenizer; give one: Text({target.text!r}, tokenizer=…), e.g. "
+            f"{target}: this network has no tokenizer; give one: Text({target.text!r}, tokenizer=…), e.g. "
             "open_clip.get_tokenizer(NAME) or transformers.AutoTokenizer.from_pretrained(NAME)"
         )
-    if hasattr(tokenizer, "convert_tokens_to_ids"):  # Hugging Face: a call without it returns lists
+    if hasattr(tokenizer, "convert_tokens_to_ids"):  # Hugging Face: returns lists unless asked for tensors
         return dict(tokenizer([target.text], return_tensors="pt", padding=True))
     return tokenizer([target.text])
 

@@ -1,4 +1,4 @@
-"""Targets as they are typed: ``KIND:VALUE``."""
+"""Targets as text: ``KIND:VALUE``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sightline.targets.simple import ClassScore, Contrast, MultiLabel, Probabili
 
 
 def parse_target(text: str) -> OutputTarget:
-    """A target from what a user types; raises `InputError` that shows the right form.
+    """Parse a target as a user types it; raises `InputError` with the expected form.
 
     ``class:NAME``, ``probability:NAME``, ``contrast:A,B``, ``regression:1`` or ``-1``, ``multilabel:A,B,…``,
     ``segmentation:NAME``, ``detection:LABEL`` (its best detection) or

@@ -1,4 +1,4 @@
-"""Targets that are a number of the scores (N, C) of a classifier or a regressor."""
+"""Targets computed from the scores (N, C) of a classifier or regressor."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sightline.targets.base import (
 
 @dataclass(frozen=True)
 class ClassScore(OutputTarget):
-    """The pre-softmax score y^c of one class, given by index or name: what ``classes=`` explains too.
+    """The pre-softmax score y^c of one class, given by index or name: the same as ``classes=``.
 
     >>> import torch
     >>> ClassScore(2)(torch.tensor([[1.0, 2, 3], [4, 5, 6]]))
@@ -40,7 +40,7 @@ class ClassScore(OutputTarget):
 
 @dataclass(frozen=True)
 class Probability(OutputTarget):
-    """The probability of one class: its gradient also says what speaks for the other classes.
+    """The probability of one class: its gradient also reflects the evidence for the other classes.
 
     ``scores``: how logits become probabilities, as in `load_model`; "auto" finds it (`sightline.scores`).
 
@@ -111,7 +111,7 @@ class Regression(OutputTarget):
 
 @dataclass(frozen=True, init=False)
 class MultiLabel(OutputTarget):
-    """The sum of the scores of several classes at once: what speaks for all of these labels.
+    """The sum of the scores of several classes: the evidence for all of these labels together.
 
     >>> import torch
     >>> MultiLabel(0, 2)(torch.tensor([[1.0, 2, 3], [4, 5, 6]]))
