@@ -1,12 +1,12 @@
-"""Every registered method on one model: localisation and faithfulness side by side, on the same photos.
+"""Every registered method on one model: localisation and faithfulness, on the same photos.
 
     python benchmarks/all_methods.py --data ../shared/data/tiny-imagenet-40.zip --write docs/all-methods.md
     python benchmarks/all_methods.py --data ../shared/data/tiny-imagenet-40.zip --model squeezenet1_1 \\
         --weights ../shared/weights/squeezenet1_1.safetensors --write docs/all-methods.md
 
 Localisation: GT-known at the threshold chosen on ``train-heldout``. Faithfulness: the most probable class. Both on
-photos evenly spread over `val`. Slow methods are shortened (RISE to 100 masks, Score-CAM to the 64 channels that vary
-most); the table says so. ``--write`` puts the model's section into the file, in the place of an earlier one.
+photos evenly spaced over `val`. Slow methods are shortened (RISE to 100 masks, Score-CAM to the 64 channels that vary
+most), as the table states. ``--write`` writes the model's section to the file, replacing an earlier one.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def recipes() -> list[str]:
 
 
 def spread(dataset: Dataset, count: int) -> Dataset:
-    """``count`` samples, evenly spread."""
+    """``count`` samples, evenly spaced."""
     count = min(count, len(dataset))
     return replace(dataset, samples=[dataset[i * len(dataset) // count] for i in range(count)])
 
@@ -104,12 +104,12 @@ def main() -> None:
     )
     parser.add_argument("--data", required=True)
     parser.add_argument("--dataset", default="tiny-imagenet")
-    parser.add_argument("--model", help="as for `sightline evaluate`; without it the default model")
+    parser.add_argument("--model", help="as in `sightline evaluate` (default: the default model)")
     parser.add_argument("--weights")
-    parser.add_argument("--photos", type=int, default=240, help="of val, for localisation")
-    parser.add_argument("--choose", type=int, default=120, help="of train-heldout, for the threshold")
-    parser.add_argument("--faithful", type=int, default=60, help="of the photos of val, for faithfulness")
-    parser.add_argument("--steps", type=int, default=28, help="of insertion and deletion")
+    parser.add_argument("--photos", type=int, default=240, help="photos of val, for localisation")
+    parser.add_argument("--choose", type=int, default=120, help="photos of train-heldout, for the threshold")
+    parser.add_argument("--faithful", type=int, default=60, help="photos of val, for faithfulness")
+    parser.add_argument("--steps", type=int, default=28, help="steps of insertion and deletion")
     parser.add_argument("--write", type=Path)
     arguments = parser.parse_args()
     model = sightline.load_model(arguments.model, weights=arguments.weights)

@@ -1,13 +1,13 @@
-"""The batch road beside the bare model: throughput, memory, and time against the number of images.
+"""Batch mode compared with the bare model: throughput, memory, and time against the number of images.
 
     .venv/bin/python benchmarks/batch.py --photos ../shared/data/imagenet-sample --write benchmarks/batch.md
     .venv/bin/python benchmarks/batch.py --parts --write benchmarks/batch.md       (appends)
     .venv/bin/python benchmarks/batch.py --growth --write benchmarks/batch.md      (appends)
 
-Throughput: ResNet-50 (random weights), Grad-CAM and box, ImageNet photos from the disk. Each engine does N and then 3 N
-images; the difference is the cost of 2 N images, what is left of the first is the start-up. Before and after it the
-bare model does N decoded images in the same memory format, threads and batches. Wall time is what a user waits; CPU
-time, of the whole tree of processes, is what a busy machine cannot distort.
+Throughput: ResNet-50 (random weights), Grad-CAM and box, ImageNet photos from disk. Each engine processes N, then 3 N
+images; the difference is the cost of 2 N images, the rest of the first run is start-up. Before and after it the bare
+model processes N decoded images in the same memory format, threads and batches. Wall time is what a user waits for; CPU
+time, over the whole process tree, is not distorted by a busy machine.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Cost(NamedTuple):
 
 
 def tree(root: int) -> list[int]:
-    """A process and all that descend from it."""
+    """A process and all its descendants."""
     parents: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -57,7 +57,7 @@ def tree(root: int) -> list[int]:
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process and its descendants so far, those that ended and were waited for included."""
+    """CPU time so far of this process and its descendants, including those that have ended and been waited for."""
     total = 0
     for one in tree(os.getpid()):
         try:
@@ -69,7 +69,7 @@ def cpu_seconds() -> float:
 
 
 def resident_mb(root: int) -> float:
-    """Resident memory of a process and its descendants; shared pages count for each."""
+    """Resident memory of a process and its descendants; shared pages are counted in each."""
     total = 0
     for one in tree(root):
         try:
@@ -95,7 +95,7 @@ def machine() -> str:
 
 
 def repeated(photos: Path, count: int, folder: Path) -> Path:
-    """``count`` links to the photos in turn, each with a name of its own."""
+    """``count`` links that cycle through the photos, with unique names."""
     files = sorted(photos.glob("*.JPEG"))
     folder.mkdir()
     for number in range(count):
@@ -162,7 +162,7 @@ def throughput(arguments: argparse.Namespace) -> list[str]:
             before, first, third, after = bare(), road(engine, small), road(engine, large), bare()
             plain = Cost(*((a + b) / 2 / n for a, b in zip(before, after, strict=True)))
             each = Cost(*(value / (2 * n) for value in third - first))
-            share = getattr(engine, "actors", 1)  # so many models at once, where the bare one is alone
+            share = getattr(engine, "actors", 1)  # this many models run at once; the bare model runs alone
             found.append(
                 (
                     plain,
@@ -190,7 +190,7 @@ def throughput(arguments: argparse.Namespace) -> list[str]:
 
 
 def parts(arguments: argparse.Namespace) -> list[str]:
-    """CPU time of the bare forward pass and of each of the road's parts, batch by batch in turn, in one process."""
+    """CPU time of the bare forward pass and of each part of batch mode, interleaved batch by batch, in one process."""
     import torch
 
     from sightline import load_model
@@ -245,7 +245,7 @@ def parts(arguments: argparse.Namespace) -> list[str]:
 
 
 def choices(arguments: argparse.Namespace) -> list[str]:
-    """CPU time of what might have been chosen: decoders, and the network's memory format."""
+    """CPU time of the alternatives: decoders, and the network's memory format."""
     import cv2
     import numpy as np
     import torch
@@ -297,7 +297,7 @@ def choices(arguments: argparse.Namespace) -> list[str]:
 
 
 def small_tar(path: Path, count: int) -> Path:
-    """``count`` JPEGs of 64×64 noise (a hundred different ones), each a member of its own."""
+    """A tar of ``count`` JPEGs of 64×64 noise (a hundred distinct ones)."""
     import numpy as np
     from PIL import Image
 
@@ -315,7 +315,7 @@ def small_tar(path: Path, count: int) -> Path:
 
 
 def one_growth(source: Path, out: Path) -> None:
-    """A run with a small model at 32×32, in a process of its own."""
+    """A run with a small model at 32×32, in its own process."""
     import torch
     from torch import nn
 
@@ -369,7 +369,7 @@ def growth(arguments: argparse.Namespace) -> list[str]:
 
 
 def plan(ms: float, row_bytes: float) -> list[str]:
-    """What a large job asks for: one core does an image in ``ms`` milliseconds, a row takes ``row_bytes``."""
+    """The cost of a large job: ``ms`` milliseconds per image on one core, ``row_bytes`` per row."""
     lines = [
         f"One image: {ms:g} ms of one core; one row: {row_bytes:g} bytes; heatmaps: 224 · 224 = 50,176 bytes, or the "
         "7 · 7 map itself in 16 bits, 98 bytes.",
@@ -399,12 +399,14 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--ray", action="store_true")
-    parser.add_argument("--parts", action="store_true", help="CPU time of the road's parts, in one process")
+    parser.add_argument(
+        "--parts", action="store_true", help="CPU time of the parts of batch mode, in one process"
+    )
     parser.add_argument("--choices", action="store_true", help="CPU time of decoders and memory formats")
     parser.add_argument("--growth", action="store_true")
     parser.add_argument("--sizes", type=int, default=len(SIZES))
     parser.add_argument(
-        "--plan", nargs=2, type=float, metavar=("MS", "BYTES"), help="of one image, of one row"
+        "--plan", nargs=2, type=float, metavar=("MS", "BYTES"), help="milliseconds per image, bytes per row"
     )
     parser.add_argument("--one", nargs=2, type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--write", type=Path)

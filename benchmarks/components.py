@@ -1,11 +1,11 @@
-"""Boxes and areas of the 8-connected components of masks: sightline.components beside OpenCV and cc3d, equal results.
+"""Boxes and areas of the 8-connected components: sightline.components against OpenCV and cc3d, with equal results.
 
     .venv/bin/python -m pip install connected-components-3d
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/components.py --write benchmarks/components.md
 
-The masks are heatmaps ≥ 20 % or 50 % of their maximum: random maps of 7², 14² or 56² places, enlarged bilinearly as
-a network's are; and pure noise, which no method draws. *One by one* is a call per mask, *batch* one call for 32.
-OpenCV runs with SAUF, the algorithm that numbers components by their first pixel, as the rule for equal areas needs.
+The masks are heatmaps ≥ 20 % or 50 % of their maximum: random maps of 7², 14² or 56² positions, upsampled
+bilinearly like a network's; and pure noise, which no method produces. *One by one* is a call per mask, *batch* one call
+for 32. OpenCV uses SAUF, the algorithm that numbers components by their first pixel, as the rule for equal areas needs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BATCH = 32
 
 
 def random_maps(side: int, places: int) -> np.ndarray:
-    """BATCH maps (side, side) in [0, 1] of places × places random values."""
+    """BATCH maps (side, side) in [0, 1], upsampled from places × places random values."""
     small = np.random.default_rng(places).random((BATCH, places, places)).astype(np.float32)
     maps = np.stack([cv2.resize(m, (side, side), interpolation=cv2.INTER_LINEAR) for m in small])
     maps -= maps.min((1, 2), keepdims=True)
@@ -47,7 +47,7 @@ def by_cc3d(mask: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def check(masks: np.ndarray) -> float:
-    """Raise where the results differ; the mean number of components of a mask."""
+    """Raise if the results differ; returns the mean number of components per mask."""
     found = find_components(masks)
     for i, mask in enumerate(masks):
         x, y, width, height, area = by_opencv(mask).T

@@ -1,12 +1,12 @@
-"""onnxruntime beside PyTorch on the CPU: the same photos to the same scores, maps, heatmaps and boxes.
+"""onnxruntime against PyTorch on the CPU: from the same photos to the same scores, maps, heatmaps and boxes.
 
     .venv/bin/python benchmarks/export.py --write benchmarks/export.md
 
-Interleaved pairs (PyTorch, onnxruntime) of the whole road for the top five classes: `explain(method="cam")`,
-`heatmaps()` and `boxes()` on one side, one run of the exported graph on the other; beside them PyTorch's plain forward
-pass. One thread is measured in CPU time: medians, and the quartiles of the pairs' ratios. Two threads are measured in
-wall time, which other work on the machine disturbs: the best of all turns. Threads that wait do not spin, on either
-side. (This file is not called onnx.py: `import onnx` would then find it.)
+Interleaved pairs (PyTorch, onnxruntime) of the whole pipeline for the top five classes: `explain(method="cam")`,
+`heatmaps()` and `boxes()` on one side, one run of the exported graph on the other; PyTorch's plain forward pass for
+reference. One thread is measured in CPU time: medians, and the quartiles of the pairs' ratios. Two threads are
+measured in wall time, which other work on the machine disturbs: the best of all runs. Waiting threads do not spin, on
+either side. (This file is not called onnx.py, since `import onnx` would then find it.)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 
 os.environ.setdefault(
     "OMP_WAIT_POLICY", "PASSIVE"
-)  # before torch: on a busy machine spinning takes others' turns
+)  # before torch: on a busy machine, spinning takes time from others
 
 import cv2
 import onnxruntime
@@ -48,14 +48,14 @@ def load(name: str) -> LoadedModel:
 def session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting is no work
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads must not spin
     return onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
 
 
 def roads(
     model: LoadedModel, files: dict[str, Path], images: torch.Tensor, threads: int
 ) -> dict[str, tuple[BatchOptions, BatchOptions]]:
-    """Pairs (PyTorch, onnxruntime) that give the same."""
+    """Pairs (PyTorch, onnxruntime) with equal results."""
 
     def forward() -> object:
         with torch.inference_mode():
@@ -79,7 +79,7 @@ def roads(
 def times(
     pair: tuple[BatchOptions, BatchOptions], clock: Callable[[], float], pairs: int
 ) -> tuple[list[float], list[float]]:
-    """Milliseconds of both works, done in turn."""
+    """Milliseconds of both functions, run alternately."""
     found: tuple[list[float], list[float]] = ([], [])
     for work in pair:
         work()

@@ -1,10 +1,10 @@
-"""What an explanation costs beside a plain forward pass: ratios of one thread's CPU time, interleaved pairs.
+"""The cost of an explanation relative to a plain forward pass: CPU time ratios, one thread, interleaved pairs.
 
     .venv/bin/python benchmarks/methods.py --write benchmarks/methods.md
 
-Peers stand beside them in peers.py. ResNet-50 (random weights), 224×224, layer4 unless stated, batch 1 and 8, one
-thread. Each row is the median of 15 pairs (forward, method) in turn; the slow rows are the median of fewer and say so.
-1.00 is the forward pass itself.
+Comparisons with other packages are in peers.py. ResNet-50 (random weights), 224×224, layer4 unless stated, batch 1 and
+8, one thread. Each row is the median of 15 interleaved pairs (forward, method); slow rows use fewer, as stated. 1.00 is
+the forward pass itself.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _resident(field: str) -> float:
 def _named(name: str) -> BatchOptions:
     if (
         name == "scorecam, all 2048 channels"
-    ):  # chunks of 16 are alike: memory does not grow with their number
+    ):  # chunks of 16 are identical: memory does not grow with their number
         return ours("scorecam", channels=256)
     return {**FAST, **SLOW, "forward": (forward, 1.0)}[name][0]
 
@@ -100,8 +100,8 @@ def _peak(
     torch.set_num_threads(1)
     net, x, work = resnet50(), torch.randn(batch, 3, 224, 224), find(name)
     forward(net, x[:1])
-    work(net, x[:1])  # what is imported and remembered is not the method's
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the highest resident set so far
+    work(net, x[:1])  # exclude imports and caches
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: reset the peak resident set size
     before = _resident("VmRSS")
     work(net, x)
     queue.put(_resident("VmHWM") - before)

@@ -1,4 +1,4 @@
-"""Our methods beside installed peers: time, memory, agreement of the maps, and ROAD, in one run.
+"""Our methods against installed packages: time, memory, agreement of the maps, and ROAD, in one run.
 
     .venv/bin/python benchmarks/peers.py --write benchmarks/peers.md      # with the [bench] extra
 
@@ -110,7 +110,7 @@ COMPARED: dict[str, tuple[str, Maps]] = {
 
 
 class Functional(nn.Module):
-    """A small network whose ReLUs are functions: what a module's hook never sees."""
+    """A small network whose ReLUs are functions, invisible to module hooks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ def agreement_rows(net: nn.Module, x: Tensor) -> Iterator[str]:
 
 
 def explanations(net: nn.Module, x: Tensor) -> Iterator[str]:
-    """Where a peer differs, what it computes instead, shown by computing that."""
+    """Where a package differs, what it computes instead, shown by computing it."""
     layer, c = net.features[12], int(forward(net, x).argmax(1))  # type: ignore[index]
     kept: list[Tensor] = []
     handle = layer.register_forward_hook(lambda *parts: kept.append(parts[2]))
@@ -201,7 +201,7 @@ def explanations(net: nn.Module, x: Tensor) -> Iterator[str]:
 
 
 def road_lines(net: nn.Module, x: Tensor, repeats: int) -> Iterator[str]:
-    """Combined ROAD of one map: CPU seconds here and there, in turn, and both scores."""
+    """Combined ROAD of one map: CPU seconds of both implementations, interleaved, and both scores."""
     from pytorch_grad_cam.metrics.road import ROADCombined
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 
@@ -290,7 +290,7 @@ def report(arguments: argparse.Namespace) -> Iterator[str]:
     weights = arguments.weights.name if arguments.weights else "random"
     photo = arguments.photo.name if arguments.photo else "noise"
     yield "# Beside the peers\n"
-    words = " ".join(sys.argv[1:]).partition(" --write")[0]  # where it is written changes no figure
+    words = " ".join(sys.argv[1:]).partition(" --write")[0]  # the output path does not affect the figures
     yield f"`python benchmarks/peers.py {words}`\n"
     yield (
         f"Python {platform.python_version()}, {', '.join(f'{name} {version(name)}' for name in PACKAGES)}, "
@@ -330,13 +330,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pairs", type=int, default=15, help="0: no times")
+    parser.add_argument("--pairs", type=int, default=15, help="interleaved pairs; 0: no timing")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--memory", action="store_true", help="also the peak memory, a process a row")
-    parser.add_argument("--weights", type=Path, help="SqueezeNet 1.1's, .safetensors")
+    parser.add_argument("--memory", action="store_true", help="also peak memory, one process per row")
+    parser.add_argument("--weights", type=Path, help="weights of SqueezeNet 1.1 (.safetensors)")
     parser.add_argument("--photo", type=Path)
-    parser.add_argument("--side", type=int, default=224, help="of the image on which maps are compared")
-    parser.add_argument("--repeats", type=int, default=3, help="of ROAD; 0: none")
+    parser.add_argument("--side", type=int, default=224, help="side of the image on which maps are compared")
+    parser.add_argument("--repeats", type=int, default=3, help="repeats of ROAD; 0: none")
     parser.add_argument("--write", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,11 +1,11 @@
-"""What a threshold sweep costs beside a loop over thresholds with OpenCV, in one run, with equal results.
+"""The cost of a threshold sweep against a loop over thresholds with OpenCV, in one run, with equal results.
 
     .venv/bin/python benchmarks/sweep.py --write benchmarks/sweep.md
 
 A map's MaxBoxAcc, MaxBoxAccV2 and PxAP at all 1000 thresholds. *The loop*: for each τ `cv2.threshold`,
 `cv2.findContours` once for both box metrics, `cv2.contourArea`, IoU, and one `numpy.histogram`, as
-wsolevaluation goes. *Distinct masks*: the same, each of the at most 255 different masks once. CPU time of one
-thread, medians over maps in turn; the last column is wall time of 1 over 2 threads on the same maps.
+in wsolevaluation. *Distinct masks*: the same, but each of the at most 255 different masks only once. CPU time on one
+thread, medians over maps, interleaved; the last column is the wall time of 1 over 2 threads on the same maps.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def cpu_ms(work: Callable[[], Result]) -> tuple[float, Result]:
 
 
 def two_thread_gain(raws: list[np.ndarray], true: np.ndarray, mask: np.ndarray) -> float:
-    """Wall time of one thread over that of two, the best of 15 turns each (the machine may have other work)."""
+    """Wall time of one thread over that of two, best of 15 runs each (the machine may be busy)."""
     walls: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(15):
         for workers, found in walls.items():
@@ -140,7 +140,7 @@ def main() -> None:
     for name, make in (("smooth", smooth), ("noise", noise)):
         for side in arguments.sizes:
             if name == "noise" and side > 256:
-                continue  # the loop would take minutes a map
+                continue  # the loop would take minutes per map
             lines.append(
                 row(name, make, side, 5 if side <= 256 and name == "smooth" else 2 if side <= 128 else 1)
             )

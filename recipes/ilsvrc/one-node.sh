@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# One node with 8 GPUs (or GPUS of them):
+# One node with 8 GPUs (or $GPUS of them):
 #   bash recipes/ilsvrc/one-node.sh recipes/ilsvrc/vgg16-gap.yaml --set data.root=data/ILSVRC
-# The recipe's batch of 256 photos is that of all GPUs together, 32 on each: steps and rate stay as they are.
-# Run again, it goes on after the last finished epoch.
+# The recipe's batch of 256 photos is the total over all GPUs, 32 each: steps and learning rate do not change.
+# If run again, it continues after the last finished epoch.
 set -euo pipefail
 recipe=$1
 shift

@@ -66,7 +66,7 @@ def test_a_file_that_is_there(sightline: Any, described: list[dict[str, Any]], t
     result = sightline("export", "--out", out)
     assert result.code == 2
     assert result.err.splitlines() == [
-        f"sightline: {out} is there already; write over it with --force, or choose another name"
+        f"sightline: {out} already exists; overwrite it with --force, or choose another name"
     ]
     assert out.read_bytes() == b"mine"
     assert sightline("export", "--out", out, "--force").code == 0
@@ -77,7 +77,7 @@ def test_a_file_that_is_there(sightline: Any, described: list[dict[str, Any]], t
     ("arguments", "message"),
     [
         (["vgg16", "--weights", "none"], "an ONNX graph has no gradients, so it needs a head of pooling"),
-        (["--method", "scorecam"], "method 'scorecam' needs gradients or many passes"),
+        (["--method", "scorecam"], "method 'scorecam' needs gradients or many forward passes"),
         (["resnet5O"], "did you mean"),
     ],
 )

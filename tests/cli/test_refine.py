@@ -57,7 +57,7 @@ def test_a_refinement_from_options_alone(sightline, made, tmp_path):
     assert load_model(out / "weights.safetensors").network.predict_boxes is not None
     again = sightline(*options(made, out), "--method", "cam", "--threshold", "0.1")
     assert again.code == 2
-    assert "already holds a run; go on with --resume" in again.err
+    assert "already contains a run; continue it with --resume" in again.err
 
 
 def test_a_recipe_and_its_plan(sightline, made, tmp_path):
@@ -78,7 +78,10 @@ def test_a_recipe_and_its_plan(sightline, made, tmp_path):
     [
         ([], "recipe key 'data.root' is ''; expected the folder or archive of the data"),
         (["--data", "x", "--method", "camm"], "unknown method 'camm'"),
-        (["--data", "x", "--fold-model", "a", "--folds", "2"], "expected one checkpoint a fold (2), or none"),
+        (
+            ["--data", "x", "--fold-model", "a", "--folds", "2"],
+            "expected one checkpoint per fold (2), or none",
+        ),
         (["--data", "x", "--set", "teacher.spred=1"], "unknown recipe key 'teacher.spred'"),
         (["none.yaml"], "no such recipe: none.yaml"),
     ],

@@ -65,7 +65,7 @@ def test_another_folder_of_images(tmp_path: Path) -> None:
             r"line 1: expected a header with 'image' and 'caption', got 'photo,caption'",
         ),
         ("image,caption\na.png\n", r"line 2: expected 2 columns \(image,caption\), got 'a.png'"),
-        ("image,caption\n", "holds no caption"),
+        ("image,caption\n", "has no caption"),
     ],
 )
 def test_a_bad_csv_is_one_line(tmp_path: Path, text: str, message: str) -> None:

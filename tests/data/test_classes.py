@@ -57,7 +57,7 @@ def test_by_wordnet_id_for_imagenet_networks() -> None:
         (
             ["tabby", "tabby cat"],
             ["tabby, tabby cat", "x", "y"],
-            "two classes of the data set have the model's class",
+            "two classes of the data set match the model's class",
         ),
     ],
 )

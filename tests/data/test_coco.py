@@ -97,7 +97,7 @@ def test_other_places(tmp_path: Path) -> None:
             lambda c: c["categories"].append({"id": 50, "name": "yeti"}),
             "no image of class 'yeti'; allow_empty=True",
         ),
-        (lambda c: c["annotations"].clear(), "split 'val' holds no image"),
+        (lambda c: c["annotations"].clear(), "split 'val' has no image"),
     ],
 )
 def test_malformed_records(tmp_path: Path, spoil: Callable[[dict[str, Any]], object], message: str) -> None:
@@ -110,7 +110,7 @@ def test_malformed_records(tmp_path: Path, spoil: Callable[[dict[str, Any]], obj
 def test_skipping_keeps_the_image(tmp_path: Path) -> None:
     write_coco_fixture(tmp_path)
     change(tmp_path / VAL, lambda c: c["annotations"][0].update(bbox=[9, 9, 0, 5]))
-    with pytest.warns(UserWarning, match=r"left out 1 of 16 boxes:\n  .*annotations\[0\]"):
+    with pytest.warns(UserWarning, match=r"skipped 1 of 16 boxes:\n  .*annotations\[0\]"):
         assert read_coco(tmp_path, bad_boxes="skip")[0].boxes_xyxy.shape == (0, 4)
 
 
@@ -126,6 +126,6 @@ def test_several_years(tmp_path: Path) -> None:
     (tmp_path / "annotations" / "instances_val2014.json").write_text("{}")
     with pytest.raises(
         InputError,
-        match=r"holds several: instances_val2014\.json, instances_val2017\.json; give annotations=",
+        match=r"has several: instances_val2014\.json, instances_val2017\.json; choose one with annotations=",
     ):
         read_coco(tmp_path)

@@ -58,7 +58,7 @@ def test_there_is_no_val(tmp_path: Path) -> None:
     ("file", "line", "text", "message"),
     [
         ("images.txt", 2, "2", r"images\.txt, line 2: expected 2 columns \(id, file\), got 1: '2'"),
-        ("images.txt", 2, "1 a.jpg", r"images\.txt, line 2: '1' stands already in line 1"),
+        ("images.txt", 2, "1 a.jpg", r"images\.txt, line 2: '1' is already in line 1"),
         (
             "images.txt",
             2,
@@ -129,7 +129,7 @@ def test_missing_mask_empty_class_and_skipped_box(tmp_path: Path, edit: Callable
     write_cub_fixture(tmp_path)
     top = tmp_path / "CUB_200_2011"
     edit(top / "bounding_boxes.txt", 1, "1 5 5 0 0")
-    with pytest.warns(UserWarning, match="left out 1 of 12 boxes"):
+    with pytest.warns(UserWarning, match="skipped 1 of 12 boxes"):
         assert read_cub(tmp_path, "train", bad_boxes="skip")[0].boxes_xyxy.shape == (0, 4)
     edit(top / "classes.txt", 4, "4 004.Dodo\n")
     with pytest.raises(InputError, match="split 'test' has no image of class 'Dodo'; allow_empty=True"):

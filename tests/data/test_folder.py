@@ -57,7 +57,7 @@ def test_without_splits_the_whole_is_called_all(tmp_path: Path) -> None:
 
 def test_labels_of_val_are_those_of_train(tmp_path: Path) -> None:
     small(tmp_path, "train/cat/a.png", "train/dog/b.png", "train/fox/c.png", "val/cat/d.png", "val/fox/e.png")
-    with pytest.raises(InputError, match=r"class folder .*val/dog holds no image; allow_empty=True keeps"):
+    with pytest.raises(InputError, match=r"class folder .*val/dog has no image; allow_empty=True keeps"):
         read_folder(tmp_path)
     assert [s.label for s in read_folder(tmp_path, allow_empty=True).samples] == [0, 2]
     small(tmp_path, "val/elk/f.png")
@@ -79,7 +79,7 @@ def test_an_empty_class_is_named(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "val" / "001 disc")
     (tmp_path / "val" / "001 disc").mkdir()
     (tmp_path / "val" / "boxes.csv").unlink()
-    with pytest.raises(InputError, match=r"class folder .*val/001 disc holds no image"):
+    with pytest.raises(InputError, match=r"class folder .*val/001 disc has no image"):
         read_folder(tmp_path)
     assert {s.label for s in read_folder(tmp_path, allow_empty=True).samples} == {0, 2}
 
@@ -119,13 +119,13 @@ def test_malformed_tables(tmp_path: Path, table: str, message: str) -> None:
 def test_skipping_keeps_the_image_and_counts_the_box(tmp_path: Path) -> None:
     small(tmp_path, "val/cat/a.png")
     (tmp_path / "val" / "boxes.csv").write_text("file,x0,y0,x1,y1\ncat/a.png,5,2,3,4\ncat/a.png,0,0,1,1\n")
-    with pytest.warns(UserWarning, match=r"split 'val': left out 1 of 2 boxes:\n  .*boxes\.csv, line 2: box"):
+    with pytest.warns(UserWarning, match=r"split 'val': skipped 1 of 2 boxes:\n  .*boxes\.csv, line 2: box"):
         dataset = read_folder(tmp_path, bad_boxes="skip")
     assert dataset[0].boxes_xyxy.tolist() == [[0, 0, 1, 1]]
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no class folders with images"):
+    with pytest.raises(InputError, match="has no class folders with images"):
         read_folder(tmp_path)
     small(tmp_path, "train/cat/a.png")
     with pytest.raises(InputError, match=r"unknown split 'test'; valid: train \(in "):

@@ -246,7 +246,7 @@ def test_skipping_bad_boxes_counts_them(tmp_path: Path, edit: Callable[..., None
     write_ilsvrc_fixture(tmp_path)
     bad = "<bndbox><xmin>9</xmin><ymin>2</ymin><xmax>4</xmax><ymax>9</ymax></bndbox>"
     edit(tmp_path / VAL_XML / "ILSVRC2012_val_00000001.xml", 5, bad)
-    with pytest.warns(UserWarning, match=r"left out 1 of 16 boxes:\n  .*val_00000001\.xml, line 4"):
+    with pytest.warns(UserWarning, match=r"skipped 1 of 16 boxes:\n  .*val_00000001\.xml, line 4"):
         assert read_ilsvrc(tmp_path, bad_boxes="skip")[0].boxes_xyxy.shape == (0, 4)
 
 

@@ -355,7 +355,7 @@ def test_arrays_are_photos() -> None:
     [
         (np.zeros((4, 4, 3)), "array of float64, shape (4, 4, 3); expected uint8"),
         (np.zeros((4, 4, 2), np.uint8), "shape (4, 4, 2); expected uint8, (H, W), (H, W, 3) or (H, W, 4)"),
-        (np.zeros((2, 4, 4, 3), np.uint8), "several photos are a list: list(array)"),
+        (np.zeros((2, 4, 4, 3), np.uint8), "pass several photos as a list: list(array)"),
         (np.zeros((0, 4), np.uint8), "has no pixels"),
     ],
 )

@@ -57,15 +57,15 @@ def test_bad_boxes_are_refused_by_name_or_left_out_and_listed(box: tuple[float, 
     with pytest.raises(InputError) as refused:
         BoxCheck().keep(box, SIZE_HW, "a.txt, line 7")
     assert str(refused.value) == (
-        f"a.txt, line 7: box x0 y0 x1 y1 = {fault}; bad_boxes='skip' leaves such boxes out"
+        f"a.txt, line 7: box x0 y0 x1 y1 = {fault}; bad_boxes='skip' skips such boxes"
     )
     check = BoxCheck("skip")
     assert check.keep(box, SIZE_HW, "a.txt, line 7") is None
     assert check.keep((0, 0, 1, 1), SIZE_HW, "a.txt, line 8") == (0, 0, 1, 1)
-    with pytest.warns(UserWarning, match="left out 1 of 2") as caught:
+    with pytest.warns(UserWarning, match="skipped 1 of 2") as caught:
         check.report("here")
     assert (
-        str(caught[0].message) == f"here: left out 1 of 2 boxes:\n  a.txt, line 7: box x0 y0 x1 y1 = {fault}"
+        str(caught[0].message) == f"here: skipped 1 of 2 boxes:\n  a.txt, line 7: box x0 y0 x1 y1 = {fault}"
     )
 
 
@@ -90,7 +90,7 @@ def test_rows_name_the_line(tmp_path: Path) -> None:
     path.write_text("a 1 2 3\n")
     assert list(rows(path, "key value", rest=True)) == [(1, ["a", "1 2 3"])]
     path.write_text("a 1\nb 2\na 3\n")
-    with pytest.raises(InputError, match=r"t\.txt, line 3: 'a' stands already in line 1"):
+    with pytest.raises(InputError, match=r"t\.txt, line 3: 'a' is already in line 1"):
         keyed(path, "key value")
 
 

@@ -109,8 +109,8 @@ def edit(root: Path, name: str, text: str) -> None:
             "val",
             "line 1: box 9 2 3 4 has no area",
         ),
-        ("val/val_annotations.txt", "val_0.JPEG\tn01\t1\t2\t3\t64\n", "val", "leaves its image"),
-        ("val/val_annotations.txt", "val_0.JPEG\tn01\t-1\t2\t3\t4\n", "val", "leaves its image"),
+        ("val/val_annotations.txt", "val_0.JPEG\tn01\t1\t2\t3\t64\n", "val", "extends outside its image"),
+        ("val/val_annotations.txt", "val_0.JPEG\tn01\t-1\t2\t3\t4\n", "val", "extends outside its image"),
         (
             "val/val_annotations.txt",
             "val_0.JPEG\tn04\t1\t2\t3\t4\n",
@@ -143,7 +143,7 @@ def test_files_that_are_not_there(tmp_path):
     with pytest.raises(InputError, match="neither a folder nor a zip"):
         read_tiny_imagenet(tmp_path / "text.zip")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"holds no wnids\.txt"):
+    with pytest.raises(InputError, match=r"has no wnids\.txt"):
         read_tiny_imagenet(tmp_path / "empty")
     root = write(tmp_path / "tiny")
     (root / "val" / "val_annotations.txt").unlink()

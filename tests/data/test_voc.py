@@ -116,5 +116,5 @@ def test_splits_and_years(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"unknown split 'trainval'; did you mean 'train' or 'val'\?"):
         read_voc(tmp_path, "trainval")
     (tmp_path / "VOCdevkit/VOC2007/JPEGImages").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"holds several years; give one of .*VOC2007, .*VOC2012"):
+    with pytest.raises(InputError, match=r"has several years; give one of .*VOC2007, .*VOC2012"):
         read_voc(tmp_path)

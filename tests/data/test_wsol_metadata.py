@@ -181,5 +181,5 @@ def test_the_folder_above_is_named_the_folder_below(tmp_path: Path) -> None:
 def test_skipped_boxes_are_counted(tmp_path: Path, edit: Callable[..., None]) -> None:
     write_wsol_fixture(tmp_path)
     edit(tmp_path / META / "test" / "localization.txt", 1, "test/0/0000.jpg,9,2,3,5")
-    with pytest.warns(UserWarning, match=r"left out 1 of 16 boxes:\n  .*localization\.txt, line 1"):
+    with pytest.warns(UserWarning, match=r"skipped 1 of 16 boxes:\n  .*localization\.txt, line 1"):
         assert read_wsol_metadata(tmp_path / META, bad_boxes="skip")[0].boxes_xyxy.shape == (0, 4)

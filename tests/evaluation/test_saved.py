@@ -98,7 +98,7 @@ def spoil(maps: Path, what: str) -> None:
         ("shape", "shape (3, 16, 16); expected numbers (h, w)"),
         ("text", "cannot be read"),
         ("pickle", "cannot be read"),
-        ("colour", "in colour (RGB)"),
+        ("colour", "a colour image (RGB)"),
     ],
 )
 def test_a_bad_map_is_refused_or_skipped_by_name(val: Dataset, maps: Path, what: str, message: str) -> None:
@@ -137,7 +137,7 @@ def test_files_that_belong_to_no_image(val: Dataset, maps: Path) -> None:
 
 def test_two_maps_of_one_image(val: Dataset, maps: Path) -> None:
     PIL.Image.new("L", (16, 16)).save(maps / "a.png")
-    with pytest.raises(InputError, match="maps of one image"):
+    with pytest.raises(InputError, match="maps of the same image"):
         run(val, maps)
 
 

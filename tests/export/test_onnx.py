@@ -198,7 +198,7 @@ def test_a_graph_that_computes_something_else_is_not_written(
     from sightline.export import graph as onnx_graph
 
     monkeypatch.setattr(onnx_graph, "cam", lambda e, t: 1.001 * sightline.methods.cam.cam(e, t))
-    with pytest.raises(UnsupportedError, match=r"does not give what PyTorch gives: maps differ by 1\.0e-03"):
+    with pytest.raises(UnsupportedError, match=r"results differ from PyTorch's: maps differ by 1\.0e-03"):
         export_onnx(tiny(), tmp_path / "wrong.onnx", top=1, boxes=False)
     assert list(tmp_path.iterdir()) == []
 
@@ -218,12 +218,12 @@ def test_what_is_refused(tmp_path: Path) -> None:
         export_onnx(tiny(), path, input="unit8")
     with pytest.raises(InputError, match="unknown normalisation in an ONNX graph 'ivr'"):
         export_onnx(tiny(), path, normalise="ivr")
-    with pytest.raises(InputError, match="does not say how its input is normalised"):
+    with pytest.raises(InputError, match="does not state how its input is normalised"):
         export_onnx(sightline.load_model(ClassConv(True)), path)
     with pytest.raises(InputError, match="is a folder"):
         export_onnx(tiny(), tmp_path)
     path.write_bytes(b"mine")
-    with pytest.raises(InputError, match="is there already; write over it with --force"):
+    with pytest.raises(InputError, match="already exists; overwrite it with --force"):
         export_onnx(tiny(), path)
     assert path.read_bytes() == b"mine"
 

@@ -133,7 +133,7 @@ def test_pointing_energy_and_rank_by_hand():
 
 
 def test_pointing_refuses_other_sizes_and_empty_masks():
-    with pytest.raises(InputError, match="expected \\(N, H, W\\) of both"):
+    with pytest.raises(InputError, match="expected \\(N, H, W\\) for both"):
         pointing_game(torch.zeros(1, 2, 2), torch.zeros(1, 3, 3, dtype=torch.bool))
     with pytest.raises(InputError, match="a mask is empty"):
         relevance_rank_accuracy(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2, dtype=torch.bool))

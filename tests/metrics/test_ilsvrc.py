@@ -109,13 +109,13 @@ def test_parts_add_up_to_the_whole():
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: ILSVRC().compute(), "no image was scored"),
+        (lambda: ILSVRC().compute(), "no image has been scored"),
         (lambda: ILSVRC().per_image("top1_loc"), "keep=True"),
         (lambda: boxes_correct(torch.zeros(1, 4), [TRUE]), "expected (N, J, 4)"),
         (lambda: boxes_correct(torch.zeros(1, 1, 4), [TRUE[:0]]), "no true box"),
         (
             lambda: ILSVRC().update(torch.zeros(1, 2), torch.zeros(1, 3, 4), torch.zeros(1), [TRUE]),
-            "do not agree",
+            "are inconsistent",
         ),
         (lambda: ILSVRC(keep=True) + ILSVRC(), "counted differently"),
     ],

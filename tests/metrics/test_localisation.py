@@ -122,13 +122,13 @@ def test_every_tau_of_the_grid_is_found():
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: MaxBoxAcc().compute(), "no image was scored"),
+        (lambda: MaxBoxAcc().compute(), "no image has been scored"),
         (lambda: MaxBoxAcc().per_image, "keep=True"),
         (lambda: MaxBoxAcc() + MaxBoxAccV2(), "cannot add"),
         (lambda: MaxBoxAcc() + MaxBoxAcc(rule=BoxRule(normalise="ivr")), "cannot add"),
         (lambda: MaxBoxAcc("wsol-v3"), "did you mean 'wsol-v"),
         (lambda: BoxAccuracy("exact", (0.5,)).add_ious(np.zeros((2, 10))), "(N, 1000)"),
-        (lambda: MaxBoxAcc().at(0.2), "no image was scored"),
+        (lambda: MaxBoxAcc().at(0.2), "no image has been scored"),
         (lambda: grid_index(0.2005), "not on the grid"),
         (lambda: grid_index(1.0), "not on the grid"),
         (lambda: best_threshold(MaxBoxAcc(), 0.7), "unknown delta"),

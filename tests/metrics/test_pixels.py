@@ -104,12 +104,12 @@ def test_truth_mask_by_hand():
         (lambda: PxAP().update(np.zeros((1, 7, 7)), []), "1 maps and 0 masks"),
         (
             lambda: PxAP().update(np.zeros((1, 7, 7)), [np.full((224, 224), 2)]),
-            "other values than 0, 1 and 255",
+            "values other than 0, 1 and 255",
         ),
-        (lambda: PxAP().compute(), "no recall"),
+        (lambda: PxAP().compute(), "recall is undefined"),
         (lambda: PxAP("wsol-v1"), "unknown protocol"),
         (lambda: PxAP() + PxAP("exact"), "cannot add"),
-        (lambda: truth_mask([]), "one or more"),
+        (lambda: truth_mask([]), "at least one"),
     ],
 )
 def test_errors_say_what_was_expected(call, says):

@@ -239,7 +239,7 @@ BOX = torch.tensor([[0.0, 0, 4, 4]])
     [
         (
             lambda: sweep_ious(torch.rand(1, 7, 7), [BOX], [(8, 8)], map_hw=(224, 224)),
-            "7×7 (height × width); it was stated to be 224×224",
+            "7×7 (height × width); the stated size is 224×224",
         ),
         (lambda: sweep_ious(torch.rand(2, 7, 7), [BOX], [(8, 8)]), "2 maps, boxes for 1 images"),
         (lambda: sweep_ious(torch.rand(1, 7, 7), [BOX[:0]], [(8, 8)]), "no true box"),

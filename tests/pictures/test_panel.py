@@ -71,7 +71,7 @@ def test_many_classes_and_methods_stay_within_bounds() -> None:
 
 
 def test_rows_of_different_classes_are_refused() -> None:
-    with pytest.raises(InputError, match="show different classes"):
+    with pytest.raises(InputError, match="have different classes"):
         panel(PHOTO, [("cam", _row(2)), ("gradcam", _row(3))])
     with pytest.raises(InputError, match="at least one method"):
         panel(PHOTO, [])

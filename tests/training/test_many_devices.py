@@ -91,7 +91,7 @@ def test_torchrun_says_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_batch_statistics_of_all_devices_need_gpus(tiny: Any) -> None:
-    with pytest.raises(InputError, match=r"run\.sync_batchnorm is on, and PyTorch has it for GPUs only"):
+    with pytest.raises(InputError, match=r"run\.sync_batchnorm is on, but PyTorch supports it only on GPUs"):
         make_trainer(tiny(run={"sync_batchnorm": True}), Path(tiny().run.out))
 
 

@@ -64,7 +64,7 @@ def test_every_recipe_of_the_project_is_valid(path):
         ("augment.scale=[1, 2]", "expected \\[low, high\\] in \\(0, 1\\]"),
         ("data=3", "recipe key 'data' is 3; expected keys below it"),
         ("optimiser.lr", "expected key=value"),
-        ("optimiser.lr=[", "is no YAML value"),
+        ("optimiser.lr=[", "is not a YAML value"),
         ("data.root=", "'data.root' is None; expected str"),
     ],
 )
@@ -78,9 +78,9 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, override, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [", "is no YAML"),
-        ("- 1", "holds no recipe"),
-        ("", "holds no recipe"),
+        ("a: [", "is not valid YAML"),
+        ("- 1", "is not a recipe"),
+        ("", "is not a recipe"),
         ("name: x", "'data.root' is ''"),
     ],
 )

@@ -200,9 +200,9 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_weights(tiny, monkeypatch)
     with pytest.raises(Killed):
         refine(recipe, train=squares(24))
     monkeypatch.setattr(refining.BoxRegression, "training_step", step)
-    with pytest.raises(InputError, match="already holds a run; go on with --resume"):
+    with pytest.raises(InputError, match="already contains a run; continue it with --resume"):
         refine(recipe, train=squares(24))
-    with pytest.raises(InputError, match="begun with another recipe: optimiser differs"):
+    with pytest.raises(InputError, match="started with another recipe: optimiser differs"):
         refine(tiny(out="cut", optimiser={"epochs": 4}), resume=True, train=squares(24))
     assert same_weights(refine(recipe, resume=True, train=squares(24)), whole)
 
@@ -357,12 +357,12 @@ def test_the_plan_says_what_would_be_done(tiny, monkeypatch):
         ({"teacher": {"threshold": None}}, "expected a split to choose the threshold on"),
         (
             {"teacher": {"threshold": None}, "data": {"root": "x", "test": "val", "choose_on": "val"}},
-            "what is chosen on a split is not reported on it",
+            "never report on the split used to choose",
         ),
         ({"teacher": {"relative_to": "mean"}}, "unknown relative_to 'mean'"),
-        ({"folds": {"count": 3, "models": ["a"]}}, "one checkpoint a fold"),
+        ({"folds": {"count": 3, "models": ["a"]}}, "one checkpoint per fold"),
         ({"augment": {"scale": [0.9, 0.2]}}, r"expected \[low, high\]"),
-        ({"run": {"devices": 2}}, "one device refines"),
+        ({"run": {"devices": 2}}, "refinement uses one device"),
         ({"optimizer": {"epochs": 1}}, "unknown recipe key 'optimizer'; did you mean 'optimiser'"),
     ],
 )
@@ -380,5 +380,5 @@ def test_models_that_cannot_be_refined_are_refused(tiny, tmp_path):
 
 
 def test_a_box_that_teaches_nothing_is_an_error_with_a_way_out(tiny):
-    with pytest.raises(InputError, match="no pseudo-box is left to learn from"):
+    with pytest.raises(InputError, match="no pseudo-box is left to train on"):
         refine(tiny(teacher={"area": [0.0, 0.001]}), train=squares(24))

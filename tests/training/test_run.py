@@ -76,7 +76,7 @@ def test_a_run_cut_short_goes_on_to_the_same_weights(tiny, colours, monkeypatch,
         train_recipe(broken, train=colours(), test=colours(6, start=50))
     monkeypatch.undo()
     assert len(rows(broken.run.out)) == 2
-    with pytest.raises(InputError, match="already holds a run; go on with --resume"):
+    with pytest.raises(InputError, match="already contains a run; continue it with --resume"):
         train_recipe(broken, train=colours())
     resumed = train_recipe(broken, resume=True, train=colours(), test=colours(6, start=50))
     assert same_weights(resumed, unbroken)
@@ -89,7 +89,7 @@ def test_a_run_goes_on_with_its_own_recipe_only(tiny, colours):
     recipe = tiny(optimiser={"epochs": 1})
     train_recipe(recipe, train=colours())
     other = replace(recipe, optimiser=replace(recipe.optimiser, lr=0.01))
-    with pytest.raises(InputError, match=r"begun with another recipe: optimiser\.lr differs"):
+    with pytest.raises(InputError, match=r"started with another recipe: optimiser\.lr differs"):
         train_recipe(other, resume=True, train=colours())
 
 

@@ -1,4 +1,4 @@
-"""Which output of a network is which class of a data set."""
+"""Match a network's outputs to the classes of a data set."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _WNID = re.compile(r"n\d{8}")
 def match_classes(
     dataset: Sequence[str], model: Sequence[str] | None, outputs: int, what: str = "the model"
 ) -> list[int]:
-    """For each class of a data set the index of the model's output that stands for it.
+    """For each class of a data set, the index of the model's output for it.
 
-    By name: case, hyphens and underscores do not count, of synonyms ("tench, Tinca tinca") any will do, and for an
-    ImageNet network a WordNet id will do too. Equal lists, and lists of equal length of which most names agree
-    place by place, are matched by place (ImageNet has two cranes). A model without names is matched by place if
-    the counts agree. Raises `InputError` with both counts where a class has no output of its own.
+    Matched by name: case, hyphens and underscores are ignored, any synonym ("tench, Tinca tinca") matches, and so does
+    a WordNet id for an ImageNet network. Equal lists, and lists of equal length in which most names agree position by
+    position, are matched by position (ImageNet has two cranes). A model without names is matched by position if the
+    counts agree. Raises `InputError` with both counts if a class has no output.
 
     >>> match_classes(["tabby", "Egyptian cat"], ["egyptian_cat", "lynx", "tabby, tabby cat"], 3)
     [2, 0]
@@ -47,7 +47,7 @@ def match_classes(
     indices = [index for index in found if index is not None]
     if len(set(indices)) < len(indices):
         twice = next(i for i in indices if indices.count(i) > 1)
-        raise InputError(f"two classes of the data set have the model's class {model[twice]!r} by name")
+        raise InputError(f"two classes of the data set match the model's class {model[twice]!r} by name")
     return indices
 
 
@@ -112,13 +112,13 @@ def _by_name(dataset: Sequence[str], theirs: Sequence[set[str]]) -> list[int | N
 
 
 def _imagenet_wnids() -> dict[str, int]:
-    """WordNet id -> output of a network of the 1,000 classes of ILSVRC 2012, which stand in the ids' order."""
+    """WordNet id -> output index of a network for ILSVRC 2012's 1,000 classes, ordered by id."""
     timm: Any = importlib.import_module("timm.data")
     return {wnid: index for index, wnid in enumerate(timm.ImageNetInfo().label_names())}
 
 
 def _names(category: str) -> set[str]:
-    """The whole name and each synonym, spelled alike.
+    """The full name and each synonym, normalised.
 
     >>> sorted(_names("Great_grey owl, Strix nebulosa"))
     ['great grey owl', 'great grey owl, strix nebulosa', 'strix nebulosa']

@@ -1,4 +1,4 @@
-"""Photos from anywhere to upright 8-bit RGB: the one place where image files are decoded."""
+"""Read any photo as upright 8-bit RGB: the only place where image files are decoded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sightline.types import ZipMember
 PhotoSource = str | Path | ZipMember | Item | Image.Image | NDArray[Any]  # whatever `read_image` reads
 
 _EXIF_ORIENTATION = 0x0112
-_UPRIGHT = {  # EXIF 2.3, tag 0x0112: what undoes each orientation
+_UPRIGHT = {  # EXIF 2.3, tag 0x0112: the inverse of each orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -34,15 +34,14 @@ _UPRIGHT = {  # EXIF 2.3, tag 0x0112: what undoes each orientation
 
 
 def read_image(source: PhotoSource) -> Image.Image:
-    """Read a photo as an upright 8-bit RGB image, or raise `ImageError` with one line that says why not.
+    """Read a photo as an upright 8-bit RGB image, or raise `ImageError` with a one-line reason.
 
     ``source``: a path, a member of a zip archive, an `Item` of a listing, a PIL image, or an array of uint8
-    (H, W), (H, W, 3) RGB or (H, W, 4) RGBA. The content decides what a file is, not its name. EXIF rotation is
-    applied. Transparent pixels are laid on white. Of an animation the first frame is read (of a PIL image its
-    current one). 16-bit grey is scaled from 0..65535 to 0..255. Of 32-bit integers and floats the range is taken
-    to be the first of 0..1 (floats), 0..255 and 0..65535 that holds the picture, else its own minimum and maximum.
-    CMYK is converted without its colour profile. The result is a new image without EXIF, so that reading it again
-    changes nothing.
+    (H, W), (H, W, 3) RGB or (H, W, 4) RGBA. A file's format is determined by its content, not its name. EXIF
+    rotation is applied. Transparent pixels are composited on white. Animations give their first frame (PIL images
+    their current one). 16-bit grey is scaled from 0..65535 to 0..255. For 32-bit integers and floats the range is the
+    first of 0..1 (floats), 0..255 and 0..65535 that contains all values, else their minimum and maximum. CMYK is
+    converted without its colour profile. The result is a new image without EXIF, so reading it again changes nothing.
 
     >>> read_image(Image.new("LA", (4, 2), (0, 0))).getpixel((0, 0))
     (255, 255, 255)
@@ -57,7 +56,7 @@ def read_image(source: PhotoSource) -> Image.Image:
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:
-    """The photo in the bytes of an image file, read as `read_image` reads it; ``name`` is for the messages.
+    """Decode the bytes of an image file as `read_image` does; ``name`` is used in messages.
 
     >>> decode_image(b"", "a.jpg")
     Traceback (most recent call last):
@@ -72,17 +71,17 @@ def decode_image(data: bytes, name: str) -> Image.Image:
 
 
 def _explained(read: Callable[[], Image.Image], name: str) -> Image.Image:
-    """What ``read`` gives, or an `ImageError` with one line that says why it gives nothing."""
+    """Call ``read``; turn its errors into an `ImageError` with a one-line reason."""
     with warnings.catch_warnings():
-        # Pillow warns of much that is either handled here or harmless. Only its own warnings are
-        # silenced, so that a thread that restores the filters late hides nothing else.
+        # Pillow warns about much that is handled here or harmless. Only its own warnings are silenced, so that
+        # a thread that restores the filters late hides nothing else.
         warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
         try:
             return read()
         except (ImageError, MemoryError):
             raise
         except Image.DecompressionBombError:
-            raise ImageError(f"{name}: more pixels than the limit allows; {_limit()}") from None
+            raise ImageError(f"{name}: too many pixels; {_limit()}") from None
         except UnidentifiedImageError:
             raise ImageError(f"{name} is not an image of a known format, whatever its name says") from None
         except Exception as error:  # Pillow's decoders raise almost anything on damaged data
@@ -91,7 +90,7 @@ def _explained(read: Callable[[], Image.Image], name: str) -> Image.Image:
 
 
 def source_name(source: PhotoSource) -> str:
-    """What messages call a photo: its path, or what is known of an image in memory.
+    """A photo's name in messages: its path, or a description of an in-memory image.
 
     >>> source_name(ZipMember(Path("photos.zip"), "a.jpg")), source_name(np.zeros((4, 6), np.uint8))
     ('photos.zip!a.jpg', 'the array (4, 6)')
@@ -123,9 +122,9 @@ def _image_of(array: NDArray[Any]) -> Image.Image:
 
 def _array_hint(array: NDArray[Any]) -> str:
     if array.ndim == 4:
-        return "; several photos are a list: list(array)"
+        return "; pass several photos as a list: list(array)"
     if array.dtype.kind == "f":
-        return "; a tensor that is normalised already: torch.from_numpy(array), (N, 3, H, W)"
+        return "; for a normalised tensor use torch.from_numpy(array), (N, 3, H, W)"
     return ""
 
 
@@ -142,7 +141,7 @@ def _open(data: bytes, name: str) -> Image.Image:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         pixels = f"{image.width} × {image.height} = {image.width * image.height:,} pixels"
-        raise ImageError(f"{name}: {pixels}, more than the limit allows; {_limit()}")
+        raise ImageError(f"{name}: {pixels}, too many; {_limit()}")
     return image
 
 
@@ -152,7 +151,7 @@ def _limit() -> str:
 
 
 def read_bytes(source: PhotoSource) -> bytes:
-    """The bytes of an image file as they stand, or the RGB pixels of an image in memory: for checksums.
+    """The raw bytes of an image file, or the RGB pixels of an in-memory image, for checksums.
 
     >>> read_bytes(Image.new("L", (2, 1), "black"))
     b'2 1 \\x00\\x00\\x00\\x00\\x00\\x00'
@@ -165,7 +164,7 @@ def read_bytes(source: PhotoSource) -> bytes:
 
 @lru_cache(maxsize=4)
 def _archive(path: Path, process: int) -> zipfile.ZipFile:
-    """An open archive; one for each process, because a fork would share its place in the file."""
+    """An open archive; one per process, since forked processes would share its file position."""
     return zipfile.ZipFile(path)
 
 
@@ -196,12 +195,12 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     image = image.convert("RGB")  # always a new image
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
-    image.info = {}  # its orientation is applied: who reads this image again must not apply it twice
+    image.info = {}  # the orientation has been applied and must not be applied again
     return image
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 (upright) where the EXIF block is damaged: its picture may still be whole."""
+    """The EXIF orientation; 1 (upright) if the EXIF block is damaged, since the picture may be intact."""
     try:
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # Pillow's EXIF parser raises almost anything on damaged data
@@ -218,7 +217,7 @@ def _eight_bits(image: Image.Image, name: str) -> Image.Image:
 
 
 def _value_range(mode: str, low: float, high: float) -> tuple[float, float]:
-    """What becomes 0 and what becomes 255."""
+    """The values mapped to 0 and to 255."""
     if mode.startswith("I;16"):
         return 0.0, 65535.0
     usual = [255.0, 65535.0] if mode == "I" else [1.0, 255.0, 65535.0]
@@ -227,7 +226,7 @@ def _value_range(mode: str, low: float, high: float) -> tuple[float, float]:
 
 
 def photo_size(source: PhotoSource) -> tuple[int, int]:
-    """(height, width) of a photo as `read_image` shows it; of a file only the header is read.
+    """(height, width) of a photo as `read_image` returns it; for files, only the header is read.
 
     >>> photo_size(Image.new("RGB", (6, 4)))
     (4, 6)
@@ -237,7 +236,7 @@ def photo_size(source: PhotoSource) -> tuple[int, int]:
         return photo.height, photo.width
     try:
         with Image.open(source if isinstance(source, (str, Path)) else BytesIO(_bytes_of(source))) as header:
-            lying = _orientation(header) >= 5  # orientations 5 to 8 lie on their side
+            lying = _orientation(header) >= 5  # orientations 5 to 8 swap the sides
             width, height = header.size
     except (OSError, ValueError, SyntaxError) as error:
         raise ImageError(f"{source_name(source)} cannot be read as an image") from error

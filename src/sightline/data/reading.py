@@ -1,4 +1,4 @@
-"""What adapters share: numbered lines, files that must exist, boxes that must fit, classes with images."""
+"""Shared by the adapters: numbered lines, required files, box checks, class checks."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from sightline.types import Dataset, no_boxes
 
 Box = tuple[float, float, float, float]
 
-# Annotators' tools round to whole pixels and some count the last edge, some the last pixel:
-# a box may stick out by this much and is cut back; further out it is a mistake.
+# Annotation tools round to whole pixels, and some count the last edge, others the last pixel:
+# a box may extend outside by this much and is clipped; beyond that it is an error.
 ROUNDING = 1.0
 
 
 def at(path: Path, line: int) -> str:
-    """Where something stands, as every message of the adapters says it.
+    """A location as it appears in the adapters' messages.
 
     >>> at(Path("labels.txt"), 3)
     'labels.txt, line 3'
@@ -32,7 +32,7 @@ def at(path: Path, line: int) -> str:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file that must be there, or `InputError`."""
+    """Read a required text file; raises `InputError`."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -44,9 +44,9 @@ def read_text(path: Path) -> str:
 def rows(
     path: Path, columns: str, separator: str | None = None, *, rest: bool = False
 ) -> Iterator[tuple[int, list[str]]]:
-    """Numbered lines cut into exactly the named columns; blank lines are passed over.
+    """Numbered lines split into exactly the named columns; blank lines are skipped.
 
-    With ``rest`` the last column takes all that follows. Raises `InputError` that names the line.
+    With ``rest`` the last column takes the rest of the line. Raises `InputError` naming the line.
     """
     names = columns.split()
     for number, line in enumerate(read_text(path).split("\n"), 1):
@@ -64,17 +64,17 @@ def rows(
 def keyed(
     path: Path, columns: str, separator: str | None = None, *, rest: bool = False
 ) -> dict[str, tuple[int, list[str]]]:
-    """`rows` by their first column: key -> (line, the other columns). A key that comes twice is refused."""
+    """`rows` by their first column: key -> (line, the other columns). Duplicate keys raise `InputError`."""
     found: dict[str, tuple[int, list[str]]] = {}
     for number, (key, *others) in rows(path, columns, separator, rest=rest):
         if key in found:
-            raise InputError(f"{at(path, number)}: {key!r} stands already in line {found[key][0]}")
+            raise InputError(f"{at(path, number)}: {key!r} is already in line {found[key][0]}")
         found[key] = (number, others)
     return found
 
 
 def whole(text: str, where: str, what: str) -> int:
-    """A whole number, or `InputError`.
+    """Parse a whole number; raises `InputError`.
 
     >>> whole("x7", "labels.txt, line 3", "class")
     Traceback (most recent call last):
@@ -87,7 +87,7 @@ def whole(text: str, where: str, what: str) -> int:
 
 
 def four_numbers(fields: Sequence[str], where: str, what: str = "x0 y0 x1 y1") -> Box:
-    """Four numbers of a box, or `InputError`."""
+    """Parse the four numbers of a box; raises `InputError`."""
     try:
         a, b, c, d = (float(field) for field in fields)
     except ValueError:
@@ -96,19 +96,19 @@ def four_numbers(fields: Sequence[str], where: str, what: str = "x0 y0 x1 y1") -
 
 
 class Files:
-    """Which files exist, asked of each folder once: a million images cost a thousand listings."""
+    """Checks which files exist, listing each folder once: a million images cost a thousand listings."""
 
     def __init__(self) -> None:
         self._listed: dict[str, frozenset[str]] = {}
 
     def has(self, path: Path) -> bool:
-        folder, name = os.path.split(path)  # as strings: a Path's hash takes longer than all the rest
+        folder, name = os.path.split(path)  # as strings: hashing a Path takes longer than everything else
         if folder not in self._listed:
             self._listed[folder] = frozenset(os.listdir(folder) if os.path.isdir(folder) else ())
         return name in self._listed[folder]
 
     def require(self, path: Path, where: str) -> Path:
-        """``path``, or `InputError` at ``where``: a label without an image."""
+        """Return ``path``; raises `InputError` naming ``where`` if it is missing."""
         if not self.has(path):
             raise InputError(f"{where}: {path} is missing")
         return path
@@ -117,10 +117,10 @@ class Files:
 class BoxCheck:
     """Checks half-open boxes against their image: positive size, at most `ROUNDING` pixels outside.
 
-    ``bad_boxes="refuse"`` raises `InputError` at the first bad one; ``"skip"`` leaves it out (its image stays
-    with the boxes that are left), and `report` counts and lists what was left out, as one warning. Where the
-    annotation does not give the image's size, the left and top edges and the box's own size are checked; the
-    other edges only by `check_images`, which opens the files.
+    ``bad_boxes="refuse"`` raises `InputError` at the first bad box; ``"skip"`` drops it (its image keeps the
+    remaining boxes), and `report` lists the dropped boxes in one warning. If the annotation does not give the image
+    size, only the left and top edges and the box's own size are checked; `check_images`, which opens the files,
+    checks the rest.
 
     >>> BoxCheck().keep((-1, 0, 5, 11), (10, 10), "a.xml, line 3")
     (0, 0, 5, 10)
@@ -133,7 +133,7 @@ class BoxCheck:
         self.seen, self.bad = 0, list[str]()
 
     def keep(self, box: Box, size_hw: tuple[int, int] | None, where: str) -> Box | None:
-        """The box, cut back to its image, or None where it is left out."""
+        """The box, clipped to its image, or None if it is skipped."""
         self.seen += 1
         height, width = size_hw or (math.inf, math.inf)
         x0, y0, x1, y1 = box
@@ -142,21 +142,19 @@ class BoxCheck:
         if not fault:
             return cut if self.clip else box
         if not self.skip:
-            raise InputError(f"{where}: {fault}; bad_boxes='skip' leaves such boxes out")
+            raise InputError(f"{where}: {fault}; bad_boxes='skip' skips such boxes")
         self.bad.append(f"{where}: {fault}")
         return None
 
     def report(self, what: str) -> None:
-        """Warn of what was left out, if anything was."""
+        """Warn about skipped boxes, if any."""
         if self.bad:
             listing = "\n  ".join(self.bad)
-            warnings.warn(
-                f"{what}: left out {len(self.bad)} of {self.seen} boxes:\n  {listing}", stacklevel=4
-            )
+            warnings.warn(f"{what}: skipped {len(self.bad)} of {self.seen} boxes:\n  {listing}", stacklevel=4)
 
 
 def _fault(box: Box, cut: Box, size_hw: tuple[int, int] | None) -> str:
-    """What is wrong with a box, in words; nothing where all is well."""
+    """What is wrong with a box; empty if nothing is."""
     x0, y0, x1, y1 = box
     shown = "box x0 y0 x1 y1 = " + " ".join(f"{edge:g}" for edge in box)
     if not all(map(math.isfinite, box)):
@@ -171,7 +169,7 @@ def _fault(box: Box, cut: Box, size_hw: tuple[int, int] | None) -> str:
 
 
 def boxes_tensor(boxes: Sequence[Box]) -> Tensor:
-    """(B, 4) float32, also for none.
+    """Boxes as a (B, 4) float32 tensor; (0, 4) for none.
 
     >>> boxes_tensor([]).shape
     torch.Size([0, 4])
@@ -180,7 +178,7 @@ def boxes_tensor(boxes: Sequence[Box]) -> Tensor:
 
 
 def distinct(names: Sequence[str], keys: Sequence[str]) -> tuple[str, ...]:
-    """Names that tell the classes apart: where two share one, each gets its key behind it.
+    """Unique class names: those shared by several classes get their key appended.
 
     >>> distinct(["crane", "tench", "crane"], ["n02", "n01", "n03"])
     ('crane (n02)', 'tench', 'crane (n03)')
@@ -192,10 +190,10 @@ def distinct(names: Sequence[str], keys: Sequence[str]) -> tuple[str, ...]:
 def finish(
     dataset: Dataset, root: Path, check: BoxCheck | None = None, *, allow_empty: bool = False
 ) -> Dataset:
-    """The data set, once every class has an image (or ``allow_empty``) and left-out boxes are reported."""
+    """Check that every class has an image (unless ``allow_empty``) and report skipped boxes."""
     here = f"{root}: split {dataset.split!r}"
     if not dataset.samples:
-        raise InputError(f"{here} holds no image")
+        raise InputError(f"{here} has no image")
     present = {sample.label for sample in dataset.samples}
     empty = [name for label, name in enumerate(dataset.categories) if label not in present]
     if empty and not allow_empty:
@@ -210,10 +208,10 @@ def finish(
 
 
 def check_images(dataset: Dataset) -> list[str]:
-    """Open every image's header (no pixel is decoded) and list what is wrong: one line for each fault.
+    """Open every image's header (no pixels are decoded) and list the faults, one line each.
 
-    Finds unreadable files, and boxes that leave their image where the annotation did not give its size.
-    Sizes are those after the EXIF rotation, as `read_image` shows the photo.
+    Finds unreadable files, and boxes outside images whose size the annotation did not give. Sizes are those after
+    EXIF rotation, as in `read_image`.
     """
     faults = []
     for sample in dataset.samples:

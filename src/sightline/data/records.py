@@ -1,4 +1,4 @@
-"""Records of a JSON file, each with where it stands: the JSON has no useful lines for messages."""
+"""Records of a JSON file with their locations, since JSON has no useful line numbers for messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Records = list[tuple[str, dict[str, Any]]]
 
 
 def read_lists(path: Path, *names: str) -> dict[str, list[Any]]:
-    """The named lists of a JSON object; raises `InputError` for what is no JSON or lacks one.
+    """The named lists of a JSON object; raises `InputError` if it is not JSON or lacks one.
 
     >>> read_lists(Path("nowhere.json"), "images")
     Traceback (most recent call last):
@@ -28,7 +28,7 @@ def read_lists(path: Path, *names: str) -> dict[str, list[Any]]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, {} where the file holds something else; raises `InputError` for what is no JSON."""
+    """A JSON object, {} if the file holds something else; raises `InputError` if it is not JSON."""
     try:
         content = json.loads(read_text(path))
     except json.JSONDecodeError as error:
@@ -37,7 +37,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def records(path: Path, name: str, entries: list[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Records with where they stand: ``annotations[3]``."""
+    """Records with their locations, such as ``annotations[3]``."""
     for index, record in enumerate(entries):
         where = f"{path}, {name}[{index}]"
         if not isinstance(record, dict):
@@ -46,7 +46,7 @@ def records(path: Path, name: str, entries: list[Any]) -> Iterator[tuple[str, di
 
 
 def field(record: dict[str, Any], key: str, kind: type, where: str) -> Any:
-    """A value of the kind it must be, or `InputError`.
+    """A value of the required type; raises `InputError`.
 
     >>> field({"id": "7"}, "id", int, "a.json, images[0]")
     Traceback (most recent call last):

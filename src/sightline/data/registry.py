@@ -1,4 +1,4 @@
-"""One table of data sets: how each layout is recognised and read."""
+"""The registry of data sets: how each layout is detected and read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class DatasetReader:
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:
-        """What its function takes besides the folder and the split."""
+        """The function's parameters besides the folder and the split."""
         parameters = inspect.signature(self.read).parameters
         return {name: p for name, p in parameters.items() if name not in ("root", "split")}
 
@@ -46,11 +46,11 @@ DATASETS = Registry[DatasetReader]("dataset", builtin=("sightline.data.adapters.
 def register_dataset(
     name: str, *, recognise: Callable[[Path], bool] | None = None, order: int = 0
 ) -> Callable[[Read], Read]:
-    """Decorator: make a function ``(root, split, **options) -> Dataset`` a data set that `load_dataset` reads.
+    """Decorator: register a function ``(root, split, **options) -> Dataset`` as a data set for `load_dataset`.
 
     ``recognise``: whether a path has this layout; without it the data set must be named. ``order``: layouts are tried
-    from the lowest on; the built-in ones have 10 to 90, the loosest last. Options are read from the signature: with
-    ``--data-option NAME=VALUE``, by their annotations. Registering a name again replaces it.
+    in ascending order; the built-in ones have 10 to 90, the least specific last. Options come from the signature;
+    with ``--data-option NAME=VALUE``, values are parsed by annotation. Registering a name again replaces it.
 
     >>> @register_dataset("nothing")
     ... def read_nothing(root, split="val"):
@@ -70,7 +70,7 @@ def register_dataset(
 
 
 def unregister_dataset(name: str) -> None:
-    """Take a data set out of the table again; a built-in one of that name is found again."""
+    """Remove a data set; a built-in one of the same name becomes available again."""
     DATASETS.remove(name)
 
 
@@ -84,7 +84,7 @@ def get_dataset(name: str) -> DatasetReader:
 
 
 def list_datasets() -> list[str]:
-    """Names of the layouts that `load_dataset` reads, in the order in which they are tried.
+    """Names of the layouts `load_dataset` can read, in the order they are tried.
 
     >>> list_datasets()
     ['tiny-imagenet', 'cub', 'ilsvrc', 'voc', 'coco', 'wsol', 'folder']
@@ -100,11 +100,11 @@ def load_dataset(
     held_per_class: int = 30,
     **options: Any,
 ) -> Dataset:
-    """Read one split of a data set; where ``dataset`` is not named, its layout is recognised.
+    """Read one split of a data set; without ``dataset``, the layout is detected.
 
-    ``train-fit`` and ``train-heldout`` (of any split) are the two parts that `hold_out` makes, with
-    ``held_per_class`` samples of each class held out: where thresholds are chosen. ``options`` are those
-    of the adapter. Images are not opened. Raises `InputError` that names the file and line of what is wrong.
+    ``train-fit`` and ``train-heldout`` (likewise for any split) are the two parts made by `hold_out`, with
+    ``held_per_class`` samples of each class held out to choose thresholds on. ``options`` are those of the adapter.
+    Images are not opened. Raises `InputError` naming the file and line of the fault.
 
     >>> load_dataset("photos", dataset="cubs")
     Traceback (most recent call last):
@@ -127,7 +127,7 @@ def load_dataset(
 
 
 def detect_dataset(root: str | Path) -> str:
-    """The name of the layout that a folder or an archive has.
+    """Detect the layout of a folder or archive.
 
     >>> detect_dataset("nowhere")
     Traceback (most recent call last):
@@ -146,7 +146,7 @@ def detect_dataset(root: str | Path) -> str:
 
 
 def parse_data_options(root: str | Path, dataset: str | None, pairs: Sequence[str]) -> dict[str, Any]:
-    """Options of a data set as a user types them, ``NAME=VALUE``, read by the annotations of its function.
+    """Parse a data set's options, typed as ``NAME=VALUE``, by the annotations of its function.
 
     Raises `InputError` for an unknown name (with near matches) and for a value of another type.
 

@@ -1,4 +1,4 @@
-"""Anyone's heatmaps, saved one file an image: .npy, .npz or grey .png, named by the image's id."""
+"""Heatmaps saved by any tool, one file per image: .npy, .npz or grey .png, named by the image's id."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Array = NDArray[Any]
 
 
 class SavedMaps:
-    """The maps of a folder, found by the ids of a data set's samples: ``ID.npy``, or the id without its suffix.
+    """The maps in a folder, named by the ids of a data set's samples: ``ID.npy``, with or without the id's suffix.
 
-    ``size_hw`` is the size (height, width) that every map is stated to have; None: that of its photo.
-    ``missing`` are the ids without a map, ``strangers`` the files that belong to no sample. Raises `InputError`
-    where the folder does not exist, or two files have maps of one image.
+    ``size_hw`` is the stated size (height, width) of every map; None: that of its photo. ``missing`` lists the ids
+    without a map, ``strangers`` the files that match no sample. Raises `InputError` if the folder does not exist or
+    two files match one image.
 
     >>> SavedMaps("nowhere", [])
     Traceback (most recent call last):
@@ -39,25 +39,25 @@ class SavedMaps:
             raise InputError(
                 f"{folder} is a file; expected a folder" if self.folder.exists() else no_such(str(folder))
             )
-        there = _files(self.folder)
+        files = _files(self.folder)
         self._files: dict[str, Path] = {}
         self.missing: list[str] = []
         for sample in samples:
             stem = Path(sample.id).with_suffix("").as_posix()
-            name = sample.id if sample.id in there else stem
-            if name in there:
-                self._files[sample.id] = there[name]
+            name = sample.id if sample.id in files else stem
+            if name in files:
+                self._files[sample.id] = files[name]
             else:
                 self.missing.append(sample.id)
         used = set(self._files.values())
         self.strangers = [
-            path.relative_to(self.folder).as_posix() for path in there.values() if path not in used
+            path.relative_to(self.folder).as_posix() for path in files.values() if path not in used
         ]
 
     def read(self, sample: Sample) -> tuple[Array, tuple[int, int]]:
         """The map (h, w) of one sample, and its photo's size (H, W).
 
-        Raises `InputError` that names the file: no map, not a map, NaN or Inf, not of the stated size.
+        Raises `InputError` naming the file if it is missing, not a map, has NaN or Inf, or is not of the stated size.
         """
         if sample.id not in self._files:
             raise InputError(f"{sample.id}: no map in {self.folder}")
@@ -73,7 +73,7 @@ class SavedMaps:
 
 
 def read_map(path: Path) -> Array:
-    """One saved map as (h, w); leading dimensions of 1 are dropped. Raises `InputError` that names the file."""
+    """One saved map as (h, w); leading dimensions of 1 are dropped. Raises `InputError` naming the file."""
     try:
         found = _read_png(path) if path.suffix.lower() == ".png" else _read_array(path)
     except (OSError, ValueError, EOFError) as error:
@@ -90,21 +90,21 @@ def read_map(path: Path) -> Array:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Name without the suffix, below the folder -> file."""
+    """Path below the folder, without suffix -> file."""
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in MAP_SUFFIXES and not path.name.startswith("."):
             name = path.relative_to(folder).with_suffix("").as_posix()
             if name in found:
                 raise InputError(
-                    f"{found[name]} and {path.name} are maps of one image; expected one file an image"
+                    f"{found[name]} and {path.name} are maps of the same image; expected one file per image"
                 )
             found[name] = path
     return found
 
 
 def _read_array(path: Path) -> Array:
-    loaded: Any = np.load(path, allow_pickle=False)  # nothing here unpickles code
+    loaded: Any = np.load(path, allow_pickle=False)  # never unpickle
     if isinstance(loaded, np.ndarray):
         return loaded
     with loaded:
@@ -119,5 +119,5 @@ def _read_array(path: Path) -> Array:
 def _read_png(path: Path) -> Array:
     with Image.open(path) as picture:
         if picture.mode not in _GREY:
-            raise InputError(f"{path} is a picture in colour ({picture.mode}); expected grey values")
+            raise InputError(f"{path} is a colour image ({picture.mode}); expected grey values")
         return np.asarray(picture)

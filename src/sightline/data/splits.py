@@ -15,8 +15,8 @@ PARTS = ("-fit", "-heldout")  # what the two parts of a split are called after i
 def hold_out(dataset: Dataset, per_class: int = 30, seed: int = 0) -> tuple[Dataset, Dataset]:
     """Split into (the rest, ``per_class`` samples of each class), chosen by a hash of seed and sample id.
 
-    The choice depends on neither order nor platform, and no sample is in both parts. Only ids and labels are
-    read. Raises `InputError` where a class has no more than ``per_class`` samples.
+    The choice does not depend on order or platform; the parts are disjoint. Only ids and labels are read. Raises
+    `InputError` if a class has no more than ``per_class`` samples.
 
     >>> from pathlib import Path
     >>> samples = [Sample(f"{c}{i}", Path("x.jpg"), label) for label, c in enumerate("ab") for i in range(5)]

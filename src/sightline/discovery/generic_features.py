@@ -101,14 +101,14 @@ def generic_features(
     if choose_on is not None:
         check_disjoint(train, choose_on)
         check_disjoint(choose_on, test)
-    learnt = [
+    evaluated = [
         learn(name, model, train, test, costs=costs, seed=seed, batch_size=batch_size, cache=cache, view=view,
               progress=progress)
         for name, model in models.items()
     ]  # fmt: skip
     report = None
     if all(len(sample.boxes_xyxy) for sample in test.samples):
-        maps = {one.name: one.model for one in learnt}
+        maps = {one.name: one.model for one in evaluated}
         report = evaluate(
             maps,
             test,
@@ -119,18 +119,18 @@ def generic_features(
             batch_size=batch_size,
             on_bad="skip",
         )
-    result = _result(learnt, models, report, train, test, choose_on, view, method, seed)
+    result = _result(evaluated, models, report, train, test, choose_on, view, method, seed)
     taus = (
         [row.thresholds[row.shown] for row in report.rows]
         if report
-        else [DEFAULT_THRESHOLDS["max"]] * len(learnt)
+        else [DEFAULT_THRESHOLDS["max"]] * len(evaluated)
     )
-    result.pictures = {"maps.png": head_gallery(learnt, test, taus, result.title, method)}
-    return result, learnt
+    result.pictures = {"maps.png": head_gallery(evaluated, test, taus, result.title, method)}
+    return result, evaluated
 
 
 def _result(
-    learnt: Sequence[FeatureEvaluation],
+    evaluated: Sequence[FeatureEvaluation],
     models: Mapping[str, nn.Module],
     report: Report | None,
     train: Dataset,
@@ -144,7 +144,7 @@ def _result(
     counts = np.bincount(labels_of(test), minlength=len(test.categories))
     numbers: list[dict[str, Any]] = []
     rows = []
-    for number, one in enumerate(learnt):
+    for number, one in enumerate(evaluated):
         line: dict[str, Any] = {
             "features": one.name,
             "channels": one.head.weight.shape[1],
@@ -152,7 +152,7 @@ def _result(
         }
         line |= interval_ends("accuracy", one.accuracy)
         cells = [one.name, str(one.head.weight.shape[1]), f"{one.head.cost:g}", spelled(one.accuracy)]
-        cells.append(spelled(_difference(one, learnt[0]), sign=True) if number else "")
+        cells.append(spelled(_difference(one, evaluated[0]), sign=True) if number else "")
         if report is not None:
             row = report.rows[number]
             line |= interval_ends("gt_known", row.scores[f"gt_known_{which}"]) | {
@@ -176,7 +176,7 @@ def _result(
     headings = ["features", "channels", "C", "accuracy", "Δ to row 1"]
     settings = {
         "dataset": test.name, "train": train.split, "test": test.split, "images": len(test),
-        "train_images": learnt[0].train_images, "choose_on": None if choose_on is None else choose_on.split,
+        "train_images": evaluated[0].train_images, "choose_on": None if choose_on is None else choose_on.split,
         "classes": list(test.categories), "view": view, "method": method, "seed": seed,
         "models": [{"row": name, **describe_model(model)} for name, model in models.items()],
     }  # fmt: skip
@@ -185,9 +185,9 @@ def _result(
         [*headings, "GT-known of the maps"] if report is not None else headings,
         rows,
         settings,
-        _notes(learnt, train, test, choose_on, method if report is not None else None),
+        _notes(evaluated, train, test, choose_on, method if report is not None else None),
         numbers,
-        skipped={image: why for one in learnt for image, why in one.errors.items()},
+        skipped={image: why for one in evaluated for image, why in one.errors.items()},
     )
 
 
@@ -199,7 +199,7 @@ def _difference(one: FeatureEvaluation, first: FeatureEvaluation) -> Interval:
 
 
 def _notes(
-    learnt: Sequence[FeatureEvaluation],
+    evaluated: Sequence[FeatureEvaluation],
     train: Dataset,
     test: Dataset,
     choose_on: Dataset | None,
@@ -207,7 +207,7 @@ def _notes(
 ) -> list[str]:
     notes = [
         f"{test.name}: one-vs-all linear SVM, C by 5-fold cross-validation, on GAP features of "
-        f"{learnt[0].train_images} images of {train.split}; tested on {len(learnt[0].right)} of {test.split}.",
+        f"{evaluated[0].train_images} images of {train.split}; tested on {len(evaluated[0].right)} of {test.split}.",
         f"Classes: {', '.join(test.categories)}.",
     ]
     if method is not None:
@@ -221,7 +221,7 @@ def _notes(
 
 
 def head_gallery(
-    learnt: Sequence[FeatureEvaluation],
+    evaluated: Sequence[FeatureEvaluation],
     test: Dataset,
     thresholds: Sequence[float],
     title: str,
@@ -236,7 +236,7 @@ def head_gallery(
         for label, (photo, sample) in enumerate(zip(photos, first, strict=True))
     ]
     rows: list[tuple[str, list[Tile]]] = [("photo\ntrue box dashed", tiles)]
-    for one, tau in zip(learnt, thresholds, strict=True):
+    for one, tau in zip(evaluated, thresholds, strict=True):
         explanation = explain(one.model, photos, spec.name, _class_column(range(len(photos))), **spec.options)
         heatmaps, boxes = explanation.heatmaps().cpu(), explanation.boxes(threshold=tau)
         assert explanation.logits is not None

@@ -108,13 +108,13 @@ _LABELS = {
 
 
 def _result(scores: dict[str, Interval], chance: float, settings: dict[str, object]) -> Result:
-    beside = {"accuracy": chance}
+    chances = {"accuracy": chance}
     if "area" in scores:
-        beside |= {"energy": scores["area"].value, "pointing": scores["area"].value}
+        chances |= {"energy": scores["area"].value, "pointing": scores["area"].value}
     rows, numbers = [], []
     for name, what in _LABELS.items():
         if name in scores:
-            score, without = scores[name], beside.get(name)
+            score, without = scores[name], chances.get(name)
             rows.append([what, spelled(score, sign=name == "energy_minus_area"), percent(without)])
             numbers.append({"measure": name, **score._asdict(), "chance": without})
     notes = [

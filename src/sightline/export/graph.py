@@ -1,4 +1,4 @@
-"""The network with everything behind it as one module: from the image to scores, class maps, heatmaps, boxes."""
+"""The network and its post-processing as one module: from image to scores, class maps, heatmaps and boxes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sightline.types import BoxRule
 
 METHODS = ("cam", "gradcam")
 INPUTS = ("rgb", "uint8", "normalised")
-NORMALISATIONS = ("minmax", "max")  # the others select a quantile, for which ONNX has no operation
+NORMALISATIONS = ("minmax", "max")  # the others need a quantile, for which ONNX has no operator
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class GraphOptions:
     """What the graph computes; kept in the file's metadata.
 
     ``method``  "cam", or "gradcam" in its closed form for the same heads.
-    ``top``     at most so many classes of each image, the most probable first.
+    ``top``     at most this many classes per image, most probable first.
     ``input``   "rgb": float in [0, 1]; "uint8": 0 to 255; "normalised": as the network was trained.
-    ``normalise``, ``threshold``  of the heatmaps ("minmax" or "max") and of the boxes (a share of the maximum).
-    ``boxes``   whether boxes are a part of the graph.
-    ``any_size``  whether height and width are free, or those of the model's own input.
+    ``normalise``, ``threshold``  for the heatmaps ("minmax" or "max") and the boxes (a share of the maximum).
+    ``boxes``   whether the graph outputs boxes.
+    ``any_size``  whether height and width are free, or fixed to the model's input.
     """
 
     method: str = "cam"
@@ -46,17 +46,17 @@ class GraphOptions:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            get_method(self.method)  # an unknown name has its own error
+            get_method(self.method)  # raises for an unknown name
             raise UnsupportedError(
-                f"method {self.method!r} needs gradients or many passes, which an ONNX graph has not; "
-                "use 'cam', or 'gradcam', which on the same networks has a closed form"
+                f"method {self.method!r} needs gradients or many forward passes, which an ONNX graph cannot have; "
+                "use 'cam', or 'gradcam', which has a closed form on the same networks"
             )
         if self.input not in INPUTS:
             raise unknown("input", self.input, INPUTS)
         if self.normalise not in NORMALISATIONS:
             raise unknown("normalisation in an ONNX graph", self.normalise, NORMALISATIONS)
         if not 0 <= self.threshold <= 1:
-            raise InputError(f"threshold is {self.threshold}; expected a share from 0 to 1")
+            raise InputError(f"threshold is {self.threshold}; expected a share, 0 to 1")
         if self.top < 1:
             raise InputError(f"top is {self.top}; expected at least 1")
 
@@ -68,7 +68,7 @@ class GraphOptions:
 
 class MapGraph(nn.Module):
     """image (N, 3, H, W) -> logits (N, C), classes (N, K), scores (N, K), maps (N, K, h, w), heatmaps
-    (N, K, H, W) in [0, 1], boxes (N, K, 4) in input pixels, half-open; [0, 0, 0, 0] where a map shows nothing.
+    (N, K, H, W) in [0, 1], boxes (N, K, 4) in input pixels, half-open; [0, 0, 0, 0] for an empty map.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     >>> from sightline.inspection.structure import inspect_network
@@ -98,7 +98,7 @@ class MapGraph(nn.Module):
                 f"{structure.why_no_head}. Export one with such a head (`sightline models '*-gap'`), "
                 "or explain this one in Python"
             )
-        self.network, self.site, self.head = network, structure.target, structure.head
+        self.network, self.layer, self.head = network, structure.target, structure.head
         weight = network.get_submodule(self.head.module).weight
         assert isinstance(weight, Tensor)
         self.options = replace(options, top=min(options.top, len(weight)))
@@ -108,7 +108,7 @@ class MapGraph(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         options = self.options
-        evidence = observe(self.network, self.normalised(image), [self.site], gradient=False)
+        evidence = observe(self.network, self.normalised(image), [self.layer], gradient=False)
         evidence.head = self.head
         logits = evidence.logits
         assert logits is not None  # a head was recognised
@@ -131,10 +131,10 @@ class MapGraph(nn.Module):
 
 
 def closed_gradcam(evidence: Evidence, target: ClassTarget) -> Tensor:
-    """Grad-CAM without a gradient where the head is pooling and one linear layer: L = ReLU(Σ_k w_k A^k) / Z.
+    """Grad-CAM in closed form for a head of pooling and one linear layer: L = ReLU(Σ_k w_k A^k) / Z.
 
-    For GAP, GMP and TAP the mean gradient is α_k = w_k / Z. Where a class convolution is the head and a ReLU
-    follows it, only the places with a positive score pass the gradient on: α_k = w_k / Z · (their share).
+    For GAP, GMP and TAP the mean gradient is α_k = w_k / Z. If the head is a class convolution followed by a ReLU,
+    only positions with a positive score pass the gradient: α_k = w_k / Z · (their share).
 
     >>> import sightline
     >>> from sightline.inspection.structure import inspect_network

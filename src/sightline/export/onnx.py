@@ -1,4 +1,4 @@
-"""A model as one ONNX file that gives scores, class maps, heatmaps and boxes, checked before it is written."""
+"""Export to one ONNX file with scores, class maps, heatmaps and boxes, verified before it is written."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from sightline.types import BoxRule
 if TYPE_CHECKING:
     from sightline.models.loading import LoadedModel
 
-OPSET = 18  # the first in which ScatterElements takes a minimum, which the boxes need
-TOLERANCE = 1e-4  # of the largest value
-KEY = "sightline"  # the metadata entry that holds the description, as JSON
+OPSET = 18  # the first whose ScatterElements supports a minimum, which the boxes need
+TOLERANCE = 1e-4  # relative to the largest value
+KEY = "sightline"  # the metadata entry with the description, as JSON
 
 
 def export_onnx(
@@ -40,14 +40,14 @@ def export_onnx(
 ) -> dict[str, Any]:
     """Write ``model`` to ``path`` as one ONNX graph (see `MapGraph`), and return its description.
 
-    ``options`` are those of `GraphOptions`. The batch is free, and so are height and width unless
-    ``any_size=False``. The graph is run by onnxruntime beside PyTorch before the file is put in its place (see
-    `verify`); the largest differences stand in the description under ``verified``. The description is in the
-    file too, as JSON in the metadata entry "sightline".
+    ``options`` are those of `GraphOptions`. The batch size is free, and so are height and width unless
+    ``any_size=False``. Before the file is written, onnxruntime's results are compared with PyTorch's (see `verify`);
+    the largest differences are in the description under ``verified``. The description is also stored in the file,
+    as JSON in the metadata entry "sightline".
 
-    Raises `UnsupportedError` for a method or a network that needs a gradient, and for a graph that does not
-    give what PyTorch gives; `InputError` for a wrong option, for a file that is there (unless ``force``), and
-    where the packages of the extra ``[onnx]`` are missing.
+    Raises `UnsupportedError` for a method or network that needs a gradient, and for a graph whose results differ
+    from PyTorch's; `InputError` for an invalid option, an existing file (unless ``force``), and missing packages of
+    the extra ``[onnx]``.
     """
     path, wanted = Path(path), GraphOptions(**options)
     check_place(path, force)
@@ -55,7 +55,7 @@ def export_onnx(
     preprocess = model.preprocess
     if preprocess is None and wanted.input != "normalised":
         raise InputError(
-            f"input is {wanted.input!r}, and this model does not say how its input is normalised; "
+            f"input is {wanted.input!r}, but this model does not state how its input is normalised; "
             "expected input='normalised', or a model with a transform"
         )
     size_hw = preprocess.input_hw if preprocess else (224, 224)
@@ -76,7 +76,7 @@ def export_onnx(
 
 
 def _score_rule(model: LoadedModel, graph: MapGraph, size_hw: tuple[int, int]) -> ScoreRule:
-    """How the model's logits become probabilities, as `explain` finds it."""
+    """How the model's logits become probabilities, determined as in `explain`."""
     images = graph.normalised(example_images(graph, 2, size_hw))
     evidence = observe(graph.network, images, gradient=False)
     evidence.scores = model.scores
@@ -84,21 +84,21 @@ def _score_rule(model: LoadedModel, graph: MapGraph, size_hw: tuple[int, int]) -
 
 
 def check_place(path: Path, force: bool) -> None:
-    """Raise `InputError` where ``path`` is a folder, or a file that ``force`` does not give up."""
+    """Raise `InputError` if ``path`` is a folder, or an existing file and ``force`` is not set."""
     if path.is_dir():
-        raise InputError(f"{path} is a folder; expected the name of a file, such as model.onnx")
+        raise InputError(f"{path} is a folder; expected a file name, such as model.onnx")
     if path.exists() and not force:
-        raise InputError(f"{path} is there already; write over it with --force, or choose another name")
+        raise InputError(f"{path} already exists; overwrite it with --force, or choose another name")
 
 
 def _packages() -> Any:
-    """onnx, where it and its companions are installed."""
+    """Import onnx; raises if it or a companion package is missing."""
     onnx, *_ = [need(package, "onnx") for package in ("onnx", "onnxruntime", "onnxscript")]
     return onnx
 
 
 def _trace(graph: MapGraph, size_hw: tuple[int, int]) -> Any:
-    """The graph as an ONNX model. An example of two images: a size of 1 would be taken for a constant."""
+    """The graph as an ONNX model. Traced with two images: a batch size of 1 would become a constant."""
     example = example_images(graph, 2, size_hw)
     axes = {0: "batch", 2: "height", 3: "width"} if graph.options.any_size else {0: "batch"}
     try:
@@ -110,7 +110,7 @@ def _trace(graph: MapGraph, size_hw: tuple[int, int]) -> Any:
     except (torch.onnx.OnnxExporterError, NotImplementedError) as error:
         first = next((line for line in str(error.__cause__ or error).splitlines() if line.strip()), "")
         raise UnsupportedError(
-            f"PyTorch cannot turn this network into ONNX: {first.strip()}"
+            f"PyTorch cannot export this network to ONNX: {first.strip()}"
             + ("; a fixed size may help: any_size=False" if graph.options.any_size else "")
         ) from error
     assert program is not None
@@ -118,7 +118,7 @@ def _trace(graph: MapGraph, size_hw: tuple[int, int]) -> Any:
 
 
 def example_images(graph: MapGraph, count: int, size_hw: tuple[int, int], seed: int = 0) -> Tensor:
-    """Soft noise of the kind that the graph takes: (count, 3, H, W)."""
+    """Smooth noise as input for the graph: (count, 3, H, W)."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 6, 6, generator=generator)
     noise = torch.rand(count, 3, *size_hw, generator=generator)
@@ -129,31 +129,31 @@ def example_images(graph: MapGraph, count: int, size_hw: tuple[int, int], seed: 
 
 
 def verify(model_bytes: bytes, graph: MapGraph, size_hw: tuple[int, int]) -> dict[str, Any]:
-    """Run the ONNX graph beside `sightline.explain` and return the largest differences, or raise.
+    """Compare the ONNX graph with `sightline.explain` and return the largest differences, or raise.
 
-    Two batch sizes, and, where the size is free, two sizes. Logits and maps are compared with `explain`'s, which
-    for Grad-CAM takes the gradient; heatmaps and boxes with what `make_heatmaps` and `make_boxes` give for the
-    graph's own maps and heatmaps, since a threshold may fall between two roundings. `UnsupportedError` where
+    Uses two batch sizes and, if the size is free, two input sizes. Logits and maps are compared with `explain`'s,
+    which for Grad-CAM uses the gradient; heatmaps and boxes with what `make_heatmaps` and `make_boxes` give for the
+    graph's own maps and heatmaps, since a threshold may fall between two roundings. Raises `UnsupportedError` if
     anything differs by more than 1e-4 of the largest value.
     """
     session = _session(model_bytes)
     height, width = size_hw
     other = (height + 32, width + 16) if graph.options.any_size else size_hw
-    apart = dict.fromkeys(graph.options.outputs, 0.0)
+    differences = dict.fromkeys(graph.options.outputs, 0.0)
     for count, size in ((1, size_hw), (3, other)):
         images = example_images(graph, count, size, seed=count)
         found = session.run(None, {"image": images.numpy()})
         given = dict(zip(graph.options.outputs, map(torch.from_numpy, found), strict=True))
         for name, expected in _expected(graph, images, given).items():
             scale = float(expected.abs().max()) or 1.0
-            apart[name] = max(apart[name], float((given[name] - expected).abs().max()) / scale)
-    wrong = {name: value for name, value in apart.items() if not value <= TOLERANCE}
+            differences[name] = max(differences[name], float((given[name] - expected).abs().max()) / scale)
+    wrong = {name: value for name, value in differences.items() if not value <= TOLERANCE}
     if wrong:
         raise UnsupportedError(
-            "the ONNX graph does not give what PyTorch gives: "
+            "the ONNX graph's results differ from PyTorch's: "
             + ", ".join(f"{name} differ by {value:.1e}" for name, value in wrong.items())
         )
-    return {name: float(f"{value:.1e}") for name, value in apart.items()}
+    return {name: float(f"{value:.1e}") for name, value in differences.items()}
 
 
 def _session(model_bytes: bytes) -> Any:
@@ -165,7 +165,7 @@ def _session(model_bytes: bytes) -> Any:
 
 
 def _expected(graph: MapGraph, images: Tensor, given: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What each output should be; the classes are the graph's own, since equal scores have no order."""
+    """The expected value of each output; the classes are the graph's own, since tied scores have no order."""
     options = graph.options
     explanation = explain(
         graph.network, graph.normalised(images), method=options.method, classes=given["classes"]
@@ -182,14 +182,14 @@ def _expected(graph: MapGraph, images: Tensor, given: dict[str, Tensor]) -> dict
     if not torch.allclose(
         explanation.logits.gather(1, given["classes"]), ranked, atol=TOLERANCE, rtol=TOLERANCE
     ):
-        raise UnsupportedError("the ONNX graph ranks other classes first than PyTorch")
+        raise UnsupportedError("the ONNX graph and PyTorch rank the classes differently")
     if options.boxes:
         found["boxes"] = boxes_array(given["heatmaps"], options.threshold)
     return found
 
 
 def boxes_array(heatmaps: Tensor, threshold: float = 0.2) -> Tensor:
-    """`make_boxes` as the graph gives it: (N, K, H, W) -> (N, K, 4), [0, 0, 0, 0] where there is no box.
+    """`make_boxes` in the graph's format: (N, K, H, W) -> (N, K, 4), [0, 0, 0, 0] where there is no box.
 
     >>> boxes_array(torch.tensor([[[[0.0, 1.0]], [[0.0, 0.0]]]]))
     tensor([[[1., 0., 2., 1.],
@@ -213,7 +213,7 @@ def _describe(model: LoadedModel, graph: MapGraph, size_hw: tuple[int, int]) -> 
         weights_sha256=model.weights_sha256,
         categories=None if model.categories is None else list(model.categories),
         preprocess={"input_hw": size_hw, **interpolation, **statistics},
-        layer=str(graph.site),
+        layer=str(graph.layer),
         options=asdict(graph.options),
         scores=graph.score_rule.name,
         outputs=list(graph.options.outputs),
@@ -225,7 +225,7 @@ def _describe(model: LoadedModel, graph: MapGraph, size_hw: tuple[int, int]) -> 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's advice off the screen; its errors stay."""
+    """Silence the exporter's advice but not its errors."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.fx.experimental.symbolic_shapes")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

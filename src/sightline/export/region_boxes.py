@@ -1,4 +1,4 @@
-"""The largest region's box in tensor operations alone, so that it can be a part of an exported graph."""
+"""The largest region's box in pure tensor operations, for use in an exported graph."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from torch import Tensor
 def largest_boxes(masks: Tensor) -> Tensor:
     """The box of the largest 8-connected region of each mask: bool (M, H, W) -> float (M, 4), xyxy, half-open.
 
-    What `sightline.boxes.make_boxes` finds with OpenCV: the largest by area, of equals the first in reading
-    order. An empty mask gives the box [0, 0, 0, 0]. H · W may be at most 2²⁴ (the numbers of the pixels pass
-    through float32).
+    The same box as `sightline.boxes.make_boxes`: of the largest region by area, the first of ties in reading order.
+    An empty mask gives [0, 0, 0, 0]. H · W may be at most 2²⁴ (pixel numbers pass through float32).
 
     >>> mask = torch.tensor([[[1, 0, 0, 1], [0, 1, 0, 0], [0, 0, 0, 1]]]).bool()
     >>> largest_boxes(mask), largest_boxes(~mask.any() & mask)
@@ -23,8 +22,8 @@ def largest_boxes(masks: Tensor) -> Tensor:
     labels = region_labels(masks)
     m, height, width = masks.shape
     ones = torch.ones_like(labels)
-    area = torch.zeros_like(labels).scatter_add(1, labels, ones)[:, :-1]  # the last is the background
-    root = area.argmax(1, keepdim=True)  # of equals the first: regions are numbered by their first pixel
+    area = torch.zeros_like(labels).scatter_add(1, labels, ones)[:, :-1]  # the last entry is the background
+    root = area.argmax(1, keepdim=True)  # the first of ties: regions are numbered by their first pixel
     region = (labels[:, :-1] == root).reshape(m, height, width)
     y0, y1 = _extent(region.any(2))
     x0, x1 = _extent(region.any(1))
@@ -32,13 +31,12 @@ def largest_boxes(masks: Tensor) -> Tensor:
 
 
 def region_labels(masks: Tensor) -> Tensor:
-    """For each pixel the number of its region's first pixel in reading order: (M, H, W) -> int64 (M, H·W + 1).
+    """Label each pixel with the number of its region's first pixel in reading order: (M, H, W) -> (M, H·W + 1) int64.
 
-    The background has the number H·W, and so has the last column, which stands for it. Every pixel points to
-    another one of its region; again and again it looks at its eight neighbours, hangs the root that it points
-    to under the smallest root seen, and shortens its way (Shiloach & Vishkin, J. Algorithms 1982). Some ten
-    rounds do for a heatmap, where passing numbers from pixel to pixel would take as many rounds as the region
-    is long.
+    The background, and the last column, which stands for it, have the number H·W. Every pixel points to a pixel
+    of its region; each round attaches the root it points to under the smallest root among its eight neighbours and
+    compresses the path (Shiloach & Vishkin, J. Algorithms 1982). About ten rounds suffice for a heatmap, where
+    passing labels from pixel to pixel would take as many rounds as the region is long.
 
     >>> region_labels(torch.tensor([[[True, False], [True, False]]]))
     tensor([[0, 4, 0, 4, 4]])
@@ -71,7 +69,7 @@ def region_labels(masks: Tensor) -> Tensor:
 
 
 def _extent(lines: Tensor) -> tuple[Tensor, Tensor]:
-    """The first and one after the last line that is set, of (M, L) bool; 0 and 0 where none is."""
+    """The first set line and one past the last, of (M, L) bool; 0 and 0 if none is set."""
     length = lines.shape[1]
     number = torch.arange(length, device=lines.device)
     end = torch.where(lines, number + 1, 0).amax(1)

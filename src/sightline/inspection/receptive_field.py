@@ -1,4 +1,4 @@
-"""What of the image a unit can see at all: kernel, stride and padding arithmetic through the network's graph."""
+"""Receptive fields by kernel, stride and padding arithmetic through the network's graph."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ReceptiveField:
     size: Pair
 
     def centre(self, y: int, x: int) -> tuple[float, float]:
-        """(y, x) in network pixels of the middle of the field of position (y, x).
+        """Centre (y, x), in network pixels, of the field of position (y, x).
 
         >>> ReceptiveField((-1, -1), (2, 2), (3, 3)).centre(1, 0)
         (2.5, 0.5)
@@ -55,7 +55,7 @@ class ReceptiveField:
         return at[0], at[1]
 
     def box(self, y: int, x: int, input_hw: Pair) -> Tensor:
-        """The field (4,) xyxy of position (y, x), half-open, cut back to the input.
+        """The field (4,) xyxy of position (y, x), half-open, clipped to the input.
 
         >>> ReceptiveField((-1, -1), (2, 2), (3, 3)).box(1, 0, (8, 8))
         tensor([0., 1., 2., 4.])
@@ -65,7 +65,7 @@ class ReceptiveField:
         top, left = max(low[0], 0), max(low[1], 0)
         return torch.tensor([left, top, high[1], high[0]], dtype=torch.float32)
 
-    def _behind(self, kernel: Pair, stride: Pair, padding: Pair) -> ReceptiveField:
+    def _after(self, kernel: Pair, stride: Pair, padding: Pair) -> ReceptiveField:
         def each(f: Callable[[int], int]) -> Pair:
             return (f(0), f(1))
 
@@ -75,7 +75,7 @@ class ReceptiveField:
             each(lambda i: self.size[i] + (kernel[i] - 1) * self.jump[i]),
         )
 
-    def _with(self, other: ReceptiveField) -> ReceptiveField:
+    def _union_with(self, other: ReceptiveField) -> ReceptiveField:
         if self.jump != other.jump:
             raise UnsupportedError(f"branches of strides {self.jump} and {other.jump} meet")
         start = (min(self.start[0], other.start[0]), min(self.start[1], other.start[1]))
@@ -87,34 +87,34 @@ PIXEL = ReceptiveField((0, 0), (1, 1), (1, 1))
 
 
 def receptive_field(network: nn.Module, site: LayerRef | str) -> ReceptiveField:
-    """The receptive field of a layer by arithmetic (see `ReceptiveField`), exact where nothing else is in the way.
+    """The receptive field of a layer by arithmetic (see `ReceptiveField`), exact for local operations.
 
-    Raises `UnsupportedError`, with the reason, where torch.fx cannot follow the network or something on the way is
-    not local: global pooling (squeeze and excitation), attention, normalisation over the image.
+    Raises `UnsupportedError`, with the reason, if torch.fx cannot trace the network or an operation is not local:
+    global pooling (squeeze and excitation), attention, normalisation over the image.
 
     >>> receptive_field(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)), "2")
     ReceptiveField(start=(-1, -1), jump=(2, 2), size=(4, 4))
     """
-    return _followed(network, graph_until(network, site), PIXEL)
+    return _field_of_graph(network, graph_until(network, site), PIXEL)
 
 
-def _followed(root: nn.Module, graph: fx.Graph, given: ReceptiveField) -> ReceptiveField:
+def _field_of_graph(root: nn.Module, graph: fx.Graph, given: ReceptiveField) -> ReceptiveField:
     """The field at the end of a graph."""
     fields: dict[fx.Node, ReceptiveField | None] = {}
     for node in graph.nodes:
         if node.op == "output":
-            return _met(node, fields)
+            return _union(node, fields)
         fields[node] = given if node.op == "placeholder" else _step(root, node, fields)
-    raise UnsupportedError(f"{type(root).__name__} gives nothing")
+    raise UnsupportedError(f"{type(root).__name__} has no output")
 
 
 def _step(
     root: nn.Module, node: fx.Node, fields: dict[fx.Node, ReceptiveField | None]
 ) -> ReceptiveField | None:
-    """The field of one node; None for what is no map (a constant, a parameter)."""
+    """The field of one node; None if it is not a map (a constant, a parameter)."""
     if node.op == "get_attr" or not any(fields.get(n) for n in node.all_input_nodes):
         return None
-    before = _met(node, fields)
+    before = _union(node, fields)
     if node.op == "call_module":
         return _module(root.get_submodule(str(node.target)), before)
     if node.op == "call_method" and node.target in _POINTWISE_METHODS:
@@ -124,14 +124,14 @@ def _step(
     if node.op == "call_function" and node.target in _POOLS:
         return _pooled(node, before)
     if node.target is operator.getitem and isinstance(node.args[1], tuple) and len(node.args[1]) <= 2:
-        return before  # images and channels are chosen, not places
-    raise UnsupportedError(f"'{_called(node)}' is not known to look at a window only")
+        return before  # selects images and channels, not positions
+    raise UnsupportedError(f"'{_called(node)}' is not known to be local")
 
 
-def _met(node: fx.Node, fields: dict[fx.Node, ReceptiveField | None]) -> ReceptiveField:
-    """The union of what the node's inputs see."""
+def _union(node: fx.Node, fields: dict[fx.Node, ReceptiveField | None]) -> ReceptiveField:
+    """The union of the fields of the node's inputs."""
     found = [field for n in node.all_input_nodes if (field := fields.get(n)) is not None]
-    return reduce(ReceptiveField._with, found)
+    return reduce(ReceptiveField._union_with, found)
 
 
 def _module(module: nn.Module, before: ReceptiveField) -> ReceptiveField:
@@ -141,24 +141,24 @@ def _module(module: nn.Module, before: ReceptiveField) -> ReceptiveField:
         padding = module.padding
         if isinstance(padding, str):
             padding = tuple((r - 1) // 2 if padding == "same" else 0 for r in reach)
-        return before._behind((reach[0], reach[1]), _pair(module.stride), _pair(padding))
+        return before._after((reach[0], reach[1]), _pair(module.stride), _pair(padding))
     if isinstance(module, nn.MaxPool2d):
         reach = tuple(
             d * (k - 1) + 1 for d, k in zip(_pair(module.dilation), _pair(module.kernel_size), strict=True)
         )
-        return before._behind((reach[0], reach[1]), _pair(module.stride), _pair(module.padding))
+        return before._after((reach[0], reach[1]), _pair(module.stride), _pair(module.padding))
     if isinstance(module, nn.AvgPool2d):
-        return before._behind(_pair(module.kernel_size), _pair(module.stride), _pair(module.padding))
+        return before._after(_pair(module.kernel_size), _pair(module.stride), _pair(module.padding))
     if isinstance(module, _POINTWISE_MODULES):
         return before
     if type(module).__module__.startswith("torch.nn") and not isinstance(module, nn.Sequential):
-        raise UnsupportedError(f"a {type(module).__name__} is not known to look at a window only")
+        raise UnsupportedError(f"a {type(module).__name__} is not known to be local")
     try:
         with FX_LOCK:
-            graph = OwnTracer().trace(module)  # the layer itself, where it is made of several
+            graph = OwnTracer().trace(module)  # the layer itself, if it has several parts
     except Exception as error:  # torch.fx raises many kinds for control flow
-        raise UnsupportedError(f"{type(module).__name__} cannot be followed: {error}") from None
-    return _followed(module, graph, before)
+        raise UnsupportedError(f"{type(module).__name__} cannot be traced: {error}") from None
+    return _field_of_graph(module, graph, before)
 
 
 def _pooled(node: fx.Node, before: ReceptiveField) -> ReceptiveField:
@@ -169,7 +169,7 @@ def _pooled(node: fx.Node, before: ReceptiveField) -> ReceptiveField:
     padding: Any = given.get("padding", 0)
     if given.get("dilation", 1) not in (1, (1, 1)):
         raise UnsupportedError(f"'{_called(node)}' with dilation")
-    return before._behind(_pair(kernel), _pair(stride), _pair(padding))
+    return before._after(_pair(kernel), _pair(stride), _pair(padding))
 
 
 def _called(node: fx.Node) -> str:

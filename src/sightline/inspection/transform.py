@@ -1,4 +1,4 @@
-"""What an unknown transform shows of a photo, found out by showing it black, white and ramps."""
+"""Infer the geometry of an unknown transform by applying it to black, white and ramp photos."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from sightline.types import Geometry
 Transform = Callable[[Image.Image], Tensor]
 Floats = NDArray[np.float64]
 
-_EXPECTED = "expected a resize, crop or pad of fixed place, then a scaling of the values"
+_EXPECTED = "expected a fixed resize, crop or pad, then a scaling of the values"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Where the transform looks, and the (x - mean) / std of [0, 1] that it applies to each channel."""
+    """The transform's geometry, and the (x - mean) / std it applies to each channel in [0, 1]."""
 
     geometry: Geometry
     mean: tuple[float, ...]
@@ -32,51 +32,51 @@ class Measured:
 
 
 def run(transform: Transform, photo: Image.Image) -> Tensor:
-    """``transform(photo)`` as a plain float32 tensor (C, H, W), or `InputError` that says what it gave."""
+    """``transform(photo)`` as a plain float32 tensor (C, H, W), or `InputError` saying what it returned."""
     try:
-        made: Any = transform(photo)
+        output: Any = transform(photo)
     except Exception as error:
         raise InputError(
             f"the transform failed on an RGB image of {photo.width} × {photo.height} pixels: "
             f"{type(error).__name__}: {error}"
         ) from error
-    if not isinstance(made, Tensor) or made.ndim != 3 or not made.is_floating_point():
-        got = f"{made.dtype} {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
-        raise InputError(f"the transform gives {got}; expected a float tensor of shape (C, H, W)")
-    return made.detach().cpu().as_subclass(Tensor).float()
+    if not isinstance(output, Tensor) or output.ndim != 3 or not output.is_floating_point():
+        got = f"{output.dtype} {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+        raise InputError(f"the transform returns {got}; expected a float tensor of shape (C, H, W)")
+    return output.detach().cpu().as_subclass(Tensor).float()
 
 
 def measure(transform: Transform, photo_hw: tuple[int, int]) -> Measured:
-    """Find out what ``transform`` does to photos of this size; exact to about a tenth of an input pixel.
+    """Infer what ``transform`` does to photos of this size, to about a tenth of an input pixel.
 
-    A black and a white photo give the normalisation. Two grey ramps, one along each side, give for every
-    input pixel its place on the photo; a line through these places is the geometry. A second pair of ramps
-    that spans just what was seen makes it exact. Raises `InputError` where no such line fits (rotation,
-    mirroring, distortion), where the values are not a scaling of the photo's, and where chance plays a part.
+    A black and a white photo give the normalisation. Two grey ramps, one along each side, give every input pixel's
+    position on the photo; a line fitted to these positions is the geometry. A second pair of ramps over just the
+    visible part refines it. Raises `InputError` if no line fits (rotation, mirroring, distortion), if the values are
+    not a scaling of the photo's, and if the transform is random.
 
     >>> from torchvision.transforms.functional import pil_to_tensor
     >>> found = measure(lambda photo: pil_to_tensor(photo.crop((10, 20, 74, 84))).float() / 255, (100, 200))
     >>> [round(edge, 1) for edge in found.geometry.shown_xyxy]
     [10.0, 20.0, 74.0, 84.0]
     """
-    before = _chance()
+    before = _random_states()
     try:
-        shades = _Shades(transform, photo_hw)
-        (x0, x1), (y0, y1) = shades.extent(axis=1), shades.extent(axis=0)
-        return Measured(Geometry(photo_hw, shades.input_hw, (x0, y0, x1, y1)), shades.mean, shades.std)
+        probe = _Probe(transform, photo_hw)
+        (x0, x1), (y0, y1) = probe.extent(axis=1), probe.extent(axis=0)
+        return Measured(Geometry(photo_hw, probe.input_hw, (x0, y0, x1, y1)), probe.mean, probe.std)
     finally:
-        if _chance() != before:  # then this is what is wrong, whatever else was found
-            raise InputError("the transform draws random numbers; expected the one for evaluation")
+        if _random_states() != before:  # this is the real fault, whatever else was raised
+            raise InputError("the transform draws random numbers; expected the evaluation transform")
 
 
-def _chance() -> tuple[object, ...]:
-    """The states of the usual random generators: whoever draws from one changes it."""
+def _random_states() -> tuple[object, ...]:
+    """The states of the usual random generators: drawing from one changes it."""
     numpy: Any = np.random.get_state()
     return (torch.get_rng_state().numpy().tobytes(), random.getstate(), numpy[1].tobytes(), numpy[2])
 
 
-class _Shades:
-    """A transform seen through the brightness that it gives to photos of one size."""
+class _Probe:
+    """The brightness a transform gives photos of one size."""
 
     def __init__(self, transform: Transform, photo_hw: tuple[int, int]) -> None:
         self.transform, self.photo_hw = transform, photo_hw
@@ -86,17 +86,17 @@ class _Shades:
         strength = np.abs(self.span).min(axis=0)
         self.visible = strength > 0.5 * strength.max()  # elsewhere the transform pads
         if not strength.max() > 1e-6:
-            raise InputError(f"the transform makes a black and a white photo look the same; {_EXPECTED}")
+            raise InputError(f"the transform maps black and white photos to the same values; {_EXPECTED}")
         spans = np.median(self.span[:, self.visible], axis=1)
         blacks = np.median(self.black[:, self.visible], axis=1)
         self.std = tuple(float(1 / span) for span in spans)
         self.mean = tuple(float(-black / span) for black, span in zip(blacks, spans, strict=True))
 
     def _shown(self, grey: NDArray[np.uint8]) -> Floats:
-        made = run(self.transform, Image.fromarray(np.repeat(grey[:, :, None], 3, axis=2)))
-        values: Floats = made.double().numpy()
+        output = run(self.transform, Image.fromarray(np.repeat(grey[:, :, None], 3, axis=2)))
+        values: Floats = output.double().numpy()
         if not np.isfinite(values).all():
-            raise InputError(f"the transform gives NaN or Inf for a photo of one brightness; {_EXPECTED}")
+            raise InputError(f"the transform gives NaN or Inf for a uniform photo; {_EXPECTED}")
         if hasattr(self, "black") and values.shape != self.black.shape:
             raise InputError(
                 f"the transform gives {self.black.shape}, then {values.shape}; expected one size"
@@ -104,24 +104,24 @@ class _Shades:
         return values
 
     def extent(self, axis: int) -> tuple[float, float]:
-        """From where to where the input reaches along the photo's height (0) or width (1)."""
+        """The range of the photo's height (axis 0) or width (1) that the input covers."""
         length = self.photo_hw[axis]
         roughly = self._fit(axis, 0.0, float(length))
         margin = 0.05 * (roughly[1] - roughly[0])
         start, stop = self._fit(axis, roughly[0] - margin, roughly[1] + margin)
         pixel = (stop - start) / self.input_hw[axis]
         if max(abs(start - roughly[0]), abs(stop - roughly[1])) > length / 64 + 1 + pixel:
-            raise InputError("the transform looks elsewhere each time; expected one without chance")
-        near = 0.1 * pixel  # less than this is measuring error
+            raise InputError("the transform's crop changes between calls; expected a deterministic one")
+        near = 0.1 * pixel  # below this it is measurement error
         return (0.0 if abs(start) < near else start), (float(length) if abs(stop - length) < near else stop)
 
     def _fit(self, axis: int, low: float, high: float) -> tuple[float, float]:
-        """`extent`, by a ramp that rises from black at ``low`` to white at ``high``."""
+        """`extent`, from a ramp rising from black at ``low`` to white at ``high``."""
         length, count = self.photo_hw[axis], self.input_hw[axis]
         places = np.arange(length) + 0.5
         ramp = np.clip((places - low) / (high - low), 0, 1)
         levels = self._levels(ramp, axis)
-        # At the photo's edges resizing repeats the last pixel: no place can be read there.
+        # Resizing repeats the last pixel at the photo's edges, where no position can be read.
         edge = 0.03 * (ramp[-1] - ramp[0])
         inside = (levels > ramp[0] + edge) & (levels < ramp[-1] - edge)
         if length < 4 or inside.sum() < 2:
@@ -130,9 +130,9 @@ class _Shades:
         seen = low + levels[inside] * (high - low)
         slope, offset = np.polyfit(centres, seen, 1)
         wrong = np.abs(slope * centres + offset - seen).max()
-        # An 8-bit level, a photo pixel, and an input pixel are as fine as one reading can be.
+        # One reading resolves no more than an 8-bit level, a photo pixel, and an input pixel.
         if slope <= 0 or wrong > (high - low) / 128 + 1 + abs(slope):
-            turned = "mirrors or turns" if slope <= 0 else "distorts"
+            turned = "mirrors or rotates" if slope <= 0 else "distorts"
             raise InputError(f"the transform {turned} the photo, or its values; {_EXPECTED}")
         return float(offset), float(offset + slope * count)
 
@@ -148,12 +148,12 @@ class _Shades:
         rows = level if axis == 0 else level.T
         lines[some] = np.nanmean(rows[some], axis=1)
         spread = np.nanmax(np.abs(rows[some] - lines[some][:, None]))
-        if spread > 0.02:  # along a line of the input the photo's place must not change
-            raise InputError(f"the transform turns or distorts the photo; {_EXPECTED}")
+        if spread > 0.02:  # the position on the photo must be constant along a line of the input
+            raise InputError(f"the transform rotates or distorts the photo; {_EXPECTED}")
         return lines
 
     def _by_visibility(self, axis: int) -> tuple[float, float]:
-        """Too few pixels for a ramp: what is not padding is taken to be the whole photo."""
+        """For photos too small for a ramp: everything that is not padding is assumed to be the whole photo."""
         (lines,) = self.visible.any(axis=1 - axis).nonzero()
         first, last = int(lines[0]), int(lines[-1]) + 1
         per_line = self.photo_hw[axis] / (last - first)

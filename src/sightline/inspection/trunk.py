@@ -1,4 +1,4 @@
-"""The graph of a network up to one of its layers; what lies behind it is not even looked at."""
+"""The graph of a network up to one of its layers; what follows it is not traced."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class _Reached(Exception):
 
 
 class _Until(OwnTracer):
-    """Traces until it meets a module, which stays whole: its call is the last node."""
+    """Traces up to a module, kept as a leaf: its call is the last node."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -36,16 +36,16 @@ class _Until(OwnTracer):
 
 
 def graph_until(network: nn.Module, site: LayerRef | str) -> fx.Graph:
-    """The torch.fx graph whose output is the output of layer ``site``, the layer being one node.
+    """The torch.fx graph whose output is the output of layer ``site``, the layer being a single node.
 
-    Raises `UnsupportedError`, with the reason, where torch.fx cannot follow the network so far.
+    Raises `UnsupportedError`, with the reason, if torch.fx cannot trace the network that far.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten())
     >>> [node.op for node in graph_until(net, "1").nodes]
     ['placeholder', 'call_module', 'call_module', 'output']
     """
     if isinstance(site, LayerRef) and (site.op is not None or site.call):
-        raise UnsupportedError(f"layer '{site}' is an operation, not a module of its own")
+        raise UnsupportedError(f"layer '{site}' is an operation, not a module")
     name = site if isinstance(site, str) else site.name
     tracer = _Until(network.get_submodule(name))
     try:
@@ -54,7 +54,7 @@ def graph_until(network: nn.Module, site: LayerRef | str) -> fx.Graph:
     except _Reached:
         pass
     except Exception as error:  # torch.fx raises many kinds for control flow
-        raise UnsupportedError(f"{type(network).__name__} cannot be followed: {error}") from None
+        raise UnsupportedError(f"{type(network).__name__} cannot be traced: {error}") from None
     if tracer.last is None:
         raise UnsupportedError(f"layer '{name}' is not reached")
     tracer.graph.output(tracer.last)
@@ -63,13 +63,13 @@ def graph_until(network: nn.Module, site: LayerRef | str) -> fx.Graph:
 
 
 def trunk_up_to(network: nn.Module, site: LayerRef, images: Tensor, activations: Tensor) -> nn.Module:
-    """The network up to ``site``, its layers shared; checked against what it gave for ``images``.
+    """The network up to ``site``, sharing its layers; checked against its ``activations`` for ``images``.
 
-    Raises `UnsupportedError` where it cannot be cut there.
+    Raises `UnsupportedError` if it cannot be cut there.
     """
     trunk = fx.GraphModule(network, graph_until(network, site)).eval()
     with torch.no_grad():
         same = torch.allclose(trunk(images).float(), activations, rtol=1e-4, atol=1e-5)
     if not same:
-        raise UnsupportedError(f"{type(network).__name__}, cut at '{site}', gives something else")
+        raise UnsupportedError(f"{type(network).__name__}, cut at '{site}', gives different activations")
     return trunk

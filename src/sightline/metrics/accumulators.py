@@ -1,4 +1,4 @@
-"""What one row of an evaluation table counts, image by image, and the scores with intervals that come of it."""
+"""Per-image counts of one row of an evaluation table, and the scores and intervals computed from them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from sightline.metrics.protocols import Map, Place, sweep_ious
 from sightline.types import BoxRule
 
 Array = NDArray[Any]
-DELTA = 0.5  # the IoU from which a box is right
+DELTA = 0.5  # the IoU at which a box counts as correct
 V2_DELTAS = (0.3, 0.5, 0.7)
 
 
 class BoxTally:
     """GT-known localisation of one row at every τ of the grid, from one pass over each map.
 
-    Kept are 125 bytes per image and δ (packed hits), and the IoU at the threshold of ``rule`` (for the best and
-    the worst cases). With ``protocol="wsol-v2"`` δ = 0.3, 0.5, 0.7, else 0.5.
+    Stores 125 bytes per image and δ (packed hits), and the IoU at ``rule``'s threshold (for the best and worst
+    cases). δ = 0.3, 0.5, 0.7 with ``protocol="wsol-v2"``, otherwise 0.5.
 
     >>> import torch
     >>> tally = BoxTally("exact", BoxRule(0.2))
@@ -53,7 +53,7 @@ class BoxTally:
         self._ious.append(ious[:, grid_index(self.shown)].astype(np.float32))
 
     def __add__(self, other: BoxTally) -> BoxTally:
-        """The images of both, this one's first."""
+        """The images of both, those of ``self`` first."""
         if self.shown != other.shown:
             raise InputError(f"cannot add IoUs kept at τ = {other.shown} to those at {self.shown}")
         total = BoxTally(self.accuracy.protocol, self.accuracy.rule, self.workers)
@@ -63,7 +63,7 @@ class BoxTally:
 
     @property
     def shown(self) -> float:
-        """The threshold at which single IoUs are kept."""
+        """The threshold at which per-image IoUs are kept."""
         return self.accuracy.rule.threshold
 
     @property
@@ -73,7 +73,7 @@ class BoxTally:
 
     @property
     def best(self) -> float:
-        """The τ of the highest accuracy at δ = 0.5, the lowest of equals."""
+        """The τ with the highest accuracy at δ = 0.5; the lowest of ties."""
         return best_threshold(self.accuracy, DELTA)
 
     @property
@@ -82,7 +82,7 @@ class BoxTally:
         return self.accuracy.accuracies[self.accuracy.deltas.index(DELTA)]  # type: ignore[no-any-return]
 
     def hits(self, tau: float) -> Array:
-        """Whether each image's box is right at τ, δ = 0.5: (N,) bool."""
+        """Whether each image's box is correct at τ, δ = 0.5: (N,) bool."""
         hits: Array = self.accuracy.per_image[:, self.accuracy.deltas.index(DELTA), grid_index(tau)]
         return hits
 
@@ -93,9 +93,9 @@ class BoxTally:
 
 
 class PixelTally:
-    """PxAP of one row, with an interval from a Poisson bootstrap: image i counts Poisson(1) times in each resample.
+    """PxAP of one row, with a Poisson bootstrap interval: image i counts Poisson(1) times in each resample.
 
-    The state is one pair of histograms a resample, whatever the number of images; the draws of image i
+    The state is one pair of histograms per resample, whatever the number of images; the draws for image i
     depend on i alone, so that two rows are compared on the same resamples.
 
     >>> tally = PixelTally(BoxRule(), resamples=20)
@@ -110,7 +110,7 @@ class PixelTally:
         self.resampled = np.zeros((resamples, *self.score.counts.shape))
 
     def update(self, maps: Sequence[Map], masks: Sequence[Array], indices: Sequence[int]) -> None:
-        """Count N images: raw maps (h, w), true masks (see `PxAP`), and each image's place in the data set."""
+        """Count N images: raw maps (h, w), true masks (see `PxAP`), and each image's index in the data set."""
         for one, mask, index in zip(maps, masks, indices, strict=True):
             single = PxAP("wsol", self.score.rule)
             single.update([one], [mask])
@@ -119,14 +119,14 @@ class PixelTally:
             self.resampled += times[:, None, None] * single.counts
 
     def __add__(self, other: PixelTally) -> PixelTally:
-        """The images of both; the resampled counts are whole numbers, so that no order changes them."""
+        """The images of both; the resampled counts are integers, so the order does not matter."""
         total = PixelTally(self.score.rule, len(self.resampled))
         total.score = self.score + other.score
         total.resampled = self.resampled + other.resampled
         return total
 
     def interval(self, minus: PixelTally | None = None) -> Interval:
-        """PxAP, or its difference to another row's, with the 95 % interval."""
+        """PxAP, or its difference from another row's, with the 95 % interval."""
         value, draws = self.score.compute(), self._draws()
         if minus is not None:
             value, draws = value - minus.score.compute(), draws - minus._draws()
@@ -149,11 +149,11 @@ def per_image_scores(
     top5: Array | None = None,
     heuristics: Mapping[str, Array] | None = None,
 ) -> dict[str, Array]:
-    """Every score of a row as numbers an image: (N,), whose mean it is, or (N, T), whose best mean over T it is.
+    """Per-image scores: (N,), whose mean is the row's score, or (N, T), whose best mean over T is.
 
-    ``taus`` names thresholds ("fixed", "chosen"); ``top1`` and ``top5`` (N,): whether the true class is
-    among the most probable. Each image has boxes of one class, so the top-k localisation error with one box
-    a class needs no further map: 1 - mean(top_k · hit), hit being that of the true class's own map.
+    ``taus`` names thresholds ("fixed", "chosen"); ``top1`` and ``top5`` (N,): whether the true class is among the
+    k most probable. Each image has boxes of one class, so with one box per class the top-k localisation error
+    needs no other map: 1 - mean(top_k · hit), hit being that of the true class's map.
 
     >>> per_image_scores(None, {}, top1=np.array([True, False]))["top1_cls_error"]
     array([False,  True])
@@ -188,7 +188,7 @@ def intervals(scores: Mapping[str, Array], resamples: int) -> dict[str, Interval
 def differences(
     scores: Mapping[str, Array], first: Mapping[str, Array], resamples: int
 ) -> dict[str, Interval]:
-    """Each score minus the first row's of the same name, paired: both on the same resampled images.
+    """Each score minus the first row's score of that name, paired: both on the same resampled images.
 
     >>> row = {"gt_known_fixed": np.array([True, False])}
     >>> differences(row, row, 10)["gt_known_fixed"].high
@@ -202,5 +202,5 @@ def differences(
 
 
 def _exact(values: Array) -> Array:
-    """Hits an image as float64: a mean then prints as the share it is. (N, T) stays small."""
+    """Per-image hits as float64, so that means are exact shares; (N, T) stays boolean, to save memory."""
     return values.astype(np.float64) if values.ndim == 1 else values

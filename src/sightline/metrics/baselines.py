@@ -1,4 +1,4 @@
-"""What every localiser must beat: a box that never looks at the image."""
+"""Baselines every localiser must beat: boxes that ignore the image."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor
 from sightline.boxes import iou
 from sightline.errors import InputError
 
-STEPS = 16  # corners of the constant boxes tried lie on this many steps a side
+STEPS = 16  # constant boxes have corners on a grid of this many steps per side
 CHUNK = 512  # images scored at once
 
 
 def relative_boxes(boxes: Sequence[Tensor], photo_sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """Boxes (B, 4) of each image as shares of its width and height; IoU is the same there.
+    """Each image's boxes (B, 4) as shares of its width and height, which leaves the IoU unchanged.
 
     >>> relative_boxes([torch.tensor([[0.0, 10.0, 50.0, 20.0]])], [(20, 100)])
     [tensor([[0.0000, 0.5000, 0.5000, 1.0000]], dtype=torch.float64)]
     """
     if len(boxes) != len(photo_sizes):
-        raise InputError(f"boxes of {len(boxes)} images and {len(photo_sizes)} sizes; expected one each")
+        raise InputError(f"boxes for {len(boxes)} images and {len(photo_sizes)} sizes; expected one each")
     sizes = [torch.tensor([w, h, w, h], dtype=torch.float64) for h, w in photo_sizes]
     return [box.cpu().double() / size for box, size in zip(boxes, sizes, strict=True)]
 
@@ -29,7 +29,7 @@ def relative_boxes(boxes: Sequence[Tensor], photo_sizes: Sequence[tuple[int, int
 def constant_box_hits(
     box: Tensor, boxes: Sequence[Tensor], photo_sizes: Sequence[tuple[int, int]], delta: float = 0.5
 ) -> Tensor:
-    """Whether one relative box (4,) fits (IoU ≥ δ) a true box of each image -> (N,) bool.
+    """Whether one relative box (4,) matches (IoU ≥ δ) a true box of each image -> (N,) bool.
 
     >>> constant_box_hits(torch.tensor([0.0, 0, 1, 1]), [torch.tensor([[0.0, 0, 60, 10]])], [(10, 100)])
     tensor([True])
@@ -40,16 +40,15 @@ def constant_box_hits(
 def best_constant_box(
     boxes: Sequence[Tensor], photo_sizes: Sequence[tuple[int, int]], delta: float = 0.5
 ) -> Tensor:
-    """The relative box (4,) that fits most images, of all with corners on a grid of 16 steps a side.
+    """The relative box (4,) that matches most images, among all with corners on a grid of 16 steps per side.
 
-    To be chosen on one split and scored on another by `constant_box_hits`. Raises `InputError` for no
-    images.
+    Choose it on one split and score it on another with `constant_box_hits`. Raises `InputError` for no images.
 
     >>> best_constant_box([torch.tensor([[0.0, 0.0, 50.0, 100.0]])], [(100, 100)], delta=1.0)
     tensor([0.0000, 0.0000, 0.5000, 1.0000], dtype=torch.float64)
     """
     if len(boxes) == 0:
-        raise InputError("no images; expected one or more with true boxes")
+        raise InputError("no images; expected at least one with true boxes")
     spans = torch.combinations(torch.arange(STEPS + 1, dtype=torch.float64) / STEPS)
     across, down = torch.meshgrid(torch.arange(len(spans)), torch.arange(len(spans)), indexing="ij")
     x, y = spans[across.flatten()], spans[down.flatten()]
@@ -62,7 +61,7 @@ def best_constant_box(
 
 
 def _hits(candidates: Tensor, relative: Sequence[Tensor], delta: float) -> Tensor:
-    """(K, N) bool: whether candidate k fits a box of image n."""
+    """(K, N) bool: whether candidate k matches a box of image n."""
     owner = torch.repeat_interleave(torch.arange(len(relative)), torch.tensor([len(b) for b in relative]))
     fits = (iou(candidates, torch.cat(list(relative))) >= delta).to(torch.int32)
     return torch.zeros(len(candidates), len(relative), dtype=torch.int32).index_add_(1, owner, fits) > 0

@@ -1,4 +1,4 @@
-"""95 % intervals by resampling images, of one score and of the difference of two."""
+"""95 % bootstrap intervals over images, for a score and for the difference of two."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Interval(NamedTuple):
 def bootstrap_interval(
     per_image: ArrayLike, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
 ) -> Interval:
-    """The percentile interval of a score over images (Efron 1979): images are drawn again with replacement.
+    """The percentile interval of a score over images (Efron 1979), resampled with replacement.
 
     ``per_image`` (N,): the score is the mean. (N, T), hits at T thresholds: the maximum over T of the mean,
-    as in MaxBoxAcc, so that choosing the threshold is a part of what is resampled. (N, D, T): the mean over D
-    of that, as in MaxBoxAccV2. Raises `InputError` for no images.
+    as in MaxBoxAcc, so that the choice of threshold is resampled too. (N, D, T): the mean over D of that, as in
+    MaxBoxAccV2. Raises `InputError` for no images.
 
     >>> bootstrap_interval([1.0, 1.0, 1.0])
     Interval(value=1.0, low=1.0, high=1.0)
@@ -42,10 +42,10 @@ def bootstrap_interval(
 def paired_difference(
     a: ArrayLike, b: ArrayLike, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
 ) -> Interval:
-    """The interval of score(a) - score(b) where both were taken on the same images, in the same order.
+    """The interval of score(a) - score(b), both measured on the same images in the same order.
 
-    Each resample draws the same images for both, so what makes an image hard falls out of the difference.
-    Shapes as in `bootstrap_interval`. Raises `InputError` where the images differ in number.
+    Each resample draws the same images for both, so the difficulty of an image cancels in the difference.
+    Shapes as in `bootstrap_interval`. Raises `InputError` if the numbers of images differ.
 
     >>> paired_difference([1, 0, 1, 1], [0, 0, 1, 1], resamples=100).value
     0.25
@@ -68,7 +68,7 @@ def _checked(per_image: ArrayLike) -> Array:
 
 
 def _resampled_means(values: Array, resamples: int, seed: int) -> Array:
-    """(resamples, ...): the mean over each draw of N images; one seed, one set of draws."""
+    """(resamples, ...): the mean over each draw of N images; the same seed gives the same draws."""
     rng = np.random.default_rng(seed)
     images = len(values)
     flat = values.reshape(images, -1)

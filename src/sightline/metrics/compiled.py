@@ -1,4 +1,4 @@
-"""How the kernels of this folder are compiled."""
+"""Compilation of this folder's kernels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compiled(function: F) -> F:
-    """Compile without the interpreter's lock; keep the result on disk where that can be written."""
+    """Compile a kernel that releases the GIL; cache it on disk if a folder is writable."""
     try:
         return cast(F, numba.njit(function, nogil=True, cache=True))
     except RuntimeError:  # numba found no folder to cache in

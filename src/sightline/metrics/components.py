@@ -1,9 +1,9 @@
-"""The lives of a map's components and holes, found in one pass: compiled kernels on small integer levels.
+"""Lifetimes of a map's components and holes over all thresholds, in one pass: compiled kernels on integer levels.
 
-A map arrives as levels 0 … top; mask m (m = 0 … top - 1) keeps the pixels with level > m. Going through
-the pixels once, from the highest level down, components appear, grow and merge (union-find); each state of
-a component *lives* through a range of masks. All that any threshold asks of the map is in the table of
-these lives, so no loop over thresholds ever touches a pixel.
+A map arrives as levels 0 … top; mask m (m = 0 … top - 1) keeps the pixels with level > m. Visiting
+the pixels once, from the highest level down, components appear, grow and merge (union-find); each state of a
+component *lives* through a range of masks. The table of these lives answers for every threshold, so no loop over
+thresholds touches a pixel.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Array = NDArray[Any]
 # The columns of a table of lives: the first and last mask, the box (half-open), size, first pixel, pixels.
 LOW, HIGH, X0, Y0, X1, Y1, SIZE, FIRST, COUNT = range(9)
 COLUMNS = 9
-EVERYWHERE, AT_RIM = 1, 2  # where components are sought, and where they are given up
-_OUTSIDE = 1  # labels of pixels while water rises: 0 still dry, 1 run out to the border, then the pools
+EVERYWHERE, AT_RIM = 1, 2  # where components are sought, and where they are discarded
+_OUTSIDE = 1  # labels while flooding: 0 dry, 1 drained to the border, larger: pools
 
 # The 8 neighbours of a pixel, as (dx, dy) and as the bits of a set: NW N NE W E SW S SE.
 _NEIGHBOURS = [(dx, dy) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dx, dy) != (0, 0)]
@@ -30,8 +30,8 @@ _NEIGHBOURS = [(dx, dy) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dx, dy) !=
 def _quad_gains() -> Array:
     """What a new pixel adds to twice its component's polygon area, for each set of its neighbours (256,).
 
-    A 2×2 block with 3 pixels of the component holds half a unit of the polygon through pixel centres, one
-    with 4 a whole unit: each of the pixel's four blocks that has 2 or 3 others already gains half a unit.
+    A 2×2 block with 3 pixels of the component contains half a unit of the polygon through pixel centres, one with 4
+    a whole unit: each of the pixel's four blocks that already has 2 or 3 others gains half a unit.
     """
     gains = np.zeros(256, np.int32)
     for around in range(256):
@@ -42,9 +42,9 @@ def _quad_gains() -> Array:
 
 
 def _arcs() -> Array:
-    """One neighbour of each connected group of neighbours, for each set of them: (256, 4), -1 where no more.
+    """One neighbour per connected group of neighbours, for each set of them: (256, 4), padded with -1.
 
-    Neighbours that touch each other are in one component already: one `_find` serves the whole group.
+    Neighbours that touch are already in the same component, so one `_find` serves the whole group.
     """
     arcs = np.full((256, 4), -1, np.int64)
     for around in range(256):
@@ -69,7 +69,7 @@ _QUAD_GAINS, _ARCS = _quad_gains(), _arcs()
 
 @compiled
 def _padded(level: Array) -> Array:
-    """The levels (H, W) as a flat int32 array with a frame of zeros, one pixel wide."""
+    """The levels (H, W) as a flat int32 array with a one-pixel border of zeros."""
     height, width = level.shape
     flat = np.zeros((height + 2) * (width + 2), np.int32)
     for y in range(height):
@@ -81,10 +81,10 @@ def _padded(level: Array) -> Array:
 
 @compiled
 def _positions_by_level(flat: Array, place: Array, top: int) -> tuple[Array, Array]:
-    """The positions where ``place`` is not 0, by rising level, and where each level ends (counting sort).
+    """The positions where ``place`` is not 0, by ascending level, and where each level ends (counting sort).
 
-    Positions `AT_RIM` are written as -p. So the passes look up neither ``place`` nor the level again, which
-    in large maps would be two more waits for memory a pixel.
+    Positions `AT_RIM` are stored as -p. The passes then need neither ``place`` nor the level again, which in large
+    maps would cost two more cache misses per pixel.
     """
     ends = np.zeros(top + 2, np.int64)
     for p in range(flat.size):
@@ -110,7 +110,7 @@ def _find(parent: Array, i: int) -> int:
 
 @compiled
 def _write_life(now: Array, of: int, table: Array, row: int, end: int, mask: int) -> int:
-    """Write component ``of`` into ``table[row]``, its first or last mask (``end``) being ``mask``; row + 1."""
+    """Write component ``of`` into ``table[row]``, its first or last mask (``end``) being ``mask``; returns row + 1."""
     for column in range(COLUMNS):
         table[row, column] = now[of, column]
     table[row, end] = mask
@@ -119,10 +119,10 @@ def _write_life(now: Array, of: int, table: Array, row: int, end: int, mask: int
 
 @compiled
 def _neighbours_in(label: Array, p: int, stride: int) -> int:
-    """The set of p's neighbours that have a label.
+    """The set of p's labelled neighbours, as bits.
 
-    No branches, for they would be guessed wrong half of the time; unsigned, for numba then leaves out its
-    test for an index from the end.
+    Branch-free, since half the branches would be mispredicted; unsigned, so that numba skips its check for
+    negative indices.
     """
     one, line, at = np.uintp(1), np.uintp(stride), np.uintp(p)
     up, down = at - line, at + line
@@ -153,7 +153,7 @@ def _merge(now: Array, into: int, other: int) -> None:
 
 @compiled
 def _join(parent: Array, now: Array, a: int, b: int) -> int:
-    """Make one of two components, the larger taking in the smaller; the one that stays."""
+    """Merge two components, the smaller into the larger; returns the one that remains."""
     if now[b, COUNT] > now[a, COUNT]:
         a, b = b, a
     _merge(now, a, b)
@@ -174,8 +174,8 @@ def _grow(now: Array, into: int, x: int, y: int, position: int, gain: int) -> No
 
 
 @compiled
-def _found(now: Array, at: int, x: int, y: int, position: int, size: int) -> None:
-    """Begin component ``at`` with one pixel."""
+def _start(now: Array, at: int, x: int, y: int, position: int, size: int) -> None:
+    """Start component ``at`` with one pixel."""
     now[at, X0], now[at, Y0], now[at, X1], now[at, Y1] = x, y, x + 1, y + 1
     now[at, FIRST], now[at, SIZE], now[at, COUNT] = position, size, 1
 
@@ -184,8 +184,8 @@ def _found(now: Array, at: int, x: int, y: int, position: int, size: int) -> Non
 def component_lives(level: Array, top: int, where: Array, by_polygon: bool) -> Array:
     """The lives of the 8-connected components of {level > m}: (n, 9) int32, columns as named above.
 
-    ``where`` (H, W) is `EVERYWHERE`, or `AT_RIM` where a component that reaches there shall be left out,
-    or 0 where no pixel shall be visited. SIZE is the number of pixels or, ``by_polygon``, twice the area of
+    ``where`` (H, W) is `EVERYWHERE`; `AT_RIM` where a component that reaches it is discarded; 0 where pixels are not
+    visited. SIZE is the number of pixels or, ``by_polygon``, twice the area of
     the polygon through the centres of the outermost pixels (`cv2.contourArea` of a component without holes).
     FIRST orders components by their first pixel in reading order.
     """
@@ -194,12 +194,12 @@ def component_lives(level: Array, top: int, where: Array, by_polygon: bool) -> A
     flat, place = _padded(level), _padded(where)
     order, ends = _positions_by_level(flat, place, top)
     label = np.full(flat.size, -1, np.int32)
-    seeds = ((height + 1) // 2) * ((width + 1) // 2) + 1  # no two first pixels are neighbours
+    seeds = ((height + 1) // 2) * ((width + 1) // 2) + 1  # first pixels are never neighbours
     parent = np.zeros(seeds, np.int32)
     now = np.empty((seeds, COLUMNS), np.int32)
     table = np.empty((height * width + 2 * seeds, COLUMNS), np.int32)
     now[0] = 0
-    now[0, HIGH], now[0, COUNT] = -1, 1 << 30  # component 0 takes in all that is left out; it has no life
+    now[0, HIGH], now[0, COUNT] = -1, 1 << 30  # component 0 absorbs everything discarded; it has no life
     components, rows = 1, 0
     offsets = np.array([-stride - 1, -stride, -stride + 1, -1, 1, stride - 1, stride, stride + 1])
     at_level = top
@@ -216,18 +216,18 @@ def component_lives(level: Array, top: int, where: Array, by_polygon: bool) -> A
             other = _find(parent, label[p + offsets[arc]])
             if other == root:
                 continue
-            if now[other, HIGH] >= at_level:  # what it was until now is a life of its own
+            if now[other, HIGH] >= at_level:  # its state so far is a life of its own
                 rows = _write_life(now, other, table, rows, LOW, at_level)
                 now[other, HIGH] = at_level - 1
             root = other if root < 0 else _join(parent, now, root, other)
-        row = int((p + 0.5) * per_row)  # far quicker than a division of integers
+        row = int((p + 0.5) * per_row)  # much faster than integer division
         x, y = p - row * stride - 1, row - 1
         if root < 0:
             root = components
             components += 1
             parent[root] = root
             now[root, HIGH] = at_level - 1
-            _found(now, root, x, y, p, 0 if by_polygon else 1)
+            _start(now, root, x, y, p, 0 if by_polygon else 1)
         else:
             _grow(now, root, x, y, p, _QUAD_GAINS[around] if by_polygon else 1)
         label[p] = root
@@ -239,18 +239,18 @@ def component_lives(level: Array, top: int, where: Array, by_polygon: bool) -> A
 
 @compiled
 def hole_lives(level: Array, top: int) -> tuple[Array, Array]:
-    """The lives of the holes of {level > m}, (n, 9) int32 with the holes' own boxes, and the filled levels.
+    """The lives of the holes of {level > m}, (n, 9) int32 with the holes' boxes, and the filled levels.
 
-    A hole is a 4-connected component of {level ≤ m} that does not reach the border. Water rises through the
-    pixels from the lowest level: pools appear, grow and merge, until they run out to the border over their
-    rim. The filled levels (H, W) have every pixel of a pool at its rim: {filled > m} is {level > m} with its
-    holes filled, for every m.
+    A hole is a 4-connected component of {level ≤ m} that does not reach the border. Flooding
+    the pixels from the lowest level, pools appear, grow and merge until they spill over their rim to the border.
+    In the filled levels (H, W) every pixel of a pool is raised to its rim: {filled > m} is {level > m} with its holes
+    filled, for every m.
     """
     height, width = level.shape
     stride, per_row = width + 2, 1 / (width + 2)
     flat = _padded(level)
     place = _padded(np.ones((height, width), np.uint8))
-    label = _OUTSIDE - place  # the frame is outside, the map still dry
+    label = _OUTSIDE - place  # the border is outside, the map still dry
     pools = _OUTSIDE + 1
     parent = np.empty(level.size // 2 + 4, np.int32)
     rim = np.full(parent.size, -1, np.int32)
@@ -264,24 +264,24 @@ def hole_lives(level: Array, top: int) -> tuple[Array, Array]:
             at_level += 1
         p = order[i]
         north, west, east, south = label[p - stride], label[p - 1], label[p + 1], label[p + stride]
-        if north | west | east | south == _OUTSIDE:  # by far the most
+        if north | west | east | south == _OUTSIDE:  # by far the most common case
             label[p] = _OUTSIDE
             continue
-        runs_out, pool = False, 0
+        spills, pool = False, 0
         for offset in (-stride, -1, 1, stride):
             near = label[p + offset]
             if near == _OUTSIDE:
-                runs_out = True
+                spills = True
             elif near > _OUTSIDE:
                 other = _find(parent, near)
                 if rim[other] >= 0:
-                    runs_out = True
+                    spills = True
                 elif other != pool:
                     if now[other, LOW] < at_level:
                         rows = _write_life(now, other, table, rows, HIGH, at_level - 1)
                         now[other, LOW] = at_level
                     pool = other if pool == 0 else _join(parent, now, pool, other)
-        if runs_out:
+        if spills:
             label[p] = _OUTSIDE
             if pool > 0:
                 rim[pool] = at_level
@@ -293,7 +293,7 @@ def hole_lives(level: Array, top: int) -> tuple[Array, Array]:
             pools += 1
             parent[pool] = pool
             now[pool, LOW] = at_level
-            _found(now, pool, x, y, p, 1)
+            _start(now, pool, x, y, p, 1)
         else:
             _grow(now, pool, x, y, p, 1)
         label[p] = pool
@@ -309,7 +309,7 @@ def hole_lives(level: Array, top: int) -> tuple[Array, Array]:
 def inside_holes(holes: Array, height: int, width: int) -> Array:
     """Where islands can be, for `component_lives`: (H, W) uint8, `EVERYWHERE` inside the boxes of the holes.
 
-    An island lies in a hole, so strictly inside the hole's box; what reaches the box's edge is no island.
+    An island lies in a hole, so strictly inside the hole's box; a component that reaches the box's edge is no island.
     """
     box = np.zeros((height + 1, width + 1), np.int32)  # differences, summed over both axes afterwards
     inner = np.zeros((height + 1, width + 1), np.int32)

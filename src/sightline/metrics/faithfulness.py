@@ -1,7 +1,7 @@
-"""Does the map show what the network uses? Scores of images masked, deleted and inserted by their heatmaps.
+"""Does the map show what the network uses? Scores on images masked, deleted and inserted by heatmap.
 
 Every function takes ``score``: (images (M, 3, H, W), rows (M,)) -> (M,), the probability of the explained class,
-where row m shows image ``rows[m]``; `class_probability` makes one from a network. Nothing here needs a gradient.
+where row m shows image ``rows[m]``; `class_probability` builds one from a network. No gradients are needed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Score = Callable[[Tensor, Tensor], Tensor]
 
 
 def score_rule(network: nn.Module, images: Tensor) -> ScoreRule:
-    """How the network's outputs become probabilities: as a loaded model says, else as these images show.
+    """How the network's outputs become probabilities: as the loaded model states, else inferred from these images.
 
     >>> score_rule(nn.Sequential(nn.Flatten(), nn.Linear(12, 1)), torch.zeros(3, 3, 2, 2)).name
     'sigmoid'
@@ -37,9 +37,9 @@ def score_rule(network: nn.Module, images: Tensor) -> ScoreRule:
 def class_probability(
     network: nn.Module, classes: Tensor, chunk: int = 32, rule: ScoreRule | None = None
 ) -> Score:
-    """The probability of ``classes[row]`` for images in chunks: what the functions here call ``score``.
+    """The ``score`` function of this module: the probability of ``classes[row]``, computed in chunks.
 
-    By ``rule``; without one, by the `score_rule` of the first images that it is called with.
+    Uses ``rule``, or the `score_rule` of the first images it is called with.
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
     >>> class_probability(net, torch.tensor([1]))(torch.zeros(3, 3, 2, 2), torch.zeros(3).long()).shape
@@ -62,7 +62,7 @@ def class_probability(
 def _logits(network: nn.Module, images: Tensor) -> Tensor:
     logits = logits_of(network(images))
     if logits is None:
-        raise InputError("the network gives no scores (N, C); faithfulness needs a classifier")
+        raise InputError("the network has no scores (N, C); faithfulness needs a classifier")
     return logits
 
 
@@ -74,7 +74,7 @@ class DropIncrease(NamedTuple):
 
 
 def drop_and_increase(score: Score, images: Tensor, heatmaps: Tensor) -> DropIncrease:
-    """Average drop and increase in confidence (Chattopadhyay et al., WACV 2018), image by image.
+    """Average drop and increase in confidence (Chattopadhyay et al., WACV 2018), per image.
 
     Y is the class's probability on x and O on x ⊙ heatmap, in the normalised space, where 0 is mean grey.
     images (N, 3, H, W), heatmaps (N, H, W) in [0, 1]; the mean over images is the published figure.
@@ -99,7 +99,7 @@ class Curves(NamedTuple):
 
 
 def deletion(score: Score, images: Tensor, heatmaps: Tensor, steps: int = 56, value: float = 0.0) -> Curves:
-    """Deletion (Petsiuk et al., BMVC 2018): the most relevant pixels first become ``value``; a low AUC is good.
+    """Deletion (Petsiuk et al., BMVC 2018): pixels are set to ``value``, most relevant first; a low AUC is good.
 
     >>> score = lambda x, rows: x.mean((1, 2, 3))
     >>> deletion(score, torch.ones(1, 3, 2, 2), torch.tensor([[[4., 3.], [2., 1.]]]), steps=4).scores
@@ -109,15 +109,15 @@ def deletion(score: Score, images: Tensor, heatmaps: Tensor, steps: int = 56, va
 
 
 def insertion(score: Score, images: Tensor, heatmaps: Tensor, steps: int = 56, sigma: float = 5.0) -> Curves:
-    """Insertion (Petsiuk et al., BMVC 2018): the most relevant pixels appear first in a blurred image; high is good.
+    """Insertion (Petsiuk et al., BMVC 2018): pixels replace a blurred image, most relevant first; a high AUC is good.
 
-    The start is the image under a Gaussian of ``sigma`` pixels in a window of 11, as in the paper's code.
+    The blur is a Gaussian of ``sigma`` pixels in a window of 11, as in the paper's code.
     """
     return _replace(score, _blurred(images, sigma), images, heatmaps, steps)
 
 
 def _replace(score: Score, start: Tensor, end: Tensor, heatmaps: Tensor, steps: int) -> Curves:
-    """Pixel by pixel, the most relevant first, from ``start`` to ``end``."""
+    """Replace ``start`` by ``end`` pixel by pixel, most relevant first."""
     check_heatmaps(start, heatmaps)
     n, _, height, width = start.shape
     if not 1 <= steps <= height * width:
@@ -134,9 +134,9 @@ def _replace(score: Score, start: Tensor, end: Tensor, heatmaps: Tensor, steps: 
 
 
 def ranks(heatmaps: Tensor) -> Tensor:
-    """The place of each pixel in the order from the most to the least relevant: (N, H, W) -> (N, H·W) int64.
+    """Each pixel's rank, 0 the most relevant: (N, H, W) -> (N, H·W) int64.
 
-    Ties are broken by position, the first row first.
+    Ties are broken by position, in reading order.
 
     >>> ranks(torch.tensor([[[0.2, 0.9], [0.2, 0.1]]]))
     tensor([[1, 0, 2, 3]])
@@ -166,7 +166,7 @@ def check_heatmaps(images: Tensor, heatmaps: Tensor) -> None:
 
 
 def random_maps(n: int, size_hw: tuple[int, int], seed: int = 0) -> Tensor:
-    """Uniform noise (N, H, W): the baseline that any method must beat.
+    """Uniform noise (N, H, W): the baseline every method must beat.
 
     >>> random_maps(2, (3, 3)).shape
     torch.Size([2, 3, 3])
@@ -175,7 +175,7 @@ def random_maps(n: int, size_hw: tuple[int, int], seed: int = 0) -> Tensor:
 
 
 def centre_maps(n: int, size_hw: tuple[int, int]) -> Tensor:
-    """A Gaussian in the middle, σ a quarter of each side, maximum 1: the baseline of photos with centred objects.
+    """A centred Gaussian, σ a quarter of each side, maximum 1: the baseline for photos with centred objects.
 
     >>> round(centre_maps(1, (5, 5))[0, 2, 2].item(), 4)
     1.0

@@ -1,4 +1,4 @@
-"""The ILSVRC measures: localisation error of J guesses, classification error, GT-known localisation."""
+"""The ILSVRC metrics: localisation error of J guesses, classification error, GT-known localisation."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ TOPS = (1, 5)
 
 
 def boxes_correct(boxes: Tensor, true_boxes: Sequence[Tensor], delta: float = 0.5) -> Tensor:
-    """Whether each of J boxes an image, (N, J, 4), has IoU ≥ δ with one of the image's true boxes -> (N, J).
+    """Whether each image's J boxes, (N, J, 4), have IoU ≥ δ with one of its true boxes -> (N, J).
 
     >>> boxes_correct(torch.tensor([[[0.0, 0, 4, 4], [0, 0, 1, 1]]]), [torch.tensor([[0.0, 0, 4, 3]])])
     tensor([[ True, False]])
     """
     if boxes.ndim != 3 or boxes.shape[2] != 4 or len(boxes) != len(true_boxes):
         raise InputError(
-            f"boxes have shape {tuple(boxes.shape)}, true boxes are of {len(true_boxes)} images; expected (N, J, 4), N"
+            f"boxes have shape {tuple(boxes.shape)}, true boxes are for {len(true_boxes)} images; expected (N, J, 4), N"
         )
     fits = torch.zeros(boxes.shape[:2], dtype=torch.bool)
     for i, true in enumerate(true_boxes):
         true = checked_boxes(true.cpu(), f"true boxes of image {i}").double()
         if len(true) == 0:
-            raise InputError(f"image {i} of the batch has no true box; only images with one can be scored")
+            raise InputError(
+                f"image {i} of the batch has no true box; only images with true boxes can be scored"
+            )
         fits[i] = (iou(boxes[i].cpu().double(), true) >= delta).any(1)
     return fits
 
@@ -39,8 +41,8 @@ class ILSVRC:
     """The errors of the ILSVRC localisation task, summed over images; merges by ``a + b``.
 
     e_J = mean_i min_{j ≤ J} [class of guess j wrong, or its IoU < 0.5 with every true box of that class]
-    for J = 1 and 5 (Russakovsky et al., IJCV 2015). With fewer than five guesses, e_5 is of those there are.
-    ``keep`` keeps each image's results for `bootstrap`.
+    for J = 1 and 5 (Russakovsky et al., IJCV 2015). With fewer than five guesses, e_5 uses all of them.
+    ``keep`` stores per-image results for `bootstrap`.
 
     >>> score = ILSVRC()
     >>> score.update(torch.tensor([[7, 3]]), torch.tensor([[[0.0, 0, 2, 2], [0, 0, 4, 4]]]),
@@ -65,17 +67,17 @@ class ILSVRC:
     ) -> None:
         """Count N images.
 
-        ``guess_classes`` (N, J) and ``guess_boxes`` (N, J, 4): the guesses, best first; a class may come more
-        than once. ``labels`` (N,); ``true_boxes``: the boxes (B, 4) of that class, an image each.
-        ``ranked_classes`` (N, R): the most probable classes, for the classification error; without it the
-        guesses' classes are taken. ``known_boxes`` (N, 4): the box of the true class, for GT-known. Boxes are
-        half-open, in photo pixels. Raises `InputError` for shapes that do not agree.
+        ``guess_classes`` (N, J) and ``guess_boxes`` (N, J, 4): the guesses, best first; a class may occur more
+        than once. ``labels`` (N,); ``true_boxes``: per image, the boxes (B, 4) of its class. ``ranked_classes`` (N, R):
+        the most probable classes, for the classification error (default: the guesses' classes). ``known_boxes``
+        (N, 4): the predicted box for the true class, for GT-known. Boxes are half-open, in photo pixels. Raises
+        `InputError` for inconsistent shapes.
         """
         guess_classes, labels = guess_classes.cpu(), labels.cpu()
         if guess_classes.shape != guess_boxes.shape[:2] or labels.shape != guess_classes.shape[:1]:
             raise InputError(
                 f"guessed classes {tuple(guess_classes.shape)}, boxes {tuple(guess_boxes.shape)} and labels "
-                f"{tuple(labels.shape)} do not agree; expected (N, J), (N, J, 4) and (N,)"
+                f"{tuple(labels.shape)} are inconsistent; expected (N, J), (N, J, 4) and (N,)"
             )
         ranked = guess_classes if ranked_classes is None else ranked_classes.cpu()
         classified = ranked == labels[:, None]
@@ -88,7 +90,7 @@ class ILSVRC:
 
     def _count(self, results: dict[str, Tensor]) -> None:
         if self.images and results.keys() != self.right.keys():
-            raise InputError("the boxes of the true class must be given for every batch or for none")
+            raise InputError("give the boxes of the true class for every batch or for none")
         for name, right in results.items():
             self.right[name] = self.right.get(name, 0) + int(right.sum())
             if self.keep:
@@ -109,18 +111,18 @@ class ILSVRC:
         return total
 
     def compute(self) -> dict[str, float]:
-        """``top1_loc_error``, ``top5_loc_error``, ``top1_cls_error``, ``top5_cls_error`` and, where it was
-        given, ``gt_known_loc`` (an accuracy); all in [0, 1]."""
+        """``top1_loc_error``, ``top5_loc_error``, ``top1_cls_error``, ``top5_cls_error`` and, if known
+        boxes were given, ``gt_known_loc`` (an accuracy); all in [0, 1]."""
         if self.images == 0:
-            raise InputError("no image was scored yet")
+            raise InputError("no image has been scored yet")
         shares = {name: right / self.images for name, right in self.right.items()}
         errors = {f"{name}_error": 1 - share for name, share in shares.items() if name != "gt_known_loc"}
         return errors | {name: share for name, share in shares.items() if name == "gt_known_loc"}
 
     def per_image(self, name: str) -> Tensor:
-        """Whether each image was right, (N,) bool, by ``top1_loc``, ``top5_loc``, ``top1_cls``, …; needs ``keep``."""
+        """Whether each image is correct, (N,) bool, by ``top1_loc``, ``top5_loc``, ``top1_cls``, …; needs ``keep``."""
         if name not in self.kept:
             raise InputError(
-                f"no {name!r} kept; kept are {sorted(self.kept)} (make the accumulator with keep=True)"
+                f"no per-image {name!r} was kept, only {sorted(self.kept)}; create the accumulator with keep=True"
             )
         return torch.cat(self.kept[name])

@@ -20,12 +20,11 @@ A = TypeVar("A", bound="BoxAccuracy")
 
 @dataclass
 class BoxAccuracy:
-    """The share of images whose box fits (IoU ≥ δ), for every δ of ``deltas`` and every τ of the grid.
+    """The share of images whose box is correct (IoU ≥ δ), for every δ in ``deltas`` and every τ of the grid.
 
     The state is a count, (D, 1000) int64, whatever the number of images, and merges by ``a + b``.
-    ``keep`` keeps each image's hits as well, packed, 125·D bytes an image, for `bootstrap`.
-    `MaxBoxAcc` and `MaxBoxAccV2` are this with the papers' choices. Raises `InputError` for an unknown
-    protocol.
+    ``keep`` also stores each image's hits, packed to 125·D bytes, for `bootstrap`. `MaxBoxAcc` and `MaxBoxAccV2`
+    use the papers' settings. Raises `InputError` for an unknown protocol.
     """
 
     protocol: str
@@ -54,7 +53,7 @@ class BoxAccuracy:
         self.add_ious(ious[self.protocol])
 
     def add_ious(self, ious: Array) -> None:
-        """Count N images by their IoU at every τ, (N, 1000), as `sweep_ious` gives them."""
+        """Count N images by their IoU at every τ, (N, 1000), from `sweep_ious`."""
         if ious.ndim != 2 or ious.shape[1] != len(TAUS):
             raise InputError(
                 f"IoUs have shape {ious.shape}; expected (N, {len(TAUS)}), one for each threshold"
@@ -66,9 +65,9 @@ class BoxAccuracy:
             self.packed.append(np.packbits(fits, axis=-1))
 
     def __add__(self: A, other: A) -> A:
-        mine, its = ((a.protocol, a.deltas, a.rule, a.keep) for a in (self, other))
-        if mine != its:
-            raise InputError(f"cannot add the scores of {its} to those of {mine}")
+        own, others = ((a.protocol, a.deltas, a.rule, a.keep) for a in (self, other))
+        if own != others:
+            raise InputError(f"cannot add the scores of {others} to those of {own}")
         total = type(self)(self.protocol, self.deltas, self.rule, self.keep, self.images + other.images)
         total.hits = self.hits + other.hits
         total.packed = self.packed + other.packed
@@ -76,17 +75,17 @@ class BoxAccuracy:
 
     @property
     def accuracies(self) -> Array:
-        """The share of images that fit, for each δ and τ: (D, 1000) float64."""
+        """The share of correct images for each δ and τ: (D, 1000) float64."""
         if self.images == 0:
-            raise InputError("no image was scored yet")
+            raise InputError("no image has been scored yet")
         shares: Array = self.hits / self.images
         return shares
 
     @property
     def per_image(self) -> Array:
-        """Each image's hits, (N, D, 1000) bool; they must have been kept."""
+        """Each image's hits, (N, D, 1000) bool; needs ``keep``."""
         if not self.keep:
-            raise InputError("the hits of single images were not kept; make the accumulator with keep=True")
+            raise InputError("per-image hits were not kept; create the accumulator with keep=True")
         rows = np.concatenate([np.zeros((0, len(self.deltas), len(TAUS) // 8), np.uint8), *self.packed])
         return np.unpackbits(rows, axis=-1, count=len(TAUS)).astype(np.bool_)
 
@@ -101,7 +100,7 @@ class BoxAccuracy:
 
 @dataclass
 class MaxBoxAcc(BoxAccuracy):
-    """MaxBoxAcc(δ = 0.5): max over τ of the share of images whose box fits (Choe et al., CVPR 2020).
+    """MaxBoxAcc(δ = 0.5): max over τ of the share of images whose box is correct (Choe et al., CVPR 2020).
 
     >>> import torch
     >>> maps = torch.zeros(1, 7, 7); maps[0, 2:5, 2:5] = 1
@@ -130,10 +129,10 @@ class MaxBoxAccV2(BoxAccuracy):
 
 
 def best_threshold(score: BoxAccuracy, delta: float | None = None) -> float:
-    """The τ of the highest accuracy, the lowest of equals: to be chosen on one split and used on another.
+    """The τ with the highest accuracy, the lowest of ties; choose it on one split and use it on another.
 
-    For one ``delta``, or (None) for the mean over the accumulator's deltas. Raises `InputError` for a delta
-    that was not counted.
+    For one ``delta``, or (None) for the mean over the accumulator's deltas. Raises `InputError` for a delta it
+    does not count.
 
     >>> score = MaxBoxAcc()
     >>> score.add_ious(np.where(np.arange(1000) == 250, 0.9, 0.1)[None])
@@ -148,7 +147,7 @@ def best_threshold(score: BoxAccuracy, delta: float | None = None) -> float:
 
 
 def grid_index(tau: float) -> int:
-    """The place of τ on the grid 0, 0.001, …, 0.999; other values raise `InputError`.
+    """The index of τ on the grid 0, 0.001, …, 0.999; other values raise `InputError`.
 
     >>> grid_index(0.2)
     200

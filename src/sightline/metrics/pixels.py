@@ -1,4 +1,4 @@
-"""Scores of pixels where masks are known: PxAP."""
+"""Pixel scores against true masks: PxAP."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ EDGES: Array = np.append(TAUS, [1.0, 2.0, 3.0])
 
 @dataclass
 class PxAP:
-    """The area under the pixels' precision and recall curve (Choe et al., CVPR 2020), in [0, 1].
+    """The area under the pixel-wise precision-recall curve (Choe et al., CVPR 2020), in [0, 1].
 
-    PxAP = Σ_i P_i (R_i - R_{i-1}) over the thresholds 2, 1, 0.999, …, 0 (the first has no term and no
-    pixels), precision and recall of all pixels of all images together; a pixel is chosen where its score is
-    ≥ τ. Pixels with mask 255 are left out. ``wsol``: every decision as in wsolevaluation, scores in float64
-    at 224×224, masks at that size. ``exact``: this project's heatmap at the size of the mask. The state is
-    two histograms of 1002 bins and merges by ``a + b``.
+    PxAP = Σ_i P_i (R_i - R_{i-1}) over the thresholds 2, 1, 0.999, …, 0 (the first has no pixels and no term);
+    precision and recall are over all pixels of all images, and a pixel is positive if its score is ≥ τ. Pixels
+    with mask 255 are ignored. ``wsol``: exactly as in wsolevaluation, with float64 scores and masks at 224×224.
+    ``exact``: sightline's heatmap at the size of the mask. The state is two histograms of 1002 bins and merges by
+    ``a + b``.
 
     >>> truth = np.zeros((224, 224), np.uint8); truth[:112] = 1
     >>> score = PxAP()
@@ -67,10 +67,10 @@ class PxAP:
         map_hw: tuple[int, int] | None = None,
         workers: int = 1,
     ) -> None:
-        """Count N images: raw maps (h, w) and masks (H, W) with 0, 1, or 255 for pixels that do not count.
+        """Count N images: raw maps (h, w) and masks (H, W) of 0, 1, or 255 for ignored pixels.
 
-        Raises `InputError` for lengths that differ, a map that is not of the stated size ``map_hw``, or,
-        under ``wsol``, a mask that is not 224×224 (see `truth_mask`).
+        Raises `InputError` for different lengths, a map that is not of the stated size ``map_hw``, or, under
+        ``wsol``, a mask that is not 224×224 (see `truth_mask`).
         """
         if len(maps) != len(masks):
             raise InputError(f"{len(maps)} maps and {len(masks)} masks; expected one each")
@@ -104,10 +104,10 @@ class PxAP:
         return total
 
     def curve(self) -> tuple[Array, Array]:
-        """Precision and recall at the thresholds 2, 1, 0.999, …, 0: each (1002,); precision 0 of no pixels."""
+        """Precision and recall at the thresholds 2, 1, 0.999, …, 0: each (1002,); the precision of no pixels is 0."""
         false, true = (np.cumsum(count[::-1]) for count in self.counts)
         if true[-1] == 0:
-            raise InputError("no mask holds a pixel of the object; there is no recall")
+            raise InputError("no mask contains an object pixel; recall is undefined")
         chosen = true + false
         return true / np.maximum(chosen, 1), true / true[-1]
 
@@ -120,16 +120,16 @@ class PxAP:
 def truth_mask(
     masks: Sequence[Array], ignore: Array | None = None, size_hw: tuple[int, int] | None = (SIDE, SIDE)
 ) -> Array:
-    """The masks of all instances as one: (H, W) uint8 with 1 inside any, 255 where ignored, else 0.
+    """Combine the masks of all instances: (H, W) uint8 with 1 inside any, 255 where ignored, else 0.
 
-    As wsolevaluation does it: each is resized to ``size_hw`` by nearest neighbour and cut at 0.5; what is
-    ignored gives way to instances. Masks are boolean, 0/1 or 0/255.
+    As in wsolevaluation, each is resized to ``size_hw`` by nearest neighbour and thresholded at 0.5; instances take
+    precedence over ignored regions. Masks are boolean, 0/1 or 0/255.
 
     >>> truth_mask([np.eye(2), np.array([[0, 1], [0, 0]])], np.ones((2, 2)), size_hw=None).tolist()
     [[1, 1], [255, 1]]
     """
     if len(masks) == 0:
-        raise InputError("no mask was given; expected one or more")
+        raise InputError("no masks; expected at least one")
 
     def read(mask: Array) -> Array:
         cv2 = need("cv2", "evaluate")
@@ -150,6 +150,6 @@ def _as_truth(mask: Array | Tensor) -> Array:
     truth = np.asarray(torch.as_tensor(mask).cpu())
     if truth.ndim != 2 or not np.isin(truth, (0, 1, IGNORED)).all():
         raise InputError(
-            f"a mask of shape {truth.shape} holds other values than 0, 1 and 255, or is not (H, W)"
+            f"a mask of shape {truth.shape} is not (H, W), or has values other than 0, 1 and 255"
         )
     return truth.astype(np.uint8)

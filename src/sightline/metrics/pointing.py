@@ -1,4 +1,4 @@
-"""Is the heat on the object? Heatmaps against true boxes or masks, one number an image."""
+"""Is the heat on the object? Heatmaps against true boxes or masks, one number per image."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def box_mask(boxes_xyxy: Tensor, size_hw: tuple[int, int]) -> Tensor:
 
 
 def pointing_game(heatmaps: Tensor, masks: Tensor, tolerance: int = 0) -> Tensor:
-    """1 where the map's maximum lies on the object (Zhang et al., ECCV 2016): (N, H, W), bool (N, H, W) -> (N,).
+    """1 if the map's maximum lies on the object (Zhang et al., ECCV 2016): (N, H, W), bool (N, H, W) -> (N,).
 
-    ``tolerance``: also within that many pixels of it (15 in the paper). Of several maxima the first counts; a map
-    without a positive value misses.
+    ``tolerance``: or within that many pixels of it (15 in the paper). The first of several maxima counts; a map
+    without positive values is a miss.
 
     >>> pointing_game(torch.tensor([[[0., 1.], [0., 0.]]]), torch.tensor([[[False, True], [False, False]]]))
     tensor([1.])
@@ -43,7 +43,7 @@ def pointing_game(heatmaps: Tensor, masks: Tensor, tolerance: int = 0) -> Tensor
 def energy_in_mask(heatmaps: Tensor, masks: Tensor) -> Tensor:
     """Σ_mask L / Σ L: energy pointing game (Wang et al. 2020) = relevance mass accuracy (Arras et al. 2022): (N,).
 
-    heatmaps ≥ 0; a map without a positive value has 0.
+    heatmaps ≥ 0; a map without positive values scores 0.
 
     >>> energy_in_mask(torch.tensor([[[1., 3.]]]), torch.tensor([[[False, True]]]))
     tensor([0.7500])
@@ -57,7 +57,7 @@ def energy_in_mask(heatmaps: Tensor, masks: Tensor) -> Tensor:
 def relevance_rank_accuracy(heatmaps: Tensor, masks: Tensor) -> Tensor:
     """The share of the K most relevant pixels that lie on the object of K pixels (Arras et al. 2022): (N,).
 
-    Ties at the K-th place share what is left of it, so that a constant map scores the object's share of the area.
+    Ties at rank K share the remaining weight, so that a constant map scores the object's share of the area.
 
     >>> relevance_rank_accuracy(torch.tensor([[[5., 3., 4.]]]), torch.tensor([[[True, True, False]]]))
     tensor([0.5000])
@@ -78,7 +78,7 @@ def relevance_rank_accuracy(heatmaps: Tensor, masks: Tensor) -> Tensor:
 def _check(heatmaps: Tensor, masks: Tensor) -> None:
     if heatmaps.shape != masks.shape or heatmaps.ndim != 3:
         raise InputError(
-            f"heatmaps have shape {tuple(heatmaps.shape)} and masks {tuple(masks.shape)}; expected (N, H, W) of both"
+            f"heatmaps have shape {tuple(heatmaps.shape)} and masks {tuple(masks.shape)}; expected (N, H, W) for both"
         )
     if masks.dtype != torch.bool:
         raise InputError(f"masks are {masks.dtype}; expected bool")

@@ -1,4 +1,4 @@
-"""What each protocol makes of a map: its IoU with the true boxes at every threshold of the grid."""
+"""The evaluation protocols: a map's IoU with the true boxes at every threshold of the grid."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sightline.heatmap import make_heatmaps, normalise
 from sightline.metrics import components, sweep
 from sightline.types import BoxRule, Geometry, checked_boxes
 
-require("evaluate", "cv2")  # now, not after the first batch
+require("evaluate", "cv2")  # fail now, not after the first batch
 
 Array = NDArray[Any]
 Map = Tensor | Array
@@ -26,7 +26,7 @@ Place = Geometry | tuple[int, int]
 T = TypeVar("T")
 
 PROTOCOLS = ("wsol-v1", "wsol-v2", "rethinking", "exact", "exact-all")
-TAUS: Array = np.arange(0, 1, 0.001)  # the grid, to the last bit as wsolevaluation makes it
+TAUS: Array = np.arange(0, 1, 0.001)  # bit for bit wsolevaluation's grid
 SIDE = 224  # wsolevaluation scores everything at this size
 
 
@@ -41,27 +41,26 @@ def sweep_ious(
 ) -> dict[str, Array]:
     """The IoU of each map's box with the true boxes at every τ of the grid: {protocol: (N, 1000) float64}.
 
-    ``maps``: N raw maps (h, w). ``boxes``: for each image its true boxes (B, 4), half-open, in photo
-    pixels; the one that fits best counts. ``rule``: how a map is normalised, and what τ is relative to (its own
-    threshold and selection are not used). ``places``: for each image its `Geometry`, or the (H, W) of the
-    photo where the map covers all of it. One pass over each map serves all τ (see `sightline.metrics.sweep`);
-    ``workers`` threads share the maps.
+    ``maps``: N raw maps (h, w). ``boxes``: each image's true boxes (B, 4), half-open, in photo pixels; the
+    best match counts. ``rule``: how maps are normalised, and what τ is relative to (its threshold and selection are
+    not used). ``places``: each image's `Geometry`, or the photo's (H, W) if the map covers all of it. One pass over
+    each map serves all τ (see `sightline.metrics.sweep`); ``workers`` threads share the maps.
 
-    - ``wsol-v1`` and ``wsol-v2`` (Choe et al., CVPR 2020; TPAMI 2022), every decision as in wsolevaluation:
-      the map in float64 is resized to 224×224, scaled to [0, 1] by its minimum and maximum (a constant map
-      and one with NaN become zeros), brought to 8 bits by truncation, and cut at u > int(τ · max u). Boxes
-      are those of OpenCV's contours, far corner (min(x + w, 223), min(y + h, 223)); V1 takes the contour of
-      largest `cv2.contourArea` (OpenCV's first of equals: the one whose first pixel comes last in reading
-      order), V2 all contours, those of holes too; [0, 0, 0, 0] where nothing is left. True boxes: their
-      inclusive corners scaled to 224 and truncated. IoU with inclusive corners.
-    - ``rethinking`` (Bae et al., ECCV 2020): as V1, but normalised in single precision, the far corner not
-      limited, the whole 224×224 where nothing is left. With ``relative_to="percentile"`` it is their PaS.
-    - ``exact``: this project's own rule: bilinear upsampling to the network's input size, `normalise`, the
-      values ≥ τ · max (and > 0), the largest 8-connected component by pixels, its box brought to the photo,
-      half-open IoU in float64; 0 where no box is left. ``exact-all``: the component that fits best.
+    - ``wsol-v1`` and ``wsol-v2`` (Choe et al., CVPR 2020; TPAMI 2022), exactly as in wsolevaluation: the float64
+      map is resized to 224×224, scaled to [0, 1] by its minimum and maximum (constant maps and those with NaN
+      become zeros), truncated to 8 bits, and thresholded at u > int(τ · max u). Boxes come from OpenCV's contours,
+      far corner (min(x + w, 223), min(y + h, 223)); V1 takes the contour with the largest `cv2.contourArea`
+      (OpenCV's first of ties: the one whose first pixel comes last in reading order), V2 all contours, including
+      those of holes; [0, 0, 0, 0] if nothing is left. True boxes: inclusive corners, scaled to 224 and truncated.
+      IoU with inclusive corners.
+    - ``rethinking`` (Bae et al., ECCV 2020): as V1, but normalised in single precision, without limiting the far
+      corner, and the whole 224×224 if nothing is left. With ``relative_to="percentile"`` it is their PaS.
+    - ``exact``: sightline's own rule: bilinear upsampling to the network's input size, `normalise`, the values
+      ≥ τ · max (and > 0), the largest 8-connected component by pixel count, its box mapped to the photo, half-open
+      IoU in float64; 0 if no box is left. ``exact-all``: the component that matches best.
 
-    Raises `InputError` for lengths that differ, a map that is not of the stated size ``map_hw``, an image
-    without a true box, a map with Inf (``exact``: or NaN), an unknown protocol.
+    Raises `InputError` for different lengths, a map that is not of the stated size ``map_hw``, an image without a
+    true box, a map with Inf (``exact``: or NaN), and an unknown protocol.
 
     >>> squares = torch.zeros(1, 8, 8); squares[:, 2:6, 2:6] = 1
     >>> ious = sweep_ious(squares, [torch.tensor([[2, 2, 6, 6]])], [(8, 8)], ["exact"])["exact"]
@@ -81,7 +80,9 @@ def sweep_ious(
         raw = as_map(maps[i], map_hw)
         true_boxes = checked_boxes(torch.as_tensor(boxes[i])).double().cpu().numpy()
         if len(true_boxes) == 0:
-            raise InputError(f"image {i} of the batch has no true box; only images with one can be scored")
+            raise InputError(
+                f"image {i} of the batch has no true box; only images with true boxes can be scored"
+            )
         return _ious_of_one(raw, true_boxes, as_geometry(places[i]), protocols, rule)
 
     found = in_threads(one, range(len(maps)), workers)
@@ -90,7 +91,7 @@ def sweep_ious(
 
 
 def in_threads(function: Callable[[int], T], items: Iterable[int], workers: int) -> list[T]:
-    """``[function(i) for i in items]`` in ``workers`` threads; the kernels give up the interpreter's lock."""
+    """``[function(i) for i in items]`` in ``workers`` threads; the kernels release the GIL."""
     if workers <= 1:
         return [function(item) for item in items]
     with ThreadPoolExecutor(workers) as pool:
@@ -98,7 +99,7 @@ def in_threads(function: Callable[[int], T], items: Iterable[int], workers: int)
 
 
 def as_map(raw: Map, map_hw: tuple[int, int] | None = None) -> Array:
-    """One raw map as a NumPy array (h, w), refused where it is not of the stated size ``map_hw``."""
+    """One raw map as a NumPy array (h, w); raises `InputError` if it is not of the stated size ``map_hw``."""
     tensor = torch.as_tensor(raw).detach().cpu()
     array: Array = (tensor if tensor.dtype == torch.float64 else tensor.float()).numpy()
     if array.ndim != 2 or array.size == 0:
@@ -110,10 +111,10 @@ def as_map(raw: Map, map_hw: tuple[int, int] | None = None) -> Array:
 
 
 def check_size(array: Array, stated_hw: tuple[int, int] | None, what: str) -> None:
-    """Raise `InputError` with both sizes where the last two dimensions are not ``stated_hw``."""
+    """Raise `InputError` with both sizes if the last two dimensions are not ``stated_hw``."""
     if stated_hw is not None and tuple(array.shape[-2:]) != tuple(stated_hw):
         (h, w), (height, width) = array.shape[-2:], stated_hw
-        raise InputError(f"{what} is {h}×{w} (height × width); it was stated to be {height}×{width}")
+        raise InputError(f"{what} is {h}×{w} (height × width); the stated size is {height}×{width}")
 
 
 def as_geometry(place: Place) -> Geometry:
@@ -124,7 +125,7 @@ def as_geometry(place: Place) -> Geometry:
 def wsol_scoremap(raw: Array, rule: BoxRule | None = None, side: int = SIDE) -> Array:
     """A raw map (h, w) as wsolevaluation scores it: (side, side) float64 in [0, 1].
 
-    Resized by OpenCV in float64, then (m - min) / max of that; all zeros where it is constant or holds NaN.
+    Resized by OpenCV in float64, then (m - min) / max(m - min); all zeros if it is constant or holds NaN.
 
     >>> wsol_scoremap(np.array([[1.0, 3.0]]), side=2).tolist()
     [[0.0, 1.0], [0.0, 1.0]]
@@ -145,8 +146,8 @@ def wsol_scoremap(raw: Array, rule: BoxRule | None = None, side: int = SIDE) -> 
 def wsol_true_boxes(boxes_xyxy: Array, geometry: Geometry, side: int = SIDE) -> Array:
     """True boxes (B, 4), half-open, in photo pixels -> inclusive corners at side × side, truncated.
 
-    wsolevaluation reads inclusive corners, so one comes off the far ones. Where the network saw only a part
-    of the photo the corners are kept inside that part, as in the authors' code of Rethinking CAM.
+    wsolevaluation uses inclusive corners, so 1 is subtracted from the far ones. If the network saw only part of the
+    photo, corners are clipped to that part, as in the Rethinking CAM authors' code.
 
     >>> wsol_true_boxes(np.array([[10.0, 20.0, 111.0, 221.0]]), Geometry.identity((448, 224))).tolist()
     [[10.0, 10.0, 110.0, 110.0]]
@@ -195,7 +196,7 @@ def contour_ious(level: Array, true_boxes: Array, rule: BoxRule | None = None) -
     boxes = np.minimum(_largest_contours(outer, level.size, top), limit)
     v1 = sweep.best_overlaps(boxes, true_boxes, 1.0)
 
-    # All contours: of the components that are in no hole, of the islands in holes, and of the holes.
+    # All contours: of components outside holes, of islands in holes, and of the holes.
     islands = components.component_lives(level, top, components.inside_holes(holes, *level.shape), False)
     holes[:, components.X0 : components.Y1 + 1] += np.array([-1, -1, 1, 1], np.int32)  # the rim around it
     lives = np.concatenate([outer, islands, holes])
@@ -206,15 +207,15 @@ def contour_ious(level: Array, true_boxes: Array, rule: BoxRule | None = None) -
 
 
 def _largest_contours(outer: Array, pixels: int, top: int) -> Array:
-    """The box (top, 4) at each mask of the contour of largest area; of equals that which begins last."""
+    """The box (top, 4), at each mask, of the contour with the largest area; of ties the last to begin."""
     return _boxes(outer)[
         sweep.highest(outer, _score(outer[:, components.SIZE], outer[:, components.FIRST], pixels), top)
     ]
 
 
 def _score(size: Array, order: Array, pixels: int) -> Array:
-    """Larger size first, then higher order; whole numbers, exact in float64 up to 60 megapixels."""
-    scores: Array = size.astype(np.float64) * (4 * pixels + 16) + order  # FIRST counts the frame's pixels too
+    """Larger size first, then higher order; integers, exact in float64 up to 60 megapixels."""
+    scores: Array = size.astype(np.float64) * (4 * pixels + 16) + order  # FIRST counts border pixels too
     return scores
 
 

@@ -24,7 +24,7 @@ STEPS = "Insertion and deletion: {steps} steps."
     },
 )
 def drop(context: MetricContext, images: Tensor, heatmaps: Tensor) -> Scores:
-    """Average drop and increase in confidence when only the heat is seen (Chattopadhyay et al., WACV 2018)."""
+    """Average drop and increase in confidence under the heatmap (Chattopadhyay et al., WACV 2018)."""
     found = faithfulness.drop_and_increase(context.score, images, heatmaps)
     return {"average_drop": found.drop, "increase": found.increase}
 
@@ -39,7 +39,7 @@ def drop(context: MetricContext, images: Tensor, heatmaps: Tensor) -> Scores:
     note=STEPS,
 )
 def insertion(context: MetricContext, images: Tensor, heatmaps: Tensor) -> Scores:
-    """Insertion: the most relevant pixels appear first in a blurred image (Petsiuk et al., BMVC 2018)."""
+    """Insertion: pixels replace a blurred image, most relevant first (Petsiuk et al., BMVC 2018)."""
     return {"insertion": faithfulness.insertion(context.score, images, heatmaps, context.steps).auc}
 
 
@@ -53,7 +53,7 @@ def insertion(context: MetricContext, images: Tensor, heatmaps: Tensor) -> Score
     note=STEPS,
 )
 def deletion(context: MetricContext, images: Tensor, heatmaps: Tensor) -> Scores:
-    """Deletion: the most relevant pixels become mean grey first (Petsiuk et al., BMVC 2018)."""
+    """Deletion: pixels become mean grey, most relevant first (Petsiuk et al., BMVC 2018)."""
     return {"deletion": faithfulness.deletion(context.score, images, heatmaps, context.steps).auc}
 
 
@@ -66,7 +66,7 @@ def deletion(context: MetricContext, images: Tensor, heatmaps: Tensor) -> Scores
     },
 )
 def road_scores(context: MetricContext, images: Tensor, heatmaps: Tensor) -> Scores:
-    """ROAD: pixels are removed by imputing them, best first and worst first (Rong et al., ICML 2022)."""
+    """ROAD: pixels are removed by imputation, best first and worst first (Rong et al., ICML 2022)."""
     found = road(context.score, images, heatmaps, seed=context.seed)
     return {
         "road_morf": found.morf.mean(1),
@@ -81,15 +81,15 @@ def road_scores(context: MetricContext, images: Tensor, heatmaps: Tensor) -> Sco
         "pointing": Column("pointing game", "↑", "the maximum lies in a true box (Zhang 2016)"),
         "energy": Column("energy in box", "↑", "share of the heat in the true boxes (Wang 2020)"),
         "rank_accuracy": Column(
-            "rank accuracy", "↑", "share of the K hottest pixels in boxes of K (Arras 2022)"
+            "rank accuracy", "↑", "share of the K hottest pixels in boxes of K pixels (Arras 2022)"
         ),
     },
     needs={"boxes"},
-    note="Pointing game, energy and rank accuracy: of the true class's map, against the true boxes.",
+    note="Pointing game, energy and rank accuracy: the true class's map against the true boxes.",
 )
 def pointing(context: MetricContext, images: Tensor, heatmaps: Tensor) -> Scores:
     """Pointing game, energy in the true boxes and rank accuracy: is the heat on the object?"""
-    assert context.masks is not None  # it needs boxes
+    assert context.masks is not None  # needs boxes
     return {
         "pointing": pointing_game(heatmaps, context.masks),
         "energy": energy_in_mask(heatmaps, context.masks),
@@ -101,7 +101,10 @@ def pointing(context: MetricContext, images: Tensor, heatmaps: Tensor) -> Scores
     "sensitivity",
     columns={
         "sensitivity": Column(
-            "max-sensitivity", "↓", "relative change under ±0.02 of noise, no share (Yeh 2019)", share=False
+            "max-sensitivity",
+            "↓",
+            "relative change under ±0.02 of noise, not in per cent (Yeh 2019)",
+            share=False,
         )
     },
     default=False,

@@ -1,4 +1,4 @@
-"""One table of faithfulness metrics: what each measures, which columns it fills, what it needs."""
+"""The registry of faithfulness metrics: what each measures, its columns, and what it needs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GOOD = {"higher": "↑", "lower": "↓"}
 
 
 class Column(NamedTuple):
-    """One number of a metric: its heading, whether "↑" or "↓" is good, what it says; ``share``: shown in per cent."""
+    """One column of a metric: its heading, whether "↑" or "↓" is good, its meaning; ``share``: shown in per cent."""
 
     heading: str
     good: str
@@ -28,13 +28,13 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class MetricContext:
-    """What a metric may ask about the images that it is given, besides their heatmaps.
+    """What a metric can use besides the images and their heatmaps.
 
     ``score``    (images (M, 3, H, W), rows (M,)) -> (M,): the probability of the explained class, where row m shows
                  a changed version of image ``rows[m]``.
-    ``explain``  (images (N, 3, H, W)) -> heatmaps (N, H, W): the same method for the same classes.
-    ``masks``    (N, H, W) bool, the pixels in a true box; None for a metric that does not need boxes.
-    ``steps``, ``seed``: of the run.
+    ``explain``  (images (N, 3, H, W)) -> heatmaps (N, H, W): the same method and classes.
+    ``masks``    (N, H, W) bool, the pixels in a true box; None for metrics that do not need boxes.
+    ``steps``, ``seed``: the run's settings.
     """
 
     score: Score
@@ -64,14 +64,14 @@ class Metric:
         return (inspect.getdoc(self.function) or "").partition("\n")[0]
 
     def measure(self, context: MetricContext, images: Tensor, heatmaps: Tensor) -> dict[str, Tensor]:
-        """The scores of every column, (N,) each; raises `InputError` where the function gives something else."""
+        """The scores of every column, (N,) each; raises `InputError` if the function returns anything else."""
         if not len(images):
             return {name: heatmaps.new_zeros(0) for name in self.columns}
         found = dict(self.function(context, images, heatmaps))
         shapes = {name: tuple(scores.shape) for name, scores in found.items()}
         expected = dict.fromkeys(self.columns, (len(images),))
         if shapes != expected:
-            raise InputError(f"metric {self.name!r} gave {shapes}; expected {expected}")
+            raise InputError(f"metric {self.name!r} returned {shapes}; expected {expected}")
         return {name: found[name] for name in self.columns}
 
 
@@ -88,17 +88,17 @@ def register_metric(
     default: bool = True,
     note: str = "",
 ) -> Callable[[Measure], Measure]:
-    """Decorator: make a function a metric of `evaluate_faithfulness` and of ``sightline faithfulness``.
+    """Decorator: register a function as a metric of `evaluate_faithfulness` and of ``sightline faithfulness``.
 
     The function takes a `MetricContext`, images (N, 3, H, W) and heatmaps (N, H, W) in [0, 1], and returns
-    {column: scores (N,)}; NaN leaves an image out. Registering a name again replaces it.
+    {column: scores (N,)}; NaN skips an image. Registering a name again replaces it.
 
-    ``columns``  its columns; None: one, called ``name``, of which ``good`` ("higher" or "lower") and ``says`` tell what
-                 is good and what it means.
-    ``needs``    {"boxes"}: it is given the images with a true box in sight, the true class's heatmaps, and
-                 ``context.masks``; otherwise all images and the most probable class's heatmaps.
-    ``default``  False: measured only when asked for.
-    ``note``     a sentence below the table, in which ``{steps}`` is filled in.
+    ``columns``  its columns; None: a single column ``name``, with direction ``good`` ("higher" or "lower") and
+                 meaning ``says``.
+    ``needs``    {"boxes"}: gets the images with a visible true box, the true class's heatmaps, and ``context.masks``;
+                 otherwise all images and the most probable class's heatmaps.
+    ``default``  False: measured only on request.
+    ``note``     a sentence below the table; ``{steps}`` is filled in.
 
     >>> @register_metric("area", good="lower", says="mean of the heatmap")
     ... def area(context, images, heatmaps):
@@ -124,7 +124,7 @@ def register_metric(
 
 
 def unregister_metric(name: str) -> None:
-    """Take a metric out of the table again; a built-in one of that name is found again."""
+    """Remove a metric; a built-in one of the same name becomes available again."""
     METRICS.remove(name)
 
 
@@ -160,10 +160,10 @@ def all_columns() -> dict[str, Column]:
 
 
 def chosen_metrics(names: Collection[str] | None, boxes: bool) -> list[Metric]:
-    """The metrics of those names in the table's order; None: all that are measured by default.
+    """The named metrics, in the table's order; None: all default metrics.
 
-    ``boxes``: whether true boxes are known. By default a metric that needs them is left out where they are not; asked
-    for by name it is an `InputError`, as are an unknown name and two metrics with a column of the same name.
+    ``boxes``: whether true boxes are known. If they are not, default metrics that need them are skipped, and naming
+    one raises `InputError`; so do an unknown name and two metrics with a column of the same name.
     """
     for name in names or ():
         if "boxes" in get_metric(name).needs and not boxes:
@@ -172,7 +172,7 @@ def chosen_metrics(names: Collection[str] | None, boxes: bool) -> list[Metric]:
     if names is None:
         names = [m.name for m in known.values() if m.default and (boxes or "boxes" not in m.needs)]
     if not names:
-        raise InputError(f"no metrics were given; expected some of {', '.join(known)}")
+        raise InputError(f"no metrics given; expected some of {', '.join(known)}")
     chosen = [metric for metric in known.values() if metric.name in names]
     owner: dict[str, str] = {}
     for metric in chosen:

@@ -16,7 +16,7 @@ PERCENTILES = (10, 20, 30, 40, 50, 60, 70, 80, 90)
 
 
 class Road(NamedTuple):
-    """``morf``, ``lerf`` (N, P): the probability after the share p of pixels was removed, most or least relevant
+    """``morf``, ``lerf`` (N, P): the probability after a share p of the pixels is removed, most or least relevant
     first; ``combined`` (N,) = mean over p of (LeRF − MoRF)/2, in [−0.5, 0.5]; high is good."""
 
     morf: Tensor
@@ -34,8 +34,8 @@ def road(
 ) -> Road:
     """Remove-and-debias (Rong et al., ICML 2022), most and least relevant pixels first.
 
-    Removed pixels are imputed by `impute`, so that the mask's shape tells the network nothing; ``noise`` is the
-    standard deviation added to them. images (N, 3, H, W) normalised, heatmaps (N, H, W).
+    Removed pixels are imputed by `impute`, so that the mask's shape carries no information; ``noise`` is the standard
+    deviation of the noise added to them. images (N, 3, H, W) normalised, heatmaps (N, H, W).
     """
     check_heatmaps(images, heatmaps)
     bad = [p for p in percentiles if not 0 < p < 100]
@@ -58,18 +58,18 @@ def road(
 def impute(images: Tensor, removed: Tensor, tolerance: float = 5e-4, most_iterations: int = 500) -> Tensor:
     """Fill the removed pixels so that each is the weighted mean of its neighbours: (N, C, H, W), mask (N, H, W).
 
-    (Σ_j w_ij) x_i = Σ_j w_ij x_j over the 8 neighbours inside the image, w = 1/6 beside and 1/12 diagonally. The
-    system is symmetric and positive definite; conjugate gradients solve it for all images and channels together,
-    to a residual of ``tolerance`` of the right side's, each resolution starting from the solution at half of it
-    (the cascadic multigrid of Bornemann & Deuflhard, 1996). Kept pixels are unchanged.
-    Raises `InputError` where nothing is kept.
+    (Σ_j w_ij) x_i = Σ_j w_ij x_j over the 8 neighbours inside the image, w = 1/6 for edge and 1/12 for diagonal
+    neighbours. The system is symmetric positive definite; conjugate gradients solve it for all images and channels
+    together, to a relative residual of ``tolerance``, each resolution starting from the solution at half of it
+    (the cascadic multigrid of Bornemann & Deuflhard, 1996). Kept pixels are unchanged. Raises `InputError` if
+    nothing is kept.
 
     >>> x = torch.tensor([[[[0., 9., 2.]]]])
     >>> impute(x, torch.tensor([[[False, True, False]]]))
     tensor([[[[0., 1., 2.]]]])
     """
     if bool(removed.flatten(1).all(1).any()):
-        raise InputError("every pixel of an image is removed; at least one must be kept")
+        raise InputError("every pixel of an image is removed; keep at least one")
     hole = removed[:, None].to(images.dtype)
     return _solve(images * (1 - hole), hole, tolerance, most_iterations)
 
@@ -98,7 +98,7 @@ def _solve(kept: Tensor, hole: Tensor, tolerance: float, most_iterations: int) -
 
 
 def _from_half(kept: Tensor, hole: Tensor, tolerance: float, most_iterations: int) -> Tensor:
-    """The solution at half the resolution, enlarged; a coarse pixel is kept where any of its four is."""
+    """The solution at half the resolution, upsampled; a coarse pixel is known if any of its four is."""
     known = F.avg_pool2d(1 - hole, 2, ceil_mode=True, count_include_pad=False)
     mean = F.avg_pool2d(kept, 2, ceil_mode=True, count_include_pad=False) / known.clamp(min=1e-12)
     coarse_hole = (known == 0).to(kept.dtype)

@@ -18,7 +18,7 @@ def max_sensitivity(
 ) -> Tensor:
     """max over δ, |δ|_∞ ≤ r, of ‖Φ(x + δ) − Φ(x)‖ / ‖Φ(x)‖ (Yeh et al., NeurIPS 2019): (N,) ≥ 0; low is good.
 
-    δ is drawn uniformly, ``samples`` times; a map that is zero everywhere has 0 where it stays so, else ∞.
+    δ is drawn uniformly, ``samples`` times; an all-zero map has 0 if it stays zero, else ∞.
 
     >>> max_sensitivity(lambda x: torch.ones(len(x), 2, 2), torch.zeros(1, 3, 4, 4))
     tensor([0.])
@@ -61,11 +61,11 @@ def _mean_ranks(values: Tensor) -> Tensor:
 
 
 def randomised_cascade(network: nn.Module, seed: int = 0) -> Iterator[tuple[str, nn.Module]]:
-    """Copies of the network with ever more layers at random, the last first (Adebayo et al., NeurIPS 2018).
+    """Cascading randomisation from the last layer to the first (Adebayo et al., NeurIPS 2018).
 
     Yields ("", an unchanged copy), then for every layer with weights, from the output back to the image, (its name,
-    the network in which it and all after it are drawn anew by its own initialisation). A map that does not
-    change shows edges, not what the network learned. The given network stays as it is.
+    the network with that layer and all later ones re-initialised). A map that does not change shows edges, not what
+    the network learned. The given network is not modified.
 
     >>> [name for name, _ in randomised_cascade(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten()))]
     ['', '0']
@@ -74,7 +74,7 @@ def randomised_cascade(network: nn.Module, seed: int = 0) -> Iterator[tuple[str,
     yield "", changed
     layers = [(n, m) for n, m in changed.named_modules() if can_reset(m)]
     if not layers:
-        raise InputError("the network has no layer whose weights can be drawn anew")
+        raise InputError("the network has no layer whose weights can be re-initialised")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for name, module in reversed(layers):

@@ -1,4 +1,4 @@
-"""From the lives of components to an answer for every threshold, and the counting of pixels: kernels."""
+"""Kernels that turn component lives into an answer for every threshold, and pixel counting."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Array = NDArray[Any]
 
 @compiled
 def _offer(best: Array, k: int, start: int, row: int, score: Array) -> None:
-    """Let ``row`` have the block that begins at ``start`` if it beats the row that has it."""
+    """Assign the block starting at ``start`` to ``row`` if it beats the current row."""
     rival = best[k, start]
     if rival < 0 or score[row] > score[rival]:
         best[k, start] = row
@@ -23,10 +23,10 @@ def _offer(best: Array, k: int, start: int, row: int, score: Array) -> None:
 
 @compiled
 def highest(table: Array, score: Array, top: int) -> Array:
-    """For each mask 0 … top - 1 the row of the living component of highest score, -1 where none lives.
+    """For each mask 0 … top - 1, the row of the live component with the highest score, or -1.
 
-    A life covers its masks by two blocks whose length is a power of two; each block keeps its best row, and
-    at the end the long blocks hand theirs down to their halves: a step a row, whatever its range.
+    A life covers its masks with two blocks of power-of-two length; each block keeps its best row, and at the end
+    long blocks pass theirs down to their halves: one step per row, whatever its range.
     """
     sizes = 1
     while (1 << sizes) <= top:
@@ -51,9 +51,9 @@ def highest(table: Array, score: Array, top: int) -> Array:
 
 @compiled
 def best_overlaps(boxes: Array, true_boxes: Array, plus: float) -> Array:
-    """The IoU of each box (n, 4) with that of the true boxes (B, 4) it fits best, float64 (n,).
+    """Each box's (n, 4) best IoU with the true boxes (B, 4), float64 (n,).
 
-    ``plus`` is 1 where corners are inclusive and 0 where they are edges.
+    ``plus`` is 1 for inclusive corners and 0 for edges.
     """
     best = np.zeros(boxes.shape[0], np.float64)
     for t in range(true_boxes.shape[0]):
@@ -71,14 +71,14 @@ def best_overlaps(boxes: Array, true_boxes: Array, plus: float) -> Array:
 
 @compiled
 def levels_at_least(values: Array, cuts: Array) -> Array:
-    """How many of the rising ``cuts`` each positive value of (H, W) reaches (≥), uint16; 0 for others."""
+    """How many of the ascending ``cuts`` each positive value of (H, W) reaches (≥), uint16; 0 for others."""
     level = np.zeros(values.shape, np.uint16)
     scale = cuts.size / max(cuts[-1], np.finfo(np.float32).tiny)
     for y in range(values.shape[0]):
         for x in range(values.shape[1]):
             value = values[y, x]
             if value > 0:
-                k = min(int(min(value * scale, 65535.0)), cuts.size)  # a guess, then put right
+                k = min(int(min(value * scale, 65535.0)), cuts.size)  # a guess, then corrected
                 while k < cuts.size and cuts[k] <= value:
                     k += 1
                 while k > 0 and cuts[k - 1] > value:
@@ -91,8 +91,8 @@ def levels_at_least(values: Array, cuts: Array) -> Array:
 def count_in_bins(scores: Array, truth: Array, edges: Array) -> Array:
     """Histograms (2, bins) int64 of the scores in [0, 1] where ``truth`` is 0 and where it is 1.
 
-    Bin b holds edges[b] ≤ score < edges[b + 1] (as `numpy.histogram`); other values of ``truth`` are left
-    out. The first edges are meant to lie 1 / (bins - 2) apart: only the first guess relies on it.
+    Bin b holds edges[b] ≤ score < edges[b + 1] (as `numpy.histogram`); other values of ``truth`` are
+    ignored. Edges 1 / (bins - 2) apart make the first guess good; correctness does not depend on it.
     """
     bins = edges.size - 1
     counts = np.zeros((2, bins), np.int64)

@@ -1,4 +1,4 @@
-"""The contact sheet: the best, the median and the worst cases of an evaluation, with true and predicted boxes."""
+"""The contact sheet: best, median and worst cases of an evaluation, with true and predicted boxes."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Case:
 
 
 def contact_sheet(cases: Sequence[Case], title: str = "") -> Image:
-    """One line each of the best, the median and the worst cases; true boxes green, predicted ones red.
+    """One row each for the best, median and worst cases; true boxes green, predicted ones red.
 
-    Under each photo: the IoU, the true class, and the predicted class. Photos keep their proportions in tiles
-    of 230×230 pixels. The cases of a kind stand in the order given.
+    Under each photo: the IoU, the true class and the predicted class. Photos keep their aspect ratio in tiles of
+    230×230 pixels. Cases of a kind keep the order given.
 
     >>> case = Case("best", "a", PIL.Image.new("RGB", (64, 48)), [[4, 4, 40, 40]], [[6, 6, 40, 44]], 0.8, "tabby")
     >>> contact_sheet([case], "cam").size
@@ -96,7 +96,7 @@ def _tile(sheet: Image, case: Case, corner: tuple[int, int]) -> None:
 
 
 def frames(picture: Image, boxes: Boxes, by: tuple[float, float], colour: Colour, dash: int = 0) -> None:
-    """Frames that show on every photo; with ``dash`` a frame below shows through the gaps."""
+    """Frames visible on every photo; with ``dash``, what lies below shows through the gaps."""
     for x0, y0, x1, y1 in boxes:
         left, top = round(x0 * by[0]), round(y0 * by[1])
         size = max(round(x1 * by[0]) - left, 1), max(round(y1 * by[1]) - top, 1)
@@ -112,7 +112,7 @@ def frames(picture: Image, boxes: Boxes, by: tuple[float, float], colour: Colour
 
 
 def _cut_gaps(frame: Image, dash: int) -> None:
-    """Leave of a frame dashes of that length, with gaps as long; the corners stay."""
+    """Cut a frame into dashes and gaps of length ``dash``; the corners stay."""
     draw, (width, height) = ImageDraw.Draw(frame), frame.size
     for x in range(2 * dash, width - 2 * dash, 2 * dash):
         draw.rectangle((x, 0, x + dash - 1, height), fill=0)

@@ -1,7 +1,7 @@
-"""Pictures for human eyes: colours, overlays and curves. (The panel of classes and methods is `panel.py`.)
+"""Colours, overlays and curves. (The panel of classes and methods is in `panel.py`.)
 
-Everything is drawn with Pillow on its own canvas (no figure manager, no global state), so two threads may
-draw at once. matplotlib lends its colour maps and its DejaVu font, and draws the curves.
+Everything is drawn with Pillow on its own canvas (no figure manager, no global state), so threads can draw
+concurrently. matplotlib provides the colour maps, the DejaVu font and the curves.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Box = tuple[float, float, float, float]
 Colour = tuple[int, int, int]
 
 INK, GREY, FAINT, PAPER = (24, 26, 31), (104, 109, 118), (222, 225, 230), (255, 255, 255)
-# Pixels of an overlay's longer side: less cannot be read, more is not worth its file.
+# Pixels of an overlay's longer side: smaller is unreadable, larger not worth the file size.
 SHORTEST, LONGEST = 192, 1600
-WIDEST = 4.0  # longer side over shorter: a narrower photo is stretched to this, so that one sees it at all
+WIDEST = 4.0  # longer over shorter side: narrower photos are stretched to this, to be visible at all
 
 
 @lru_cache(maxsize=64)
 def typeface(size: float, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """The one typeface of all pictures, DejaVu Sans, at ``size`` pixels."""
+    """The font of all pictures, DejaVu Sans, at ``size`` pixels."""
     import matplotlib
 
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
@@ -40,7 +40,7 @@ def typeface(size: float, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 @lru_cache(maxsize=512)
 def shorten(text: str, face: ImageFont.FreeTypeFont, width: float) -> str:
-    """The text cut to ``width`` pixels: the first of several comma-separated names, then an ellipsis."""
+    """Shorten text to ``width`` pixels: to the first of its comma-separated names, then with an ellipsis."""
     text = " ".join(text.split())
     if face.getlength(text) <= width:
         return text
@@ -70,9 +70,9 @@ def colour_table(colormap: str) -> npt.NDArray[np.uint8]:
 def drawn_size(
     photo_size: tuple[int, int], shortest: int = SHORTEST, longest: int = LONGEST
 ) -> tuple[int, int]:
-    """(width, height) at which a photo of that size is drawn: its longer side in [shortest, longest].
+    """The (width, height) at which a photo of that size is drawn: longer side in [shortest, longest].
 
-    A photo longer than 4:1 is stretched, so that 1×10000 is neither a hair nor a 10,000-pixel file.
+    Photos narrower than 4:1 are stretched, so that 1×10000 is neither a hairline nor a 10,000-pixel file.
 
     >>> drawn_size((1, 1)), drawn_size((640, 480)), drawn_size((10000, 1))
     ((192, 192), (640, 480), (1600, 400))
@@ -88,7 +88,7 @@ def drawn_size(
 
 
 def _resized(values: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """A map (H, W) at the size of the picture, (width, height): for the eye only, never for a box."""
+    """Resize a map (H, W) to the picture's (width, height): for display only, never for boxes."""
     picture = PIL.Image.fromarray(values).resize(size, PIL.Image.Resampling.BILINEAR)
     return np.asarray(picture, dtype=np.float32)
 
@@ -110,8 +110,8 @@ def coloured(heatmap: Tensor, size: tuple[int, int], colormap: str = "turbo") ->
     values = _numbers(heatmap, "heatmap", 2)
     if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
         raise InputError(
-            f"heatmap has values from {values.min():.3g} to {values.max():.3g}; expected 0 to 1: "
-            "make it with sightline.heatmap.make_heatmaps"
+            f"heatmap has values from {values.min():.3g} to {values.max():.3g}; expected 0 to 1; "
+            "use sightline.heatmap.make_heatmaps"
         )
     level = (_resized(values, size) * 255).round().astype(np.uint8)
     return PIL.Image.fromarray(colour_table(colormap)[level])
@@ -120,7 +120,7 @@ def coloured(heatmap: Tensor, size: tuple[int, int], colormap: str = "turbo") ->
 def signed_picture(signed: Tensor, size: tuple[int, int]) -> Image:
     """A signed map (3, H, W) as a picture in which mid-grey is zero: 0.5 + v / (2 · m), clipped.
 
-    m is the 99.5th percentile of abs(v): a few extreme pixels would else leave the rest grey.
+    m is the 99.5th percentile of abs(v): otherwise a few extreme pixels would leave the rest grey.
 
     >>> import torch
     >>> signed_picture(torch.zeros(3, 2, 2), (2, 2)).getpixel((0, 0))
@@ -141,7 +141,7 @@ def _region(photo: Image, size: tuple[int, int], shown_xyxy: Box | None) -> tupl
 
 
 def _draw_boxes(draw: ImageDraw.ImageDraw, boxes: list[list[float]], scale: tuple[float, float]) -> None:
-    """White frames with a dark edge on both sides: they show on every colour map and every photo."""
+    """White frames with a dark edge on both sides, visible on every colour map and photo."""
     for x0, y0, x1, y1 in boxes:
         left, top = round(x0 * scale[0]), round(y0 * scale[1])
         right, bottom = max(round(x1 * scale[0]) - 1, left), max(round(y1 * scale[1]) - 1, top)
@@ -152,7 +152,7 @@ def _draw_boxes(draw: ImageDraw.ImageDraw, boxes: list[list[float]], scale: tupl
 
 
 def _draw_label(picture: Image, text: str, corner: tuple[int, int]) -> None:
-    """A dark tag that stands on the box's upper left corner, inside the picture."""
+    """A dark label above the box's top left corner, kept inside the picture."""
     size = min(max(picture.width / 28, 11), 28)
     face, high = typeface(size, bold=True), round(size * 1.5)
     text = shorten(text, face, picture.width - 10)
@@ -170,7 +170,7 @@ def _note(picture: Image, text: str) -> None:
 
 
 def resized(photo: Image, size: tuple[int, int]) -> Image:
-    """The photo at (width, height) pixels; a photo of few pixels shows them as squares, not as a blur.
+    """Resize a photo to (width, height); tiny photos show their pixels as squares instead of a blur.
 
     >>> resized(PIL.Image.new("RGB", (1, 1), "red"), (8, 8)).getpixel((7, 7))
     (255, 0, 0)
@@ -181,7 +181,7 @@ def resized(photo: Image, size: tuple[int, int]) -> Image:
 
 
 def _greyed(photo: Image) -> Image:
-    """Most of the photo's own colour taken out, so that colour means heat."""
+    """Desaturate the photo, so that colour means heat."""
     return PIL.Image.blend(photo, photo.convert("L").convert("RGB"), 0.6)
 
 
@@ -197,14 +197,13 @@ def overlay(
     shown_xyxy: Box | None = None,
     size: tuple[int, int] | None = None,
 ) -> Image:
-    """The photo, greyed, with the heatmap laid over it and its boxes.
+    """The desaturated photo under the heatmap, with boxes.
 
-    Shapes and units: ``heatmap`` (H, W) in [0, 1] fills ``shown_xyxy``, the part of the photo that the
-    network saw (default: all of it); outside it the photo is dimmed. ``boxes_xyxy`` (B, 4) in photo pixels.
-    ``alpha`` is the share of the heatmap's colour, 0 to 1. ``signed`` (3, H, W), where given, is drawn
-    instead of the heatmap. The picture has `drawn_size` of the photo, or ``size`` = (width, height). A
-    heatmap without a positive value says so. Raises `InputError` for values outside [0, 1] and for an
-    unknown colour map.
+    Shapes and units: ``heatmap`` (H, W) in [0, 1] covers ``shown_xyxy``, the part of the photo the network saw
+    (default: all of it); the rest of the photo is dimmed. ``boxes_xyxy`` (B, 4) in photo pixels. ``alpha`` in [0, 1]
+    is the heatmap's opacity. ``signed`` (3, H, W), if given, is drawn instead of the heatmap. The picture has the
+    photo's `drawn_size`, or ``size`` = (width, height). A heatmap without positive values is labelled as such.
+    Raises `InputError` for values outside [0, 1] and for an unknown colour map.
 
     >>> import torch
     >>> overlay(PIL.Image.new("RGB", (320, 240)), torch.rand(7, 7)).size
@@ -253,7 +252,7 @@ def curves(
     axes = figure.add_subplot()
     for name, (x, y) in series.items():
         if len(x) != len(y):
-            raise InputError(f"curve {name!r} has {len(x)} x and {len(y)} y values; expected as many of each")
+            raise InputError(f"curve {name!r} has {len(x)} x and {len(y)} y values; expected equal numbers")
         axes.plot(x, y, label=name, linewidth=1.8)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""The panel picture: the photo, one column a class, one row a method, at a glance."""
+"""The panel: the photo, with one column per class and one row per method."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from sightline.types import no_boxes
 
 MAX_COLUMNS = 20
 MAX_PIXELS = 24_000_000
-CELL = 288  # pixels of a cell's longer side; the type and the margins are given for this size
+CELL = 288  # pixels of a cell's longer side; fonts and margins are specified for this size
 
 
 @dataclass(frozen=True)
 class Cell:
     """One class by one method.
 
-    ``heatmap`` (H, W) in [0, 1]; ``score`` a probability in [0, 1], drawn as a bar and a percentage, or, where
-    ``share`` is False, any value, drawn as a number; ``boxes_xyxy`` (B, 4) in photo pixels; ``signed`` (3, H, W),
-    where the method has one, is drawn instead of the heatmap, without the box: its scattered pixels make no region.
+    ``heatmap`` (H, W) in [0, 1]; ``score``: a probability in [0, 1], drawn as a bar and a percentage, or with
+    ``share=False`` any value, drawn as a number; ``boxes_xyxy`` (B, 4) in photo pixels; ``signed`` (3, H, W), if the
+    method has one, is drawn instead of the heatmap and without boxes, since its scattered pixels form no region.
     """
 
     heatmap: Tensor
@@ -54,7 +54,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where things stand, in pixels of the panel; ``s`` scales type and margins with the cell."""
+    """Positions in pixels of the panel; ``s`` scales fonts and margins with the cell."""
 
     columns: int
     rows: int
@@ -66,7 +66,7 @@ class _Layout:
 
     @property
     def column(self) -> int:
-        """A column is never narrower than its class name needs."""
+        """The width of a column; at least enough for a class name."""
         return max(self.picture[0], self.px(150))
 
     @property
@@ -116,12 +116,12 @@ def panel(
     threshold: float | None = None,
     cell: int = CELL,
 ) -> Image:
-    """The photo, then a grid: one column a class with its name and score, one row a method, and a colour bar.
+    """The photo and a grid: one column per class with its name and score, one row per method, and a colour bar.
 
-    ``rows`` are (method, cells), each row with the same classes in the same order; the first 20 are drawn.
-    ``shown_xyxy`` is what the network saw of the photo (see `overlay`); ``threshold`` in [0, 1] marks on the
-    colour bar where the box is cut; ``title`` stands over the photo and ``caption`` under everything. Raises
-    `InputError` for no rows and for rows of different classes.
+    ``rows`` are (method, cells), with the same classes in the same order in each row; at most 20 are drawn.
+    ``shown_xyxy`` is the part of the photo the network saw (see `overlay`); ``threshold`` in [0, 1] is marked on the
+    colour bar; ``title`` goes above the photo and ``caption`` below everything. Raises `InputError` for no rows and
+    for rows of different classes.
 
     >>> import torch
     >>> photo = PIL.Image.new("RGB", (64, 64), "teal")
@@ -130,11 +130,9 @@ def panel(
     """
     names = [[cell.category for cell in cells] for _, cells in rows]
     if not names or not names[0]:
-        raise InputError("a panel needs at least one method with one class")
+        raise InputError("a panel needs at least one method and one class")
     if any(other != names[0] for other in names):
-        raise InputError(
-            f"the rows of a panel show different classes: {names}; expected the same in each row"
-        )
+        raise InputError(f"the panel's rows have different classes: {names}; expected the same in each row")
     layout = _layout(photo.size, min(len(names[0]), MAX_COLUMNS), len(rows), cell)
     canvas = PIL.Image.new("RGB", layout.size, PAPER)
     _draw_photo(canvas, layout, photo, title)
@@ -163,7 +161,7 @@ def panel(
 
 
 def unsure_note(classes: int) -> str:
-    """What is said of a photo whose best score is too low to be believed (`Explanation.sure`).
+    """The note for a photo whose best score is too low to trust (`Explanation.sure`).
 
     >>> unsure_note(1000)
     'not sure: none of the 1,000 classes fits well'
@@ -202,7 +200,7 @@ def _draw_heading(canvas: Image, layout: _Layout, column: int, entry: Cell) -> N
 
 
 def _draw_method(canvas: Image, layout: _Layout, row: int, method: str) -> None:
-    """The method's name, upright along its row."""
+    """The method's name, rotated along its row."""
     face = typeface(layout.px(15), bold=True)
     width, height = layout.picture[1], layout.px(24)
     strip = PIL.Image.new("RGB", (width, height), PAPER)
@@ -214,7 +212,7 @@ def _draw_method(canvas: Image, layout: _Layout, row: int, method: str) -> None:
 def _draw_colour_bar(
     canvas: Image, layout: _Layout, colormap: str, alpha: float, threshold: float | None
 ) -> None:
-    """The scale of all heatmaps, 0 to 1, as it looks over mid-grey, and where on it the box is cut."""
+    """The colour scale of all heatmaps, 0 to 1, over mid-grey, with the box threshold marked."""
     draw, left, width = ImageDraw.Draw(canvas), layout.bar_left, layout.px(14)
     top = layout.grid_top
     height = min(layout.grid_bottom - top, round(1.5 * CELL * layout.s))

@@ -1,4 +1,4 @@
-"""Training on image labels, and on the boxes that the maps of a classifier give."""
+"""Training on image labels, and on boxes from a classifier's own maps."""
 
 from sightline.errors import require
 

@@ -1,4 +1,4 @@
-"""Augmentation as a pure function: the same seed, epoch and photo give the same pixels in any process."""
+"""Augmentation as a pure function: the same seed, epoch and photo give the same pixels in every process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R 601 luma
 
 
 def random_box(rng: np.random.Generator, size_hw: tuple[int, int], scale: list[float]) -> Box:
-    """A crop (x0, y0, x1, y1) of a share of the area drawn from ``scale``, of aspect 3/4 to 4/3.
+    """A random crop (x0, y0, x1, y1): share of the area drawn from ``scale``, aspect 3/4 to 4/3.
 
     >>> random_box(np.random.default_rng(0), (64, 64), [1.0, 1.0])[2] <= 64
     True
@@ -45,7 +45,7 @@ def jitter_colours(pixels: NDArray[np.float32], factors: NDArray[np.float64]) ->
 def augment(photo: PIL.Image.Image, side: int, options: AugmentOptions, key: tuple[int, int, int]) -> Tensor:
     """A random resized crop, a flip and a colour jitter: float (3, side, side) in [0, 1].
 
-    ``key`` is (seed, epoch, index of the photo) and decides everything.
+    ``key`` is (seed, epoch, index of the photo) and determines the result.
 
     >>> white = PIL.Image.new("RGB", (64, 48), "white")
     >>> a, b = (augment(white, 8, AugmentOptions(), (0, 3, 7)) for _ in range(2))
@@ -69,8 +69,8 @@ def augment(photo: PIL.Image.Image, side: int, options: AugmentOptions, key: tup
 def cutmix(images: Tensor, rng: np.random.Generator) -> tuple[Tensor, float]:
     """Paste one rectangle of each image's neighbour into it (Yun et al., ICCV 2019, with λ ~ U(0, 1)).
 
-    (N, 3, H, W) -> the mixed images, and the share of the pixels that are still an image's own; the rest are
-    of ``images.roll(1, 0)``.
+    (N, 3, H, W) -> the mixed images, and the share of pixels that are still the image's own; the rest come from
+    ``images.roll(1, 0)``.
 
     >>> mixed, own = cutmix(torch.arange(2.).reshape(2, 1, 1, 1).expand(2, 3, 8, 8), np.random.default_rng(1))
     >>> bool((mixed[0] == 0).float().mean() == own)

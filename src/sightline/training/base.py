@@ -1,4 +1,4 @@
-"""What every training here shares: normalised input, rates, running average, a stop where the loss diverges."""
+"""Shared by all training: normalised input, learning rates, weight averaging, a stop if the loss diverges."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Diverged(InputError):
 
 
 def rate(step: int, steps: int, warmup: int) -> float:
-    """The learning rate's share of its peak: up a line over ``warmup`` steps, then down half a cosine.
+    """The learning rate relative to its peak: linear warm-up over ``warmup`` steps, then cosine decay.
 
     >>> [round(rate(step, 10, 2), 3) for step in (0, 1, 2, 6, 9)]
     [0.5, 1.0, 1.0, 0.5, 0.038]
@@ -34,7 +34,7 @@ def rate(step: int, steps: int, warmup: int) -> float:
 def update_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
     """average ← d·average + (1 - d)·network with d = min(decay, (1 + step) / (10 + step)).
 
-    Counters are copied. Early steps count for more, so that the average forgets the random start.
+    Counters are copied. The decay is smaller in early steps, so that the average forgets the random start.
 
     >>> a, b = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
     >>> _ = nn.init.zeros_(a.weight), nn.init.ones_(b.weight)
@@ -42,18 +42,18 @@ def update_average(average: nn.Module, network: nn.Module, decay: float, step: i
     0.1
     """
     decay = min(decay, (1 + step) / (10 + step))
-    for mine, other in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-        if mine.is_floating_point():
-            mine.lerp_(other, 1 - decay)
+    for own, other in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if own.is_floating_point():
+            own.lerp_(other, 1 - decay)
         else:
-            mine.copy_(other)
+            own.copy_(other)
 
 
 class Training(lightning.LightningModule):
-    """Trains ``network`` by SGD after a recipe; a subclass has ``training_step`` and ``parts``.
+    """Trains ``network`` by SGD from a recipe; subclasses implement ``training_step`` and ``parts``.
 
-    ``ids`` name the photos, for the message where a loss is not finite; ``mean`` and ``std`` normalise RGB in
-    [0, 1]. ``average`` is the running average of the weights, or the network itself where the recipe asks for none.
+    ``ids`` name the photos in the message for a non-finite loss; ``mean`` and ``std`` normalise RGB in [0, 1].
+    ``average`` is the running average of the weights, or the network itself if the recipe has none.
     """
 
     mean: Tensor
@@ -81,17 +81,17 @@ class Training(lightning.LightningModule):
         return images.contiguous(memory_format=torch.channels_last) if channels_last else images
 
     def parts(self) -> list[tuple[list[nn.Parameter], float]]:
-        """The weights that learn, each part with its factor on the rate."""
+        """The trainable parameters, in groups with a learning-rate factor each."""
         raise NotImplementedError
 
     def on_train_epoch_start(self) -> None:
-        # Whatever else is random (dropout, stochastic depth) then depends on the epoch alone: a resumed run
-        # goes on as the unbroken one would.
+        # All other randomness (dropout, stochastic depth) then depends on the epoch alone, so a resumed run
+        # continues exactly as an uninterrupted one.
         seed = (self.recipe.run.seed, self.current_epoch, self.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
 
     def checked(self, loss: Tensor, indices: Tensor, number: int) -> Tensor:
-        """``loss``, logged, or `Diverged` with the batch and its photos."""
+        """Log and return ``loss``; raises `Diverged` naming the batch and its photos."""
         if not torch.isfinite(loss):
             names = ", ".join(self.ids[int(i)] for i in indices[:3])
             raise Diverged(
@@ -116,7 +116,7 @@ class Training(lightning.LightningModule):
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Each part with and without weight decay (norms and biases have none)."""
+        """Each part split by weight decay (norms and biases have none)."""
         options = self.recipe.optimiser
         groups = []
         for parameters, factor in self.parts():

@@ -1,4 +1,4 @@
-"""Photos with their pseudo-boxes on the way into training, cropped and mirrored together."""
+"""Training photos with their pseudo-boxes, cropped and mirrored together."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from sightline.training.data import EpochSampler
 from sightline.training.refine_recipe import BoxAugmentOptions, RefineRecipe
 
 Box = tuple[float, float, float, float]
-TRIES = 10  # crops drawn before the whole photo is taken
+TRIES = 10  # crops to try before falling back to the whole photo
 
 
 def carry(box: Box, crop: Box) -> Box:
-    """A box as seen through ``crop``, both shares of the photo: shares of the crop, clipped to it.
+    """A box relative to ``crop``, clipped to it; both are given as shares of the photo.
 
     >>> carry((0.25, 0.0, 0.75, 1.0), (0.5, 0.0, 1.0, 0.5))
     (0.0, 0.0, 0.5, 1.0)
@@ -52,7 +52,7 @@ def visible_share(box: Box, crop: Box) -> float:
 def draw_crop(
     rng: np.random.Generator, box: Box, size_hw: tuple[int, int], options: BoxAugmentOptions
 ) -> Box:
-    """A random crop, shares of the photo, in which enough of ``box`` is left; else the whole photo."""
+    """A random crop, as shares of the photo, that keeps enough of ``box``; else the whole photo."""
     whole = (0.0, 0.0, 1.0, 1.0)
     if rng.random() < options.whole:
         return whole
@@ -72,9 +72,9 @@ def augment_with_box(
     options: BoxAugmentOptions,
     key: tuple[int, int, int],
 ) -> tuple[Tensor, Tensor]:
-    """A random crop, a flip and a colour jitter: float (3, H, W) in [0, 1], and the box (4,) that went along.
+    """A random crop, a flip and a colour jitter: float (3, H, W) in [0, 1], and the transformed box (4,).
 
-    Boxes are shares of width and height. ``key`` is (seed, epoch, index of the photo) and decides everything.
+    Boxes are shares of width and height. ``key`` is (seed, epoch, index of the photo) and determines the result.
 
     >>> white = PIL.Image.new("RGB", (64, 48), "white")
     >>> flipped = BoxAugmentOptions(whole=1.0, flip=1.0)

@@ -1,4 +1,4 @@
-"""The training step of a box regressor: what Lightning drives."""
+"""The Lightning module that trains a box regressor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sightline.training.refine_recipe import RefineRecipe
 def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
     """GIoU = IoU - |C \\ (A ∪ B)| / |C| of paired boxes (N, 4), C the smallest box around both; in (-1, 1].
 
-    Rezatofighi et al., CVPR 2019. It has a gradient also where the boxes do not touch.
+    Rezatofighi et al., CVPR 2019. It has a gradient even if the boxes do not overlap.
 
     >>> generalised_iou(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[2.0, 0.0, 3.0, 1.0]]))
     tensor([-0.3333])
@@ -32,8 +32,8 @@ def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
 def box_loss(edges: Tensor, targets: Tensor, beta: float, giou: float) -> Tensor:
     """mean smooth-L1(edges - targets) + giou · mean (1 - GIoU), of boxes (N, 4) as shares of the photo.
 
-    With ``beta`` 0 the first part is the absolute error, whose best constant answer is the median: of many
-    pseudo-boxes that are wrong in different ways it follows the middle one.
+    With ``beta`` 0 the first term is the absolute error, whose best constant prediction is the median: it is robust
+    to pseudo-boxes that are wrong in different ways.
 
     >>> boxes = torch.tensor([[0.0, 0.0, 0.5, 0.5]])
     >>> box_loss(boxes, boxes, 0.05, 1.0), box_loss(boxes + 0.5, boxes, 0.0, 0.0)
@@ -60,7 +60,7 @@ class BoxRegression(Training):
         return self.checked(box_loss(edges, boxes, options.beta, options.giou), indices, number)
 
     def parts(self) -> list[tuple[list[nn.Parameter], float]]:
-        """Trunk and head of the regressor; the classifier stays as it is."""
+        """The regressor's trunk and head; the classifier is not trained."""
         factor = self.recipe.optimiser.head_lr_factor
         return [
             (list(self.network.trunk.parameters()), 1.0),

@@ -1,4 +1,4 @@
-"""What happens at the end of every epoch: a line in the log, and a file from which a killed run goes on."""
+"""End-of-epoch callbacks: a line in the log, and a file to resume an interrupted run from."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class EpochLog(lightning.Callback):
         epoch, metrics = (
             trainer.current_epoch,
             trainer.callback_metrics,
-        )  # all processes take part in the means
+        )  # the means are over all processes
         if not trainer.is_global_zero:
             return
         rows = [row for row in read_log(self.path) if int(row["epoch"]) < epoch]
@@ -50,7 +50,7 @@ class EpochLog(lightning.Callback):
 
 
 def read_log(path: Path) -> list[dict[str, str]]:
-    """The rows of a ``log.csv``, none where there is no file."""
+    """The rows of a ``log.csv``; empty if there is no file."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -58,7 +58,7 @@ def read_log(path: Path) -> list[dict[str, str]]:
 
 
 class ResumeFile(lightning.Callback):
-    """Writes ``resume.ckpt`` after each epoch; a kill at any moment leaves the last whole one in place."""
+    """Writes ``resume.ckpt`` after each epoch, atomically: an interruption leaves the last complete file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""Weights on disk: one safetensors file that says which network it is and how it was trained."""
+"""Checkpoints: one safetensors file with the weights and a description of the network and its training."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import nn
 from sightline.errors import InputError
 from sightline.models.weights import file_sha256, read_weights
 
-KEY = "sightline"  # the metadata entry that holds the description, as JSON
+KEY = "sightline"  # the metadata entry with the description, as JSON
 
 
 def save_checkpoint(
     path: str | Path, network: nn.Module, description: dict[str, Any], half: bool = False
 ) -> None:
-    """Write weights and ``description`` to ``path``; the file appears whole or not at all.
+    """Write weights and ``description`` to ``path``, atomically.
 
-    ``half``: floating-point weights in half precision. Counters of batch normalisation are left out.
+    ``half``: store floating-point weights in half precision. Batch normalisation counters are dropped.
     """
     path = Path(path)
     tensors = {
@@ -33,21 +33,21 @@ def save_checkpoint(
     partial = path.with_name(f".{path.name}.part")
     try:
         save_file(tensors, partial, metadata={KEY: json.dumps(description, sort_keys=True)})
-        partial.chmod(0o644)  # safetensors makes files that only their owner can read
+        partial.chmod(0o644)  # safetensors creates files readable only by their owner
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-# One reader and one checksum serve the whole project.
+# The one reader and the one checksum of the project.
 read_checkpoint = read_weights
 sha256 = file_sha256
 
 
 def start_from(network: nn.Module, path: str | Path) -> list[str]:
-    """Take over every weight of the checkpoint that ``network`` has by name and shape; return those it kept.
+    """Load every weight of the checkpoint that matches by name and shape; return the names of the others.
 
-    The linear layer may differ (other classes); the trunk must not: `InputError` names the first difference.
+    The linear layer may differ (other classes), the trunk may not: `InputError` names the first mismatch.
     """
     weights, description = read_checkpoint(path)
     own = network.state_dict()
@@ -58,7 +58,7 @@ def start_from(network: nn.Module, path: str | Path) -> list[str]:
         other = description.get("architecture", "another network")
         raise InputError(
             f"{path} is a checkpoint of {other}, not of this network: {len(missing)} of {len(trunk)} trunk "
-            f"weights do not fit, the first is {missing[0]}"
+            f"weights do not match, the first is {missing[0]}"
         )
     network.load_state_dict(fitting, strict=False)
     return [name for name in own if name not in fitting]

@@ -1,4 +1,4 @@
-"""Photos and labels on their way into training. Boxes stay behind: only ``source`` and ``label`` are read."""
+"""Training photos and labels. Boxes are never used: only ``source`` and ``label`` are read."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Photos:
 def choose_classes(
     dataset: Dataset, categories: Sequence[str] | None
 ) -> tuple[list[Sample], tuple[str, ...]]:
-    """The samples of the wanted classes, and the classes; each must be there and have a labelled photo."""
+    """The samples of the chosen classes, and the classes; each must exist and have a labelled photo."""
     names = tuple(categories) if categories is not None else dataset.categories
     for name in names:
         if name not in dataset.categories:
@@ -43,7 +43,7 @@ def choose_classes(
     unlabelled = next((s for s in dataset.samples if s.label is None), None)
     if unlabelled is not None:
         raise InputError(
-            f"{dataset.name} {dataset.split}: {unlabelled.id} has no label; training needs one for each photo"
+            f"{dataset.name} {dataset.split}: {unlabelled.id} has no label; training needs one per photo"
         )
     wanted = {dataset.categories.index(name) for name in names}
     samples = [sample for sample in dataset.samples if sample.label in wanted]
@@ -51,13 +51,13 @@ def choose_classes(
     empty = [name for name in names if dataset.categories.index(name) not in present]
     if empty:
         raise InputError(
-            f"{dataset.name} {dataset.split}: class {empty[0]!r} is empty; give it photos or leave it out"
+            f"{dataset.name} {dataset.split}: class {empty[0]!r} is empty; add photos or remove the class"
         )
     return samples, names
 
 
 class LabelledPhotos(TorchDataset[tuple[Tensor, int, int]]):
-    """(photo, label) by index, plainly resized (for testing); by (epoch, index), augmented (for training)."""
+    """(photo, label, index): by index, resized only (for testing); by (epoch, index), augmented (for training)."""
 
     def __init__(self, dataset: Dataset, recipe: Recipe, side: int | None = None) -> None:
         samples, self.categories = choose_classes(dataset, recipe.data.categories)
@@ -87,9 +87,9 @@ class LabelledPhotos(TorchDataset[tuple[Tensor, int, int]]):
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """(epoch, index) in an order that seed and epoch decide; each process takes every ``world``-th one.
+    """(epoch, index) in an order determined by seed and epoch; each process takes every ``world``-th one.
 
-    The t-th batches of all processes together are the t-th batch of one process alone, whatever ``world`` is.
+    The t-th batches of all processes together equal the t-th batch of a single process, whatever ``world`` is.
 
     >>> shares = [list(EpochSampler(10, 0, rank, 2)) for rank in (0, 1)]
     >>> sorted(shares[0][:2] + shares[1][:2]) == sorted(list(EpochSampler(10, 0))[:4])
@@ -101,7 +101,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this at the start of every epoch, also after a resume."""
+        """Called by Lightning at the start of every epoch, also after a resume."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -109,12 +109,12 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-        mine = order[self.rank : len(self) * self.world : self.world]
-        return ((self.epoch, int(index)) for index in mine)
+        own = order[self.rank : len(self) * self.world : self.world]
+        return ((self.epoch, int(index)) for index in own)
 
 
 class PhotoData(lightning.LightningDataModule):
-    """The loaders of one recipe: augmented training photos, plain testing photos."""
+    """The data loaders of a recipe: augmented training photos, plain test photos."""
 
     def __init__(self, recipe: Recipe, train: Dataset, test: Dataset | None) -> None:
         super().__init__()
@@ -134,9 +134,9 @@ class PhotoData(lightning.LightningDataModule):
         if self.test is None:
             return []
         rank, world = self._place()
-        # Each process tests its part; of fewer photos than processes each tests all, so that none has nothing.
-        mine = range(rank, len(self.test), world) if world <= len(self.test) else range(len(self.test))
-        return self._loader(self.test, self.recipe.test.batch_size, sampler=mine)
+        # Each process tests its part; with fewer photos than processes each tests all, so that none is idle.
+        own = range(rank, len(self.test), world) if world <= len(self.test) else range(len(self.test))
+        return self._loader(self.test, self.recipe.test.batch_size, sampler=own)
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

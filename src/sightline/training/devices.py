@@ -1,4 +1,4 @@
-"""Many processes, one training: who takes part, and how large each one's share of a batch is."""
+"""Training in several processes: the layout of devices and nodes, and each process's share of a batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sightline.training.recipe import RunOptions
 
 
 def torchrun_layout() -> tuple[int, int] | None:
-    """Processes on a node, and nodes, where torchrun started this process; else None."""
+    """(processes per node, nodes) if torchrun started this process, else None."""
     world, local = os.environ.get("WORLD_SIZE"), os.environ.get("LOCAL_WORLD_SIZE")
     if "TORCHELASTIC_RUN_ID" not in os.environ or world is None or local is None:
         return None
@@ -18,9 +18,9 @@ def torchrun_layout() -> tuple[int, int] | None:
 
 
 def layout(run: RunOptions) -> dict[str, Any]:
-    """What Lightning is told of devices, nodes and strategy: torchrun's numbers where it started this process.
+    """Devices, nodes and strategy for Lightning; torchrun's numbers if it started this process.
 
-    Without them each process would take itself for the only one, and all would write into one folder.
+    Without them each process would assume it is the only one, and all would write to the same folder.
 
     >>> layout(RunOptions(devices=8, num_nodes=2))
     {'devices': 8, 'num_nodes': 2, 'strategy': 'auto'}
@@ -34,7 +34,7 @@ def layout(run: RunOptions) -> dict[str, Any]:
 
 
 def share_of_batch(batch_size: int, world: int) -> int:
-    """The photos of a batch that each of ``world`` processes takes; `InputError` where that is no whole number.
+    """Photos per process of a batch shared by ``world`` processes; raises `InputError` if not a whole number.
 
     >>> share_of_batch(256, 8)
     32
@@ -48,14 +48,14 @@ def share_of_batch(batch_size: int, world: int) -> int:
 
 
 def is_first_process() -> bool:
-    """Whether this process speaks for all of them; so does one that is alone."""
+    """Whether this process is rank zero, or the only one."""
     from lightning.pytorch.utilities import rank_zero_only
 
     return bool(getattr(rank_zero_only, "rank", 0) == 0)
 
 
 def one_process_only(what: str) -> None:
-    """Raise `InputError` where torchrun started several processes of something that is done by one."""
+    """Raise `InputError` if torchrun started several processes of a single-process task."""
     found = torchrun_layout()
     if found is not None and found[0] * found[1] > 1:
         raise InputError(f"{what} runs on one device; start it without torchrun")

@@ -1,4 +1,4 @@
-"""Each photo's box from a classifier that never saw it (the multi-fold idea of Cinbis et al., TPAMI 2017)."""
+"""Boxes from classifiers not trained on the photo (multi-fold training, Cinbis et al., TPAMI 2017)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from sightline.types import Dataset, Sample
 
 
 def fold_numbers(dataset: Dataset, folds: int, seed: int = 0) -> list[int]:
-    """The fold 0 … K - 1 of each sample; each class is spread evenly, by a hash of seed and sample id.
+    """The fold 0 … K - 1 of each sample; each class is spread evenly over the folds, by a hash of seed and sample id.
 
-    Neither order nor platform matters. Raises `InputError` where a class has fewer samples than folds.
+    Independent of order and platform. Raises `InputError` if a class has fewer samples than folds.
 
     >>> samples = [Sample(f"{c}{i}", Path("x.jpg"), label) for label, c in enumerate("ab") for i in range(4)]
     >>> sorted(fold_numbers(Dataset("d", "train", samples, ("a", "b")), folds=2))
@@ -32,8 +32,8 @@ def fold_numbers(dataset: Dataset, folds: int, seed: int = 0) -> list[int]:
         if len(members) < folds:
             name = "no class" if label is None else dataset.categories[label]
             raise InputError(
-                f"{dataset.name} {dataset.split}: {name} has {len(members)} samples; expected one in each "
-                f"of {folds} folds"
+                f"{dataset.name} {dataset.split}: {name} has {len(members)} samples; expected at least one per fold "
+                f"({folds} folds)"
             )
         members.sort(key=lambda i: hashlib.sha256(f"{seed}:{dataset.samples[i].id}".encode()).digest())
         for rank, i in enumerate(members):
@@ -42,7 +42,7 @@ def fold_numbers(dataset: Dataset, folds: int, seed: int = 0) -> list[int]:
 
 
 def split_folds(dataset: Dataset, folds: int, seed: int = 0) -> list[tuple[Dataset, Dataset]]:
-    """For each fold (what is trained on, what the boxes are made for): the two never share a sample."""
+    """For each fold, (training samples, samples to compute boxes for); the two are disjoint."""
     numbers = fold_numbers(dataset, folds, seed)
 
     def part(k: int, inside: bool) -> Dataset:
@@ -57,10 +57,9 @@ def split_folds(dataset: Dataset, folds: int, seed: int = 0) -> list[tuple[Datas
 def fold_model(
     checkpoint: str | Path, others: Dataset, out: Path, resume: bool = False, progress: bool = True
 ) -> LoadedModel:
-    """A classifier trained on ``others`` alone by the recipe that ``checkpoint`` was made by.
+    """A classifier trained only on ``others``, with the recipe of ``checkpoint``.
 
-    The result lies in ``out``; one that is already there is taken. Raises `InputError` for a checkpoint that
-    does not say its recipe.
+    The result is stored in ``out``, and reused if it exists. Raises `InputError` for a checkpoint without a recipe.
     """
     weights = out / "weights.safetensors"
     if not weights.exists():
@@ -69,11 +68,11 @@ def fold_model(
 
 
 def _recipe_of(checkpoint: str | Path, out: Path, progress: bool) -> Recipe:
-    """The recipe of a checkpoint, to be run again into ``out``; nothing is tested, at one size of photo."""
+    """A checkpoint's recipe, to be run again into ``out`` without testing, at one photo size."""
     _, description = read_checkpoint(checkpoint)
     if not description.get("recipe"):
         raise InputError(
-            f"{checkpoint} does not say by which recipe it was trained; give folds.models, one checkpoint a fold"
+            f"{checkpoint} does not contain its training recipe; give folds.models, one checkpoint per fold"
         )
     given = description["recipe"]
     given["data"] |= {"test": None, "categories": description["categories"]}
@@ -81,5 +80,5 @@ def _recipe_of(checkpoint: str | Path, out: Path, progress: bool) -> Recipe:
     given["run"] |= {"out": str(out), "progress": progress}
     given["augment"]["sizes"] = {
         int(k): v for k, v in given["augment"]["sizes"].items()
-    }  # JSON has no such keys
+    }  # JSON turns integer keys into strings
     return make_recipe(given)

@@ -1,4 +1,4 @@
-"""The training step of a classifier: what Lightning drives."""
+"""The Lightning module that trains a classifier."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sightline.training.recipe import Recipe
 
 
 class Classifier(Training):
-    """Cross-entropy training of ``network`` (N, 3, H, W) -> (N, C) after a recipe; labels only."""
+    """Cross-entropy training of ``network`` (N, 3, H, W) -> (N, C) from a recipe, on labels only."""
 
     def __init__(self, network: nn.Module, recipe: Recipe, ids: list[str]) -> None:
         super().__init__(network, recipe, ids, recipe.test.mean, recipe.test.std)
@@ -21,10 +21,10 @@ class Classifier(Training):
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], number: int) -> Tensor:
         images, labels, indices = batch
         images = self.normalised(images)
-        # Of no device: one rectangle for the whole batch, however many share it.
+        # Independent of the device: one rectangle for the whole batch, however many devices share it.
         rng = np.random.default_rng((self.recipe.run.seed, self.current_epoch, number, 0))
         smoothing = self.recipe.optimiser.label_smoothing
-        if self._mixes() and rng.random() < self.recipe.augment.cutmix:
+        if self._cutmix_active() and rng.random() < self.recipe.augment.cutmix:
             images, own = cutmix(images, rng)
             logits = self.network(images)
             loss = own * F.cross_entropy(logits, labels, label_smoothing=smoothing)
@@ -33,7 +33,7 @@ class Classifier(Training):
             loss = F.cross_entropy(self.network(images), labels, label_smoothing=smoothing)
         return self.checked(loss, indices, number)
 
-    def _mixes(self) -> bool:
+    def _cutmix_active(self) -> bool:
         plain: int = self.recipe.augment.plain_epochs
         epochs: int = self.recipe.optimiser.epochs
         return self.current_epoch < epochs - plain
@@ -44,7 +44,7 @@ class Classifier(Training):
         self.log("accuracy", (logits.argmax(1) == labels).float().mean(), prog_bar=True, sync_dist=True)
 
     def parts(self) -> list[tuple[list[nn.Parameter], float]]:
-        """Trunk and head."""
+        """The trunk and the head."""
         head = set(map(id, head_parameters(self.network)))
         every = list(self.network.parameters())
         factor = self.recipe.optimiser.head_lr_factor

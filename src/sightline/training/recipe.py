@@ -1,4 +1,4 @@
-"""A recipe: everything that decides what a training gives, read from YAML and checked first."""
+"""Training recipes: everything that determines a training's result, read from YAML and validated."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from sightline.errors import InputError, unknown
 
 @dataclass
 class DataOptions:
-    """Where the photos are. ``categories``: only these classes, in this order (None: all of the data's).
+    """The training data. ``categories``: only these classes, in this order (None: all).
 
-    ``held_per_class``: the photos of each class that the splits ``train-fit`` and ``train-heldout`` set apart.
+    ``held_per_class``: photos of each class held out by the splits ``train-fit`` and ``train-heldout``.
     """
 
     root: str = ""
@@ -35,7 +35,7 @@ class DataOptions:
 
 @dataclass
 class ModelOptions:
-    """What is trained. ``init_from``: a checkpoint whose weights are taken wherever name and shape agree."""
+    """The network. ``init_from``: a checkpoint whose weights are loaded where name and shape match."""
 
     name: str = "small-gap"
     options: dict[str, Any] = field(default_factory=dict)
@@ -46,10 +46,9 @@ class ModelOptions:
 
 @dataclass
 class OptimiserOptions:
-    """SGD with Nesterov momentum; the rate rises over ``warmup_epochs``, then falls to 0 along a cosine.
+    """SGD with Nesterov momentum; linear warm-up over ``warmup_epochs``, then cosine decay to 0.
 
-    ``batch_size`` counts the photos of one step on all devices together: how many devices there are changes
-    neither the steps nor the rate.
+    ``batch_size`` is the total over all devices: the number of devices changes neither the steps nor the rate.
     """
 
     epochs: int = 30
@@ -66,22 +65,22 @@ class OptimiserOptions:
 
 @dataclass
 class AugmentOptions:
-    """``sizes``: from which epoch on the photos have which side in pixels, for example {0: 48, 12: 64}."""
+    """``sizes``: first epoch -> side of the photos in pixels from then on, for example {0: 48, 12: 64}."""
 
     sizes: dict[int, int] = field(default_factory=lambda: {0: 64})
     scale: list[float] = field(default_factory=lambda: [0.4, 1.0])
     flip: float = 0.5
     jitter: float = 0.2
-    grey: float = 0.0  # share of the photos without colour
-    cutmix: float = 0.0  # share of the batches that are mixed
-    plain_epochs: int = 0  # the last epochs go without CutMix
+    grey: float = 0.0  # share of photos turned grey
+    cutmix: float = 0.0  # share of batches that are mixed
+    plain_epochs: int = 0  # number of final epochs without CutMix
 
 
 @dataclass
 class TestOptions:
-    """``sizes``: sides to try after training on ``data.test``; the most accurate one is kept (FixRes)."""
+    """``sizes``: input sides to try on ``data.test`` after training; the most accurate is kept (FixRes)."""
 
-    __test__: typing.ClassVar[bool] = False  # not a test, whatever pytest makes of its name
+    __test__: typing.ClassVar[bool] = False  # not a test class, despite its name
     sizes: list[int] = field(default_factory=lambda: [64])
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
@@ -90,10 +89,10 @@ class TestOptions:
 
 @dataclass
 class RunOptions:
-    """Where it runs and where the result goes. ``devices``, ``strategy``, ``precision`` are Lightning's.
+    """Hardware and output. ``devices``, ``strategy`` and ``precision`` are Lightning's.
 
-    ``devices`` are those of one node; under torchrun its own numbers hold. ``sync_batchnorm``: the statistics of
-    batch normalisation are of the whole batch, not of each device's share (GPUs only).
+    ``devices`` counts those of one node; torchrun's own numbers take precedence. ``sync_batchnorm``: batch
+    normalisation statistics over the whole batch, not each device's share (GPUs only).
     """
 
     out: str = "runs/train"
@@ -107,12 +106,12 @@ class RunOptions:
     channels_last: bool = False
     progress: bool = True
     tensorboard: bool = True
-    half_weights: bool = True  # the saved weights are in half precision
+    half_weights: bool = True  # save the weights in half precision
 
 
 @dataclass
 class Recipe:
-    """A whole training. `read_recipe` makes one from a file."""
+    """A complete training recipe; `read_recipe` reads one from a file."""
 
     name: str = "sightline"
     data: DataOptions = field(default_factory=DataOptions)
@@ -131,31 +130,31 @@ class Recipe:
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a YAML recipe and put ``overrides`` such as ``"optimiser.lr=0.05"`` in.
+    """Read a YAML recipe and apply ``overrides`` such as ``"optimiser.lr=0.05"``.
 
-    Raises `InputError` for a file that is missing or no YAML, an unknown key (with its nearest valid ones),
-    a value of the wrong kind, and a value that cannot be.
+    Raises `InputError` for a file that is missing or not YAML, an unknown key (with near matches), a value of the
+    wrong type, and a value out of range.
     """
     return make_recipe(read_yaml(path, overrides))
 
 
 def read_yaml(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The nested keys of a YAML recipe (None: none) with ``overrides`` put in, not yet checked."""
+    """The nested keys of a YAML recipe (None: empty) with ``overrides`` applied, not yet validated."""
     try:
         given = {} if path is None else yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"no such recipe: {path}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(given, dict):
-        raise InputError(f"{path} holds no recipe; expected keys such as data, model, optimiser")
+        raise InputError(f"{path} is not a recipe; expected keys such as data, model, optimiser")
     for override in overrides:
         _override(given, override)
     return given
 
 
 def make_recipe(given: dict[str, Any]) -> Recipe:
-    """A checked `Recipe` from nested dictionaries.
+    """A validated `Recipe` from nested dictionaries.
 
     >>> make_recipe({"optimiser": {"learning_rate": 1}})
     Traceback (most recent call last):
@@ -174,15 +173,15 @@ def _override(given: dict[str, Any], override: str) -> None:
     for part in path:
         given = given.setdefault(part, {})
         if not isinstance(given, dict):
-            raise InputError(f"--set {override!r}: {part} holds no keys")
+            raise InputError(f"--set {override!r}: {part} has no keys")
     try:
         given[last] = yaml.safe_load(text)
     except yaml.YAMLError:
-        raise InputError(f"--set {override!r}: {text!r} is no YAML value") from None
+        raise InputError(f"--set {override!r}: {text!r} is not a YAML value") from None
 
 
 def build_options(cls: Any, given: Any, prefix: str = "") -> Any:
-    """The dataclass ``cls`` from nested dictionaries: each key known, each value of its kind.
+    """Build the dataclass ``cls`` from nested dictionaries, checking keys and types.
 
     >>> build_options(RunOptions, {"seed": 3}).seed
     3

@@ -1,12 +1,12 @@
 """Pseudo-box refinement: a classifier's own maps teach a box regressor (PSOL: Zhang et al., CVPR 2020).
 
 1. The maps of a trained classifier give every training photo a box for its known label.
-2. A class-agnostic regressor, begun from the classifier's trunk, learns these boxes. No single one has to be
-   right: what they have in common is learned, their accidents are not.
+2. A class-agnostic regressor, initialised from the classifier's trunk, learns these boxes. It learns what they
+   have in common, not their individual errors.
 3. One forward pass of the result gives class and box.
 
-No true box is read in training. Those of a held-out part of the training set choose one number, the
-threshold at which the maps are cut, unless the recipe gives it.
+No true boxes are used in training. Those of a held-out part of the training set choose a single number, the
+maps' threshold, unless the recipe gives it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from sightline.types import Dataset
 
 @dataclass(frozen=True)
 class Teacher:
-    """The classifier, where it lies, and what its file says of it."""
+    """The classifier, its path, and the description in its file."""
 
     model: LoadedModel
     path: Path
@@ -67,28 +67,28 @@ def refine(
     held_out: Dataset | None = None,
     test: Dataset | None = None,
 ) -> Path:
-    """Refine after ``recipe`` and return the path of the weights; the last three replace its data.
+    """Run the refinement ``recipe`` and return the path of the weights; the last three arguments replace its data.
 
-    The folder ``recipe.run.out`` then holds ``weights.safetensors``, the resolved ``recipe.yaml``,
+    The folder ``recipe.run.out`` then contains ``weights.safetensors``, the resolved ``recipe.yaml``,
     ``threshold.json``, ``manifest.json``, for each round ``round-R/`` with ``pseudo-boxes.csv`` and
-    ``log.csv``, and, where the recipe names a test split, ``scores.json`` and ``scores.md``. With ``resume``
-    a run that was cut short goes on after its last finished epoch. Of ``train`` only ids, photos and labels
-    are read. Raises `InputError` where the folder already holds a run and ``resume`` is off.
+    ``log.csv``, and, if the recipe names a test split, ``scores.json`` and ``scores.md``. With ``resume``
+    an interrupted run continues after its last finished epoch. Only ids, photos and labels of ``train`` are read.
+    Raises `InputError` if the folder already contains a run and ``resume`` is off.
     """
     one_process_only("refine")
     out = Path(recipe.run.out)
     _begin(recipe, out, resume)
     teacher = load_teacher(recipe.teacher.model, _device(recipe), recipe.run.channels_last)
-    train = _teaching(recipe, train)
+    train = _training_photos(recipe, train)
     threshold = _threshold(recipe, teacher, held_out, out)
     photos = Photos([sample.source for sample in train.samples], recipe.data.cache)
-    boxes = _taught(recipe, teacher, train, photos, threshold, out, resume)
+    boxes = _first_boxes(recipe, teacher, train, photos, threshold, out, resume)
     for number in range(1, recipe.self_training.rounds + 1):
         folder = out / f"round-{number}"
         weights = _train_round(recipe, teacher, photos, boxes, folder, resume)
         if number < recipe.self_training.rounds:
             following = out / f"round-{number + 1}" / "pseudo-boxes.csv"
-            boxes = _kept(following) or _blend(recipe, weights, boxes, photos, following)
+            boxes = _saved_boxes(following) or _blend(recipe, weights, boxes, photos, following)
     final = out / "weights.safetensors"
     shutil.copyfile(weights, out / ".weights.part")
     (out / ".weights.part").replace(final)
@@ -98,9 +98,9 @@ def refine(
 
 
 def plan(recipe: RefineRecipe) -> list[str]:
-    """Read the data and build the network, train nothing: what would be done, in lines."""
+    """Read the data and build the network without training; describe the run, one line per item."""
     teacher = load_teacher(recipe.teacher.model, _device(recipe), recipe.run.channels_last)
-    train = _teaching(recipe, None)
+    train = _training_photos(recipe, None)
     network = build(recipe, teacher)
     learning = sum(p.numel() for p in network.parameters() if p.requires_grad)
     t = recipe.teacher
@@ -119,7 +119,7 @@ def plan(recipe: RefineRecipe) -> list[str]:
 
 
 def load_teacher(model: str, device: str | None = None, channels_last: bool = False) -> Teacher:
-    """A classifier trained here: the path of its checkpoint, or ``bundled``; it must have a trunk to begin from."""
+    """Load a classifier trained by sightline, by the path of its checkpoint or ``bundled``; it must have a trunk."""
     path = tiny40_file() if model == "bundled" else Path(model)
     loaded = load_model(path, device=device)
     if not isinstance(loaded.network, GapNet):
@@ -133,14 +133,14 @@ def load_teacher(model: str, device: str | None = None, channels_last: bool = Fa
 
 
 def build(recipe: RefineRecipe, teacher: Teacher) -> RefinedNet:
-    """The classifier with a regressor beside it, begun from its trunk; the seed decides the head's weights."""
+    """The classifier plus a regressor initialised from its trunk; the seed determines the head's weights."""
     lightning.seed_everything(recipe.run.seed, verbose=False)
     r = recipe.regressor
     return RefinedNet(copy.deepcopy(teacher.model.network), r.shared, r.hidden, r.grid, r.head)
 
 
 def input_hw(recipe: RefineRecipe, teacher: Teacher) -> tuple[int, int]:
-    """The size of the regressor's photos: that of the recipe, else that of the classifier."""
+    """The regressor's input size: the recipe's, else the classifier's."""
     side = recipe.augment.side
     return preprocess_of(teacher.model).input_hw if side is None else (side, side)
 
@@ -150,17 +150,19 @@ def _device(recipe: RefineRecipe) -> str:
 
 
 def _begin(recipe: RefineRecipe, out: Path, resume: bool) -> None:
-    """Write the resolved recipe into a new folder; a run goes on only with the recipe it began with."""
+    """Write the resolved recipe to a new folder; a run can only be resumed with the recipe it started with."""
     path = out / "recipe.yaml"
     if path.exists() and not resume:
-        raise InputError(f"{out} already holds a run; go on with --resume, or choose another run.out")
+        raise InputError(
+            f"{out} already contains a run; continue it with --resume, or choose another run.out"
+        )
     if path.exists():
         began, now = read_refine_recipe(path).as_dict(), recipe.as_dict()
         began["run"], now["run"] = {"seed": began["run"]["seed"]}, {"seed": now["run"]["seed"]}
         differs = next((part for part in now if now[part] != began[part]), None)
         if differs is not None:
             raise InputError(
-                f"{out} was begun with another recipe: {differs} differs; go on with the same recipe, or "
+                f"{out} was started with another recipe: {differs} differs; resume with the same recipe, or "
                 "choose another run.out"
             )
         return
@@ -173,15 +175,15 @@ def _load(recipe: RefineRecipe, split: str) -> Dataset:
     return load_dataset(recipe.data.root, dataset=recipe.data.dataset, split=split)
 
 
-def _teaching(recipe: RefineRecipe, given: Dataset | None) -> Dataset:
-    """The photos that teach: all of the split, or ``per_class`` of each class."""
+def _training_photos(recipe: RefineRecipe, given: Dataset | None) -> Dataset:
+    """The photos to compute pseudo-boxes for: the whole split, or ``per_class`` of each class."""
     whole = given or _load(recipe, recipe.data.train)
     count = recipe.data.per_class
     return whole if count is None else replace(hold_out(whole, count, recipe.run.seed)[1], split=whole.split)
 
 
 def _threshold(recipe: RefineRecipe, teacher: Teacher, held_out: Dataset | None, out: Path) -> float:
-    """The recipe's threshold, or the one that suits the held-out part; written down with what was tried."""
+    """The recipe's threshold, or the best on the held-out part, saved with the scores of all that were tried."""
     if recipe.teacher.threshold is not None:
         return recipe.teacher.threshold
     path = out / "threshold.json"
@@ -194,7 +196,7 @@ def _threshold(recipe: RefineRecipe, teacher: Teacher, held_out: Dataset | None,
     return float(json.loads(path.read_text(encoding="utf-8"))["threshold"])
 
 
-def _taught(
+def _first_boxes(
     recipe: RefineRecipe,
     teacher: Teacher,
     train: Dataset,
@@ -203,19 +205,19 @@ def _taught(
     out: Path,
     resume: bool,
 ) -> PseudoBoxes:
-    """The first round's boxes: from the teacher, or fold by fold from classifiers that never saw the photo."""
+    """The first round's boxes: from the teacher, or fold by fold from classifiers not trained on the photo."""
     path = out / "round-1" / "pseudo-boxes.csv"
-    if (kept := _kept(path)) is not None:
+    if (kept := _saved_boxes(path)) is not None:
         return kept
     if recipe.folds.count == 1:
         found = pseudo_boxes(teacher.model, train, recipe.teacher, threshold, photos)
     else:
         found = _fold_boxes(recipe, teacher, train, threshold, out, resume)
     if not found.used.any():
-        raise InputError("no pseudo-box is left to learn from; widen teacher.area or lower min_confidence")
+        raise InputError("no pseudo-box is left to train on; widen teacher.area or lower min_confidence")
     path.parent.mkdir(parents=True, exist_ok=True)
     found.save(path)
-    return read_pseudo_boxes(path)  # a resumed run reads the same, rounded numbers
+    return read_pseudo_boxes(path)  # so that a resumed run uses the same rounded numbers
 
 
 def _fold_boxes(
@@ -230,11 +232,11 @@ def _fold_boxes(
         parts.append(
             pseudo_boxes(model.to(next(teacher.model.parameters()).device), own, recipe.teacher, threshold)
         )
-    return _in_order(parts, train)
+    return _combined(parts, train)
 
 
-def _in_order(parts: list[PseudoBoxes], train: Dataset) -> PseudoBoxes:
-    """The folds put together, in the order of the data set."""
+def _combined(parts: list[PseudoBoxes], train: Dataset) -> PseudoBoxes:
+    """The folds combined, in the order of the data set."""
     whole = PseudoBoxes(
         tuple(name for part in parts for name in part.ids),
         tuple(label for part in parts for label in part.labels),
@@ -249,14 +251,14 @@ def _in_order(parts: list[PseudoBoxes], train: Dataset) -> PseudoBoxes:
     )
 
 
-def _kept(path: Path) -> PseudoBoxes | None:
+def _saved_boxes(path: Path) -> PseudoBoxes | None:
     return read_pseudo_boxes(path) if path.exists() else None
 
 
 def _train_round(
     recipe: RefineRecipe, teacher: Teacher, photos: Photos, boxes: PseudoBoxes, folder: Path, resume: bool
 ) -> Path:
-    """Train a regressor on one set of boxes; returns its checkpoint, which is there already if it was finished."""
+    """Train a regressor on one set of boxes and return its checkpoint; a finished round is not repeated."""
     weights = folder / "weights.safetensors"
     if weights.exists():
         return weights
@@ -267,7 +269,7 @@ def _train_round(
     boxed = BoxedPhotos([photos[i] for i in rows], boxes.boxes[rows], ids, size, recipe)
     with quiet():
         module = BoxRegression(build(recipe, teacher), recipe, preprocess, ids)
-        driver: Any = recipe  # of a recipe the trainer reads only what both kinds have
+        driver: Any = recipe  # the trainer reads only fields that both kinds of recipe have
         trainer = make_trainer(driver, folder)
         begun = folder / "resume.ckpt"
         _fit(trainer, module, BoxData(boxed, recipe), begun if resume and begun.exists() else None)
@@ -280,7 +282,7 @@ def _fit(trainer: lightning.Trainer, module: Any, data: Any, begun: Path | None)
 
 
 def describe(recipe: RefineRecipe, teacher: Teacher) -> dict[str, Any]:
-    """What the checkpoint says of itself: enough for `load_model` to build it again."""
+    """The checkpoint's description: enough for `load_model` to rebuild the network."""
     base, size = teacher.description, input_hw(recipe, teacher)
     r = recipe.regressor
     return {
@@ -299,7 +301,7 @@ def describe(recipe: RefineRecipe, teacher: Teacher) -> dict[str, Any]:
 def _blend(
     recipe: RefineRecipe, weights: Path, before: PseudoBoxes, photos: Photos, path: Path
 ) -> PseudoBoxes:
-    """The next round's boxes: (1 - b) · those before + b · the regressor's own, seen both ways round."""
+    """The next round's boxes: (1 - b) · the previous ones + b · the regressor's, averaged over both mirrorings."""
     model = load_model(weights, device=_device(recipe))
     preprocess, share = preprocess_of(model), recipe.self_training.blend
     assert isinstance(model.network, RefinedNet)
@@ -317,7 +319,7 @@ def _blend(
 def _score(
     recipe: RefineRecipe, teacher: Teacher, threshold: float, weights: Path, test: Dataset | None, out: Path
 ) -> dict[str, Any] | None:
-    """Maps and regressor on the test split, once; None where the recipe names none."""
+    """Score maps and regressor on the test split, once; None if the recipe names none."""
     if test is None and recipe.data.test is None:
         return None
     dataset = test or _load(recipe, str(recipe.data.test))

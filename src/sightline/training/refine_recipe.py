@@ -1,4 +1,4 @@
-"""The recipe of a refinement: which boxes teach, what learns from them, and how."""
+"""Refinement recipes: whose boxes are learned, by which network, and how."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from sightline.types import NORMALISATIONS, RELATIVE_TO, RENAMED, BoxRule
 
 @dataclass
 class PhotoOptions:
-    """``train`` teaches; ``choose_on`` is where the threshold is chosen; ``test`` is scored once, at the end.
+    """``train``: the split to learn from; ``choose_on``: to choose the threshold on; ``test``: scored once, at the end.
 
-    ``per_class``: so many photos of each class teach, chosen by a hash of their ids (None: all).
+    ``per_class``: photos per class to learn from, chosen by a hash of their ids (None: all).
     """
 
     root: str = ""
@@ -36,12 +36,12 @@ class PhotoOptions:
 class TeacherOptions:
     """Whose maps give the pseudo-boxes, and by which rule.
 
-    The heatmaps of all ``methods``, input ``sizes`` (none: the model's own) and, with ``flip``, of the
-    mirrored photo are averaged. ``options``: those of a method, by its name. ``threshold`` None: chosen on
-    ``data.choose_on``. With ``spread`` s the box is the median, edge by edge, of those at (1-s)·τ, τ and
-    (1+s)·τ. A box whose share of the photo is outside ``area``, or whose photo the classifier gives its label
-    with less than ``min_confidence``, teaches nothing. ``half``: the training photos' maps are computed in
-    bfloat16, a third of the time on CPUs that have it; thresholds and scores always in single precision.
+    The heatmaps of all ``methods``, of all input ``sizes`` (default: the model's own) and, with ``flip``, of the
+    mirrored photo are averaged. ``options``: method name -> its options. ``threshold`` None: chosen on
+    ``data.choose_on``. With ``spread`` s the box is the edge-wise median of those at (1-s)·τ, τ and
+    (1+s)·τ. Boxes whose share of the photo is outside ``area``, and photos whose label the classifier gives less than
+    ``min_confidence``, are not used. ``half``: compute the training photos' maps in bfloat16, a third of the time on
+    CPUs that support it; thresholds and scores always use single precision.
     """
 
     model: str = "bundled"
@@ -66,10 +66,10 @@ class TeacherOptions:
 
 @dataclass
 class RegressorOptions:
-    """``shared``: so many first parts of the trunk serve class and box both.
+    """``shared``: number of initial trunk stages shared by classifier and regressor.
 
-    ``head``: ``grid`` (one linear layer on ``grid`` × ``grid`` places) or ``edges`` (each edge a soft-argmax
-    along rows or columns; fewer epochs), of ``hidden`` channels.
+    ``head``: ``grid`` (one linear layer on ``grid`` × ``grid`` positions) or ``edges`` (a soft-argmax along rows or
+    columns per edge; needs fewer epochs), with ``hidden`` channels.
     """
 
     shared: int = 0
@@ -80,7 +80,7 @@ class RegressorOptions:
 
 @dataclass
 class BoxOptimiserOptions:
-    """SGD as in training a classifier. Loss: smooth L1 (quadratic below ``beta``) + ``giou`` · (1 - GIoU)."""
+    """SGD as for a classifier. Loss: smooth L1 (quadratic below ``beta``) + ``giou`` · (1 - GIoU)."""
 
     epochs: int = 6
     batch_size: int = 128
@@ -97,11 +97,11 @@ class BoxOptimiserOptions:
 
 @dataclass
 class BoxAugmentOptions:
-    """``side`` in pixels (None: the model's own); a crop shows at least ``min_visible`` of the box's area."""
+    """``side`` in pixels (None: the model's own); crops keep at least ``min_visible`` of the box's area."""
 
     side: int | None = None
     scale: list[float] = field(default_factory=lambda: [0.6, 1.0])
-    whole: float = 0.3  # share of the photos that are not cropped
+    whole: float = 0.3  # share of photos that are not cropped
     min_visible: float = 0.6
     flip: float = 0.5
     jitter: float = 0.2
@@ -109,7 +109,7 @@ class BoxAugmentOptions:
 
 @dataclass
 class SelfTrainingOptions:
-    """After round 1 the regressor's boxes, ``blend`` parts of 1, are mixed into those it learned from."""
+    """After round 1 the regressor's boxes are blended, with weight ``blend``, into those it learned from."""
 
     rounds: int = 1
     blend: float = 0.5
@@ -119,7 +119,7 @@ class SelfTrainingOptions:
 class FoldOptions:
     """``count`` > 1: each photo's pseudo-box comes from a classifier that was not trained on it.
 
-    ``models``: their checkpoints, fold by fold; none: they are trained by the recipe of the classifier.
+    ``models``: their checkpoints, one per fold; if empty they are trained from the classifier's recipe.
     """
 
     count: int = 1
@@ -128,7 +128,7 @@ class FoldOptions:
 
 @dataclass
 class RefineRecipe:
-    """A whole refinement. `read_refine_recipe` makes one from a file."""
+    """A complete refinement recipe; `read_refine_recipe` reads one from a file."""
 
     name: str = "sightline-refined"
     data: PhotoOptions = field(default_factory=PhotoOptions)
@@ -144,20 +144,20 @@ class RefineRecipe:
         return dataclasses.asdict(self)
 
     def side(self, epoch: int) -> int:
-        """Side in pixels of the photos, the same in every epoch; 0 where the model decides."""
+        """Side in pixels of the photos, the same in every epoch; 0 for the model's own."""
         return self.augment.side or 0
 
 
 def read_refine_recipe(path: str | Path | None, overrides: Sequence[str] = ()) -> RefineRecipe:
-    """Read a YAML recipe (None: the defaults) and put ``overrides`` such as ``"teacher.threshold=0.3"`` in.
+    """Read a YAML recipe (None: the defaults) and apply ``overrides`` such as ``"teacher.threshold=0.3"``.
 
-    Raises `InputError` for all that `read_recipe` refuses: unknown keys, wrong kinds, impossible values.
+    Raises `InputError` as `read_recipe` does: unknown keys, wrong types, values out of range.
     """
     return make_refine_recipe(read_yaml(path, overrides))
 
 
 def make_refine_recipe(given: dict[str, Any]) -> RefineRecipe:
-    """A checked `RefineRecipe` from nested dictionaries.
+    """A validated `RefineRecipe` from nested dictionaries.
 
     >>> make_refine_recipe({"data": {"root": "x"}, "teacher": {"treshold": 0.3}})
     Traceback (most recent call last):
@@ -196,7 +196,7 @@ def _check(recipe: RefineRecipe) -> None:
             data.choose_on is None or data.choose_on != data.test or t.threshold is not None,
             "data.choose_on",
             data.choose_on,
-            "another split than data.test: what is chosen on a split is not reported on it",
+            "a split other than data.test: never report on the split used to choose",
         ),
         (r.shared >= 0, "regressor.shared", r.shared, "≥ 0"),
         (min(r.hidden, r.grid) >= 1, "regressor.hidden and .grid", (r.hidden, r.grid), "≥ 1"),
@@ -221,12 +221,17 @@ def _check(recipe: RefineRecipe) -> None:
             not f.models or len(f.models) == f.count,
             "folds.models",
             f.models,
-            f"one checkpoint a fold ({f.count}), or none",
+            f"one checkpoint per fold ({f.count}), or none",
         ),
     ]
     run = recipe.run
     rules += [
-        (run.devices in (1, "1") and run.num_nodes == 1, "run.devices", run.devices, "1: one device refines"),
+        (
+            run.devices in (1, "1") and run.num_nodes == 1,
+            "run.devices",
+            run.devices,
+            "1: refinement uses one device",
+        ),
     ]
     for holds, key, value, expected in rules:
         if not holds:

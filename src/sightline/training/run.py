@@ -1,4 +1,4 @@
-"""One training, from a recipe to a folder with weights, manifest and log."""
+"""Run a training: from a recipe to a folder with weights, manifest and log."""
 
 from __future__ import annotations
 
@@ -35,16 +35,18 @@ from sightline.types import Dataset
 def train_recipe(
     recipe: Recipe, resume: bool = False, train: Dataset | None = None, test: Dataset | None = None
 ) -> Path:
-    """Train after ``recipe`` and return the path of the weights; ``train`` and ``test`` replace its data.
+    """Train from ``recipe`` and return the path of the weights; ``train`` and ``test`` replace its data.
 
-    The folder ``recipe.run.out`` then holds ``weights.safetensors``, the resolved ``recipe.yaml``,
-    ``manifest.json``, ``log.csv`` and ``resume.ckpt``. With ``resume`` a run that was cut short goes on after
-    its last finished epoch. Raises `InputError` where the folder already holds a run and ``resume`` is off.
+    The folder ``recipe.run.out`` then contains ``weights.safetensors``, the resolved ``recipe.yaml``,
+    ``manifest.json``, ``log.csv`` and ``resume.ckpt``. With ``resume`` an interrupted run continues after
+    its last finished epoch. Raises `InputError` if the folder already contains a run and ``resume`` is off.
     """
     out = Path(recipe.run.out)
     resume_file = out / "resume.ckpt"
     if resume_file.exists() and not resume:
-        raise InputError(f"{out} already holds a run; go on with --resume, or choose another run.out")
+        raise InputError(
+            f"{out} already contains a run; continue it with --resume, or choose another run.out"
+        )
     if resume_file.exists():
         _check_same(recipe, out / "recipe.yaml")
     data = PhotoData(recipe, train or _load(recipe, recipe.data.train), test or _test_data(recipe))
@@ -53,7 +55,9 @@ def train_recipe(
         trainer = make_trainer(recipe, out)
         out.mkdir(parents=True, exist_ok=True)
         if trainer.is_global_zero:
-            text = yaml.safe_dump(recipe.as_dict(), sort_keys=False)  # whole at once: other processes read it
+            text = yaml.safe_dump(
+                recipe.as_dict(), sort_keys=False
+            )  # written atomically: other processes read it
             write_atomically(out / "recipe.yaml", lambda file: file.write(text.encode()))
         fit(trainer, module, data, resume_file if resume and resume_file.exists() else None)
     weights = out / "weights.safetensors"
@@ -63,7 +67,7 @@ def train_recipe(
 
 
 def plan(recipe: Recipe) -> list[str]:
-    """Read the data and build the network, train nothing: what would be done, in lines."""
+    """Read the data and build the network without training; describe the run, one line per item."""
     data = PhotoData(recipe, _load(recipe, recipe.data.train), _test_data(recipe))
     network = build_module(recipe, data).network
     batch = min(recipe.optimiser.batch_size, len(data.train))
@@ -78,7 +82,7 @@ def plan(recipe: Recipe) -> list[str]:
 
 
 def _shares(recipe: Recipe) -> str:
-    """How a batch is shared out; nothing where one device takes it, or where Lightning will count the devices."""
+    """How a batch is shared; empty for one device, or if Lightning determines the number of devices."""
     found = layout(recipe.run)
     devices, nodes = found["devices"], found["num_nodes"]
     if not str(devices).isdecimal() or int(devices) * nodes == 1:
@@ -88,7 +92,7 @@ def _shares(recipe: Recipe) -> str:
 
 
 def build_module(recipe: Recipe, data: PhotoData) -> Classifier:
-    """The network of the recipe, ready to train; its first weights are decided by the seed."""
+    """The recipe's network, ready to train; the seed determines its initial weights."""
     lightning.seed_everything(recipe.run.seed, verbose=False)
     return Classifier(build_network(recipe, len(data.train.categories)), recipe, data.train.ids)
 
@@ -103,7 +107,7 @@ def _test_data(recipe: Recipe) -> Dataset | None:
 
 
 def _check_same(recipe: Recipe, path: Path) -> None:
-    """A run goes on with the recipe it began with; only where it runs and how it is tested may change."""
+    """A run is resumed with the recipe it started with; only run and test options may change."""
     began = read_recipe(path).as_dict()
     free = {"run": set(recipe.as_dict()["run"]) - {"seed"}, "test": {"sizes", "batch_size"}}
     for part, now in recipe.as_dict().items():
@@ -113,13 +117,13 @@ def _check_same(recipe: Recipe, path: Path) -> None:
         if now != before:
             key = next((k for k in now if now[k] != before[k]), "") if isinstance(now, dict) else ""
             raise InputError(
-                f"{path.parent} was begun with another recipe: {part}{'.' if key else ''}{key} differs; "
-                "go on with the same recipe, or choose another run.out"
+                f"{path.parent} was started with another recipe: {part}{'.' if key else ''}{key} differs; "
+                "resume with the same recipe, or choose another run.out"
             )
 
 
 def build_network(recipe: Recipe, num_classes: int) -> nn.Module:
-    """The recipe's network, with published or earlier weights where it names some."""
+    """The recipe's network, with published or earlier weights if it names any."""
     options = dict(recipe.model.options)
     if recipe.model.pretrained:
         options["pretrained"] = recipe.model.pretrained
@@ -133,7 +137,7 @@ def build_network(recipe: Recipe, num_classes: int) -> nn.Module:
 
 def make_trainer(recipe: Recipe, out: Path) -> lightning.Trainer:
     """Lightning's trainer with this project's log, resume file and samplers."""
-    run: Any = recipe.run  # Lightning checks these values, and says what it would take
+    run: Any = recipe.run  # Lightning validates these values
     logger: Any = False
     if run.tensorboard:
         from lightning.pytorch.loggers import TensorBoardLogger
@@ -148,17 +152,17 @@ def make_trainer(recipe: Recipe, out: Path) -> lightning.Trainer:
         use_distributed_sampler=False, num_sanity_val_steps=0, log_every_n_steps=20,
     )  # fmt: skip
     if run.sync_batchnorm and trainer.strategy.root_device.type == "cpu":
-        raise InputError("run.sync_batchnorm is on, and PyTorch has it for GPUs only; expected false")
+        raise InputError("run.sync_batchnorm is on, but PyTorch supports it only on GPUs; expected false")
     share_of_batch(recipe.optimiser.batch_size, trainer.world_size)
     return trainer
 
 
 def fit(trainer: lightning.Trainer, module: Classifier, data: PhotoData, resume_file: Path | None) -> None:
     options: dict[str, Any] = {}
-    # Where Lightning offers it, nothing in the file but tensors and plain values is read.
+    # If Lightning supports it, load only tensors and plain values from the file.
     if "weights_only" in inspect.signature(trainer.fit).parameters:
         options["weights_only"] = True
-    # Lightning's own switch would stay on for the whole process; this one is put back.
+    # Lightning's own switch would stay on for the whole process; this one is restored.
     before = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
@@ -238,7 +242,7 @@ def versions() -> dict[str, str]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Lightning's advertisements and advice off the screen; its errors stay."""
+    """Silence Lightning's advertisements and advice but not its errors."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -14,7 +14,7 @@ from sightline.errors import InputError
 
 @dataclass(frozen=True)
 class CaptionedImage:
-    """One image with all that is said of it; ``id`` is its name in the captions' file."""
+    """One image with all its captions; ``id`` is its name in the captions file."""
 
     id: str
     source: Path
@@ -22,12 +22,12 @@ class CaptionedImage:
 
 
 def read_captions(path: str | Path, images: str | Path | None = None) -> list[CaptionedImage]:
-    """The images that have a caption, in the order of the file.
+    """Read all images with captions, in the order of the file.
 
     ``path``: COCO's ``annotations/captions_{split}YYYY.json``, or a CSV whose header names ``image`` and
-    ``caption`` (a line a caption; an image may have several). ``images``: the folder of the images; by default
-    where COCO has them (``../{split}YYYY`` or ``../images/{split}YYYY``), or that of the CSV. Raises `InputError`
-    that names the record or line of what is malformed or missing.
+    ``caption`` (one caption per line; an image may have several). ``images``: the image folder; by default COCO's
+    (``../{split}YYYY`` or ``../images/{split}YYYY``), or the CSV's own. Raises `InputError` naming the record or line
+    that is malformed or missing.
 
     >>> read_captions("captions.txt")
     Traceback (most recent call last):
@@ -37,24 +37,24 @@ def read_captions(path: str | Path, images: str | Path | None = None) -> list[Ca
     if path.suffix.lower() not in (".json", ".csv"):
         raise InputError(f"{path}: captions are read from .json (COCO) or .csv (image,caption)")
     read = _coco if path.suffix.lower() == ".json" else _csv
-    said: dict[str, list[str]] = {}
-    places: dict[str, str] = {}
+    captions_of: dict[str, list[str]] = {}
+    first_at: dict[str, str] = {}
     for name, caption, where in read(path):
-        said.setdefault(name, []).append(caption)
-        places.setdefault(name, where)
-    if not said:
-        raise InputError(f"{path} holds no caption")
+        captions_of.setdefault(name, []).append(caption)
+        first_at.setdefault(name, where)
+    if not captions_of:
+        raise InputError(f"{path} has no caption")
     folder, files = _folder(path, images), Files()
     return [
-        CaptionedImage(name, files.require(folder / name, places[name]), tuple(captions))
-        for name, captions in said.items()
+        CaptionedImage(name, files.require(folder / name, first_at[name]), tuple(captions))
+        for name, captions in captions_of.items()
     ]
 
 
 def _folder(path: Path, images: str | Path | None) -> Path:
     if images is not None:
         if not Path(images).is_dir():
-            raise InputError(f"{images}: no such folder of images")
+            raise InputError(f"{images}: no such image folder")
         return Path(images)
     if path.suffix.lower() == ".csv":
         return path.parent
@@ -62,7 +62,7 @@ def _folder(path: Path, images: str | Path | None) -> Path:
 
 
 def _coco(path: Path) -> list[tuple[str, str, str]]:
-    """(file name, caption, where) of COCO's JSON."""
+    """(file name, caption, location) of each caption in COCO's JSON."""
     lists = read_lists(path, "images", "annotations")
     names = {
         field(record, "id", int, where): field(record, "file_name", str, where)
@@ -78,7 +78,7 @@ def _coco(path: Path) -> list[tuple[str, str, str]]:
 
 
 def _csv(path: Path) -> list[tuple[str, str, str]]:
-    """(image, caption, where) of a CSV."""
+    """(image, caption, location) of each caption in a CSV."""
     reader = csv.reader(read_text(path).splitlines(keepends=True))
     header = [name.strip().lower() for name in next(reader, [])]
     if not {"image", "caption"} <= set(header):

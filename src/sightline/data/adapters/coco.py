@@ -1,4 +1,4 @@
-"""COCO (Lin et al. 2014): several classes in one photo, boxes in one JSON file."""
+"""COCO (Lin et al. 2014): several classes per photo, all boxes in one JSON file."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def read_coco(
     bad_boxes: str = "refuse",
     allow_empty: bool = False,
 ) -> Dataset:
-    """Read COCO's instances: one sample for each image and category present, called ``FILE:CATEGORY``.
+    """Read COCO's instances: one sample per image and category present, with id ``FILE:CATEGORY``.
 
     The official layout is ``root/annotations/instances_{split}YYYY.json`` with the images in
     ``root/{split}YYYY`` or ``root/images/{split}YYYY``; ``annotations`` and ``images`` (relative to ``root``)
-    name another file and folder. Labels follow the category ids, in order, without their gaps. A ``bbox`` is
-    x, y, width, height in pixel edges. Crowd regions are left out unless ``keep_crowds``. The JSON has no
-    useful lines, so messages name the record: ``annotations[3]``. Raises `InputError`.
+    give another file and folder. Labels number the category ids in order, without gaps. A ``bbox`` is x, y, width,
+    height in pixel edges. Crowd regions are skipped unless ``keep_crowds``. Messages name the record, such as
+    ``annotations[3]``, since JSON has no useful line numbers. Raises `InputError`.
 
     >>> read_coco("nowhere")
     Traceback (most recent call last):
-    sightline.errors.InputError: nowhere/annotations holds no instances_val*.json
+    sightline.errors.InputError: nowhere/annotations has no instances_val*.json
     """
     root = Path(root)
     path = root / annotations if annotations else _find(root, split)
@@ -80,14 +80,16 @@ def _find(root: Path, split: str) -> Path:
     if not found and splits:
         raise unknown("split", split, splits, hint=f"(in {folder})")
     if not found:
-        raise InputError(f"{folder} holds no instances_{split}*.json")
+        raise InputError(f"{folder} has no instances_{split}*.json")
     if len(found) > 1:
-        raise InputError(f"{folder} holds several: {', '.join(p.name for p in found)}; give annotations=")
+        raise InputError(
+            f"{folder} has several: {', '.join(p.name for p in found)}; choose one with annotations="
+        )
     return found[0]
 
 
 def image_folder(root: Path, path: Path, prefix: str = "instances_") -> Path:
-    """Where COCO keeps the images of an annotation file called PREFIX and their folder's name."""
+    """COCO's image folder for an annotation file named PREFIX + folder name."""
     name = path.stem.removeprefix(prefix)
     return next((folder for folder in (root / name, root / "images" / name) if folder.is_dir()), root / name)
 

@@ -1,4 +1,4 @@
-"""CUB-200-2011 (Wah et al. 2011): 200 kinds of birds, one bird and one box in each photo."""
+"""CUB-200-2011 (Wah et al. 2011): 200 bird species, one bird and one box per photo."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def read_cub(
 ) -> Dataset:
     """Read CUB-200-2011 from ``root`` or ``root/CUB_200_2011``; ``split`` is ``train`` or ``test``.
 
-    There is no official ``val``: hold out a part of ``train`` where something is to be chosen. Labels are the
-    class numbers of ``classes.txt`` less one; ``001.Black_footed_Albatross`` is called ``Black footed
-    Albatross``. Boxes ``x y width height`` are taken as edges: x0 = x, x1 = x + width. Image sizes are not in
-    the files: see `BoxCheck`. A folder ``segmentations`` inside or beside gives each sample its mask, whose
-    grey is the annotators' agreement (0 none, 255 all). Raises `InputError` that names file and line.
+    There is no official ``val``: hold out part of ``train`` to choose anything on. Labels are the class numbers of
+    ``classes.txt`` minus one; ``001.Black_footed_Albatross`` becomes ``Black footed Albatross``. Boxes ``x y width
+    height`` are edges: x0 = x, x1 = x + width. The files do not give image sizes: see `BoxCheck`. A folder
+    ``segmentations``, inside or next to ``CUB_200_2011``, gives each sample a mask whose grey level is the
+    annotators' agreement (0 none, 255 all). Raises `InputError` naming file and line.
 
     >>> read_cub("nowhere")
     Traceback (most recent call last):
     sightline.errors.InputError: nowhere/images.txt is missing
     """
     if split not in _FLAGS:
-        raise unknown("split", split, _FLAGS, hint="(CUB has no val: hold out a part of train)")
+        raise unknown("split", split, _FLAGS, hint="(CUB has no val: hold out part of train)")
     top = find_top(Path(root))
     names = keyed(top / "images.txt", "id file")
     classes = keyed(top / "classes.txt", "id name")
@@ -74,7 +74,7 @@ def find_top(root: Path) -> Path:
 
 
 def _column(path: Path, columns: str, names: Table) -> dict[str, tuple[list[str], str]]:
-    """Image id -> (fields, where they stand), with a line for every image of ``images.txt`` and for no other."""
+    """Image id -> (fields, location), with exactly one line for each image of ``images.txt``."""
     table = keyed(path, columns)
     for key, (line, _) in table.items():
         if key not in names:

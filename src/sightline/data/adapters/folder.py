@@ -1,4 +1,4 @@
-"""Class folders, with boxes in a CSV beside them: what one makes of one's own photos."""
+"""Class folders, optionally with boxes in a CSV: the layout for your own photos."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _HEADERS = (["file", "x0", "y0", "x1", "y1"], ["file", "x0", "y0", "x1", "y1", "
 
 
 def has_class_folders(root: Path) -> bool:
-    """Whether some folder in ``root`` holds images itself."""
+    """Whether some subfolder of ``root`` directly contains images."""
     return root.is_dir() and any(
         child.is_dir() and any(_is_image(path) for path in child.iterdir()) for child in root.iterdir()
     )
 
 
 def recognise(root: Path) -> bool:
-    """Whether ``root`` looks like class folders, with splits or without."""
+    """Whether ``root`` looks like class folders, with or without splits."""
     return has_class_folders(root) or any(
         has_class_folders(root / split) for split in ("train", "val", "test")
     )
@@ -33,13 +33,13 @@ def recognise(root: Path) -> bool:
 def read_folder(
     root: str | Path, split: str = "val", *, bad_boxes: str = "refuse", allow_empty: bool = False
 ) -> Dataset:
-    """Read class folders: ``root/split/class/*.jpg``, or ``root/class/*.jpg`` where there are no splits.
+    """Read class folders: ``root/split/class/*.jpg``, or ``root/class/*.jpg`` without splits.
 
-    Labels follow the sorted names of the classes, those of ``root/train`` if it exists, so that they agree
-    between splits. Without splits the whole is read and called ``all``. Boxes may stand in
-    ``root/split/boxes.csv`` or ``root/boxes.csv``: header ``file,x0,y0,x1,y1`` and optionally ``,class``;
-    ``file`` is relative to the CSV; half-open pixel edges. A box of another class than its image's folder is
-    not kept. The CSV gives no image size: see `BoxCheck` for what is checked. Raises `InputError`.
+    Labels follow the sorted class names, those of ``root/train`` if it exists, so that splits agree. Without splits
+    everything is read, as split ``all``. Boxes may be in ``root/split/boxes.csv`` or ``root/boxes.csv``: header
+    ``file,x0,y0,x1,y1`` and optionally ``,class``; ``file`` is relative to the CSV; half-open pixel edges. Boxes of
+    other classes than their image's folder are dropped. The CSV gives no image sizes: see `BoxCheck` for what is
+    checked. Raises `InputError`.
 
     >>> read_folder("nowhere")
     Traceback (most recent call last):
@@ -72,7 +72,7 @@ def read_folder(
 
 
 def _top(root: Path, split: str) -> tuple[Path, str]:
-    """The folder of the class folders, and what its split is called."""
+    """The folder with the class folders, and the name of its split."""
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
     if has_class_folders(root / split):
@@ -83,7 +83,7 @@ def _top(root: Path, split: str) -> tuple[Path, str]:
     if splits:
         raise unknown("split", split, splits, hint=f"(in {root})")
     raise InputError(
-        f"{root} holds no class folders with images; expected {split}/CLASS/*.jpg or CLASS/*.jpg in it"
+        f"{root} has no class folders with images; expected {split}/CLASS/*.jpg or CLASS/*.jpg in it"
     )
 
 
@@ -98,7 +98,7 @@ def _is_image(path: Path) -> bool:
 def _images(folder: Path, allow_empty: bool) -> list[Path]:
     found = sorted(path for path in folder.rglob("*") if _is_image(path)) if folder.is_dir() else []
     if not found and not allow_empty:
-        raise InputError(f"class folder {folder} holds no image; allow_empty=True keeps empty classes")
+        raise InputError(f"class folder {folder} has no image; allow_empty=True keeps empty classes")
     return found
 
 
@@ -128,7 +128,7 @@ def _read_boxes(
             if path not in labels:
                 if not path.is_file():
                     raise InputError(f"{where}: {path} is missing")
-                continue  # an image of another split: one table may serve them all
+                continue  # an image of another split: one table may cover all of them
             if len(row) == 6 and row[5] not in categories:
                 raise unknown("class", row[5], categories, hint=f"({where})")
             box = check.keep(four_numbers(row[1:5], where), None, where)

@@ -20,7 +20,7 @@ _VAL = "ILSVRC2012_val_"
 
 @dataclass(frozen=True)
 class _Entry:
-    """One labelled image, where its label stands, and its boxes where the same line gives them (Kaggle)."""
+    """One labelled image, the location of its label, and its boxes if they are on the same line (Kaggle)."""
 
     path: Path
     wnid: str
@@ -43,20 +43,20 @@ def read_ilsvrc(
     bad_boxes: str = "refuse",
     allow_empty: bool = False,
 ) -> Dataset:
-    """Read ILSVRC CLS-LOC; ``root`` holds ``ILSVRC/Data/CLS-LOC`` (or is that ``ILSVRC`` itself).
+    """Read ILSVRC CLS-LOC; ``root`` contains ``ILSVRC/Data/CLS-LOC`` (or is ``ILSVRC`` itself).
 
     Labels follow the sorted WordNet ids: the order of torchvision and timm, not of the devkit. ``train``
     comes from ``ImageSets/CLS-LOC/train_cls.txt`` or else the folders. ``val`` is labelled by the first of:
     Kaggle's ``LOC_val_solution.csv``; the devkit's ``*validation_ground_truth.txt`` (line i is image i) with
     ``map_clsloc.txt``, ``meta_clsloc.mat`` or ``meta.mat``; folders ``val/WNID``. Boxes come from
     ``Annotations/CLS-LOC`` (XML, inclusive 0-based corners, so x1 = xmax + 1) or else from Kaggle's table,
-    which gives no image sizes (see `BoxCheck`); those of other classes are not kept. ``boxes=None`` reads
-    them for ``val`` only: training never sees one. ``blacklist`` leaves out the 1,762 images that the
-    challenge does not score. No image is opened. Raises `InputError` that names the file and line.
+    which gives no image sizes (see `BoxCheck`); boxes of other classes are dropped. ``boxes=None``
+    reads them for ``val`` only: training never sees any. ``blacklist`` skips the 1,762 images that the challenge
+    does not score. Images are not opened. Raises `InputError` naming the file and line.
 
     >>> read_ilsvrc("nowhere")
     Traceback (most recent call last):
-    sightline.errors.InputError: nowhere holds no Data/CLS-LOC; expected ILSVRC's layout
+    sightline.errors.InputError: nowhere has no Data/CLS-LOC; expected ILSVRC's layout
     """
     if split not in ("train", "val"):
         raise unknown("split", split, ["train", "val"], hint="(the labels of test are not public)")
@@ -67,14 +67,14 @@ def read_ilsvrc(
     names = read_categories(devkit)
     wnids = sorted(names)
     labels = {wnid: label for label, wnid in enumerate(wnids)}
-    left_out = _blacklisted(devkit) if blacklist else frozenset()
+    skipped = _blacklisted(devkit) if blacklist else frozenset()
     files, check, samples = Files(), BoxCheck(bad_boxes), []
     with_boxes = split == "val" if boxes is None else boxes
     for entry in _train(top) if split == "train" else _val(top, devkit):
         if entry.wnid not in labels:
             raise unknown("class", entry.wnid, wnids, hint=f"({entry.where})")
         files.require(entry.path, entry.where)
-        if entry.path.stem in left_out:
+        if entry.path.stem in skipped:
             continue
         kept = _boxes(top, split, entry, files, check) if with_boxes else []
         samples.append(Sample(entry.path.name, entry.path, labels[entry.wnid], boxes_tensor(kept)))
@@ -87,7 +87,7 @@ def find_top(root: Path) -> Path:
     for top in (root / "ILSVRC", root):
         if (top / "Data" / "CLS-LOC").is_dir():
             return top
-    raise InputError(f"{root} holds no Data/CLS-LOC; expected ILSVRC's layout")
+    raise InputError(f"{root} has no Data/CLS-LOC; expected ILSVRC's layout")
 
 
 def _train(top: Path) -> Iterator[_Entry]:
@@ -157,7 +157,7 @@ def _boxes(top: Path, split: str, entry: _Entry, files: Files, check: BoxCheck) 
     elif split == "train":
         return []  # half of the training images have no annotation
     else:
-        raise InputError(f"{entry.where}: {xml} is missing; boxes=False reads the labels alone")
+        raise InputError(f"{entry.where}: {xml} is missing; boxes=False reads only the labels")
     kept = (
         check.keep((x0, y0, x1 + 1, y1 + 1), size_hw, where)
         for wnid, (x0, y0, x1, y1), where in found

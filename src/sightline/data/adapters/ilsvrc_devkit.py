@@ -1,4 +1,4 @@
-"""ILSVRC's small files: which classes there are, what they are called, the devkit's own numbers for them."""
+"""ILSVRC's small files: the classes, their names, and the devkit's class numbers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from sightline.data.reading import at, distinct, rows, whole
 from sightline.errors import InputError, need
 
-# Two pairs of classes share their first word; torchvision tells them apart like this.
+# Two pairs of classes share their first synonym; these are torchvision's names for the second of each.
 _TORCHVISION = {"n02012849": "crane bird", "n03710721": "maillot tank suit"}
 
 
 class DevkitFiles:
-    """Finds a small file beside or inside ``ILSVRC``, or in the ``data`` folder of a devkit there."""
+    """Finds a file next to or inside ``ILSVRC``, or in the ``data`` folder of a devkit there."""
 
     def __init__(self, top: Path) -> None:
         beside = [top, top.parent] if top.name == "ILSVRC" else [top]
@@ -40,7 +40,7 @@ class DevkitFiles:
 
 
 def read_categories(devkit: DevkitFiles) -> dict[str, str]:
-    """WordNet id -> name (its first synonym), from the first source there is; else from the train folders."""
+    """WordNet id -> name (its first synonym), from the first available source, else from the train folders."""
     mapping = devkit.find("LOC_synset_mapping.txt")
     if mapping:
         words = {wnid: text for _, (wnid, text) in rows(mapping, "wnid words", rest=True)}

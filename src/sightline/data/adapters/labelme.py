@@ -1,4 +1,4 @@
-"""Polygons of LabelMe's XML (Russell et al. 2008), in which SUN's objects are annotated."""
+"""Polygons in LabelMe's XML (Russell et al. 2008), the format of SUN's object annotations."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Polygons = dict[str, list[list[tuple[float, float]]]]
 
 
 def read_polygons(path: Path) -> Polygons:
-    """Object name -> outlines, each three or more points (x, y) in pixels; objects marked as deleted are left out.
+    """Object name -> outlines, each of three or more points (x, y) in pixels; deleted objects are skipped.
 
-    Raises `InputError` for a file that is no XML, and a polygon of fewer than three points.
+    Raises `InputError` for a file that is not XML and for a polygon with fewer than three points.
 
     >>> read_polygons(Path("nowhere.xml"))
     Traceback (most recent call last):

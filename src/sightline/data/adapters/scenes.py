@@ -1,4 +1,4 @@
-"""Scenes with the objects in them: ADE20K's benchmark, SUN's LabelMe files, COCO's JSON."""
+"""Scenes with their objects: ADE20K's benchmark, SUN's LabelMe files, COCO's JSON."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ PARTS = ("-fit", "-heldout")
 class Scenes:
     """Scene images: ``dataset``, labelled by scene, and ``objects``, sample id -> the objects in the image.
 
-    ``objects[id]((H, W))`` gives, for a photo of that size, object name -> mask (H, W) bool, several of a kind
-    together.
+    ``objects[id]((H, W))`` gives, for a photo of that size, object name -> mask (H, W) bool; objects of a kind
+    share one mask.
     """
 
     dataset: Dataset
@@ -43,15 +43,15 @@ class Scenes:
 def read_scenes(
     root: str | Path, split: str = "val", layout: str | None = None, held_per_class: int = 30
 ) -> Scenes:
-    """Read a split of scene images with their objects; where ``layout`` is not given it is recognised.
+    """Read a split of scene images with their objects; ``layout`` is detected by default.
 
-    ``ade20k``: ``images/training/*.jpg`` (also ``validation``; splits ``train`` and ``val`` mean these),
+    ``ade20k``: ``images/training/*.jpg`` (and ``validation``; splits ``train`` and ``val``),
     ``annotations/training/*.png`` whose values index ``objectInfo150.txt`` (0: none), ``sceneCategories.txt``.
     ``sun``: ``Images/a/abbey/*.jpg`` and LabelMe polygons in ``Annotations/a/abbey/*.xml``; one split, ``all``.
     ``coco``: ``annotations/instances_{split}*.json``; a scene is the ``scene`` of the image's record, else the
     folder in its ``file_name``; objects are boxes. ``SPLIT-fit`` and ``SPLIT-heldout`` are the parts of a split
-    that `hold_out` makes, with ``held_per_class`` images of each scene held out. Raises `InputError` that names the
-    file and line.
+    made by `hold_out`, with ``held_per_class`` images of each scene held out. Raises `InputError` naming the file
+    and line.
 
     >>> read_scenes("nowhere")
     Traceback (most recent call last):
@@ -60,14 +60,14 @@ def read_scenes(
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
-    name = layout or _recognised(root)
+    name = layout or _detect_layout(root)
     if name not in LAYOUTS:
         raise unknown("layout", name, LAYOUTS)
     read = {"ade20k": _ade20k, "sun": _sun, "coco": _coco}[name]
     part = next((part for part in PARTS if split.endswith(part)), "")
     found = read(root, split.removesuffix(part))
     if not found:
-        raise InputError(f"{root}: split {split!r} holds no image")
+        raise InputError(f"{root}: split {split!r} has no image")
     categories = tuple(sorted({scene for _, _, scene, _ in found}))
     samples = [Sample(key, source, categories.index(scene)) for key, source, scene, _ in found]
     dataset = finish(Dataset(name, split.removesuffix(part), samples, categories), root)
@@ -76,7 +76,7 @@ def read_scenes(
     return Scenes(dataset, {key: regions for key, _, _, regions in found})
 
 
-def _recognised(root: Path) -> str:
+def _detect_layout(root: Path) -> str:
     if (root / "sceneCategories.txt").is_file():
         return "ade20k"
     if (root / "Annotations").is_dir() and (root / "Images").is_dir():
@@ -115,14 +115,14 @@ def _object_names(path: Path) -> dict[int, str]:
 def _index_mask(path: Path, names: Mapping[int, str], size_hw: tuple[int, int]) -> dict[str, Mask]:
     import PIL.Image
 
-    read_image(path)  # for its errors; the indices themselves must not be converted to RGB
+    read_image(path)  # for its error messages; the indices must not be converted to RGB
     with PIL.Image.open(path) as picture:
         index = np.asarray(picture if picture.mode in ("L", "P") or picture.mode.startswith("I") else None)
     if index.ndim != 2:
         raise InputError(f"{path}: expected a mask of object indices, one channel")
     if index.shape != size_hw:
         raise InputError(
-            f"{path} is {index.shape[1]}×{index.shape[0]}, its photo {size_hw[1]}×{size_hw[0]}; expected the same"
+            f"{path} is {index.shape[1]}×{index.shape[0]}, its photo {size_hw[1]}×{size_hw[0]}; expected the same size"
         )
     values = [int(value) for value in np.unique(index) if value]
     strange = next((value for value in values if value not in names), None)
@@ -133,7 +133,7 @@ def _index_mask(path: Path, names: Mapping[int, str], size_hw: tuple[int, int]) 
 
 def _sun(root: Path, split: str) -> Found:
     if split != "all":
-        raise unknown("split", split, ["all"], hint="(SUN has one; all-fit and all-heldout part it)")
+        raise unknown("split", split, ["all"], hint="(SUN has one; all-fit and all-heldout split it)")
     images, files, found = root / "Images", Files(), Found()
     for path in images_below(images):
         inner = path.relative_to(images)
@@ -144,7 +144,7 @@ def _sun(root: Path, split: str) -> Found:
 
 
 def _scene_of(folders: tuple[str, ...]) -> str:
-    """The scene that SUN's folders name: what follows the letter.
+    """The scene named by SUN's folders: what follows the single letter.
 
     >>> _scene_of(("users", "a", "abbey")), _scene_of(("c", "church", "outdoor")), _scene_of(("abbey",))
     ('abbey', 'church/outdoor', 'abbey')

@@ -1,4 +1,4 @@
-"""Tiny ImageNet in its official layout, from its folder or from the zip itself (never unpacked)."""
+"""Tiny ImageNet in its official layout, from the folder or directly from the zip."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _Tree:
             raise InputError(f"{root}: no such folder or zip archive; expected Tiny ImageNet")
         tops = sorted((name for name in found if name.split("/")[-1] == "wnids.txt"), key=len)
         if not tops:
-            raise InputError(f"{root} holds no wnids.txt; expected Tiny ImageNet's official layout")
+            raise InputError(f"{root} has no wnids.txt; expected Tiny ImageNet's official layout")
         self.prefix = tops[0][: -len("wnids.txt")]
         self.names = {name[len(self.prefix) :] for name in found if name.startswith(self.prefix)}
 
@@ -44,7 +44,7 @@ class _Tree:
         return f"{self.root}{'!' if self.is_zip else '/'}{self.prefix}{name}"
 
     def lines(self, name: str) -> Iterator[tuple[int, str]]:
-        """Numbered lines of a text file that are not blank."""
+        """Numbered non-blank lines of a text file."""
         if name not in self.names:
             raise InputError(f"{self.describe(name)} is missing")
         if self.is_zip:
@@ -66,7 +66,7 @@ def _box(fields: list[str], where: str) -> Tensor:
         raise InputError(f"{where}: expected 4 whole numbers x0 y0 x1 y1, got {' '.join(fields)!r}") from None
     if not (0 <= x0 <= x1 < SIDE and 0 <= y0 <= y1 < SIDE):
         raise InputError(
-            f"{where}: box {x0} {y0} {x1} {y1} has no area or leaves its image; "
+            f"{where}: box {x0} {y0} {x1} {y1} has no area or extends outside its image; "
             f"expected 0 ≤ x0 ≤ x1 ≤ {SIDE - 1}, and the same for y"
         )
     return torch.tensor([[x0, y0, x1 + 1, y1 + 1]], dtype=torch.float32)
@@ -105,7 +105,7 @@ def _val(tree: _Tree, wnids: list[str]) -> Iterator[Sample]:
 
 
 def _categories(tree: _Tree, wnids: list[str]) -> tuple[str, ...]:
-    """The first word of each class's synonyms; with the wnid where two classes would share it."""
+    """The first synonym of each class; with the wnid if two classes share it."""
     words = dict(line.split("\t", 1) for _, line in tree.lines("words.txt") if "\t" in line)
     missing = [wnid for wnid in wnids if wnid not in words]
     if missing:
@@ -130,9 +130,9 @@ def recognise(root: Path) -> bool:
 def read_tiny_imagenet(root: str | Path, split: str = "val") -> Dataset:
     """Tiny ImageNet (Le & Yang 2015): 64×64 photos, one class and one box each.
 
-    ``root`` is the folder or the zip, ``split`` is ``train`` or ``val``. Labels follow ``wnids.txt``; the
-    inclusive corners of the files become half-open edges. The unlabelled ``test`` folder is not read. Raises
-    `InputError` that names the file and line of whatever is missing or malformed.
+    ``root`` is the folder or the zip; ``split`` is ``train`` or ``val``. Labels follow ``wnids.txt``; the files'
+    inclusive corners become half-open edges. The unlabelled ``test`` folder is not read. Raises `InputError` naming
+    the file and line of whatever is missing or malformed.
 
     >>> read_tiny_imagenet("nowhere.zip")
     Traceback (most recent call last):

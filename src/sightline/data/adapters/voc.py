@@ -1,4 +1,4 @@
-"""PASCAL VOC (Everingham et al. 2010): several classes in one photo, boxes in XML."""
+"""PASCAL VOC (Everingham et al. 2010): several classes per photo, boxes in XML."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ def read_voc(
     bad_boxes: str = "refuse",
     allow_empty: bool = False,
 ) -> Dataset:
-    """Read one year of PASCAL VOC: one sample for each image and class present, called ``IMAGE:CLASS``.
+    """Read one year of PASCAL VOC: one sample per image and class present, with id ``IMAGE:CLASS``.
 
-    ``root`` holds ``JPEGImages``, ``Annotations`` and ``ImageSets/Main/{split}.txt``, or one folder
-    ``VOCyyyy`` (or ``VOCdevkit/VOCyyyy``) that does. Corners are 1-based and inclusive: x0 = xmin - 1,
-    x1 = xmax. Objects marked difficult are left out, as VOC's own evaluation does, unless ``keep_difficult``;
-    a class that has no other object in an image gives no sample. Raises `InputError` with file and line.
+    ``root`` contains ``JPEGImages``, ``Annotations`` and ``ImageSets/Main/{split}.txt``, or one folder ``VOCyyyy``
+    (or ``VOCdevkit/VOCyyyy``) that does. Corners are 1-based and inclusive: x0 = xmin - 1, x1 = xmax. Objects marked
+    difficult are skipped, as in VOC's own evaluation, unless ``keep_difficult``; a class with no other object in an
+    image gives no sample. Raises `InputError` naming file and line.
 
     >>> read_voc("nowhere")
     Traceback (most recent call last):
-    sightline.errors.InputError: nowhere holds no JPEGImages; expected PASCAL VOC's layout
+    sightline.errors.InputError: nowhere has no JPEGImages; expected PASCAL VOC's layout
     """
     top = find_top(Path(root))
     labels = {name: label for label, name in enumerate(categories)}
@@ -64,22 +64,22 @@ def read_voc(
 
 
 def find_top(root: Path) -> Path:
-    """The folder that holds ``JPEGImages``; several years must be told apart by the user."""
+    """The folder with ``JPEGImages``; the user must choose if there are several years."""
     places = [root, *sorted(root.glob("VOC[0-9]*")), *sorted(root.glob("VOCdevkit/VOC[0-9]*"))]
     tops = [place for place in places if (place / "JPEGImages").is_dir()]
     if not tops:
-        raise InputError(f"{root} holds no JPEGImages; expected PASCAL VOC's layout")
+        raise InputError(f"{root} has no JPEGImages; expected PASCAL VOC's layout")
     if len(tops) > 1 and tops[0] != root:
-        raise InputError(f"{root} holds several years; give one of {', '.join(map(str, tops))}")
+        raise InputError(f"{root} has several years; give one of {', '.join(map(str, tops))}")
     return tops[0]
 
 
 def _image_ids(top: Path, split: str) -> list[tuple[str, str]]:
-    """Image ids with where each is named."""
+    """Image ids with their locations."""
     folder = top / "ImageSets" / "Main"
     path = folder / f"{split}.txt"
     if not path.is_file():
-        # aeroplane_train.txt and its like list one class's images; a split has no underscore.
+        # files like aeroplane_train.txt list one class's images; split names have no underscore.
         raise unknown(
             "split",
             split,

@@ -1,4 +1,4 @@
-"""The XML of PASCAL VOC, which ILSVRC uses too: an image's size and its objects, with their line numbers."""
+"""PASCAL VOC's XML, also used by ILSVRC: an image's size and its objects, with their line numbers."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class XmlObject:
 
 @dataclass(frozen=True)
 class XmlAnnotation:
-    """One annotation file; ``size_hw`` is None where the file gives none, or gives zero."""
+    """One annotation file; ``size_hw`` is None if the file gives none, or zero."""
 
     size_hw: tuple[int, int] | None
     objects: tuple[XmlObject, ...]
 
 
 class _Reader:
-    """Collects the text of each tag under its path, so that the parts of an object stay apart from it."""
+    """Collects the text of each tag by its path, so that an object's parts are kept separate from it."""
 
     def __init__(self) -> None:
         self.parser = expat.ParserCreate()
@@ -63,7 +63,7 @@ class _Reader:
 
 
 def read_voc_xml(path: Path) -> XmlAnnotation:
-    """Read one annotation file. Raises `InputError` that names the line of what is missing or malformed."""
+    """Read one annotation file. Raises `InputError` naming the line of what is missing or malformed."""
     reader = _Reader()
     try:
         reader.parser.Parse(path.read_bytes(), True)

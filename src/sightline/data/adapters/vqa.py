@@ -1,4 +1,4 @@
-"""Questions about images with answers: VQA v2 (Goyal et al. 2017), in its two JSON files."""
+"""Questions about images, with answers: VQA v2 (Goyal et al. 2017), in its two JSON files."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from sightline.types import checked_boxes
 class Question:
     """One question about one image.
 
-    ``answer`` is the most frequent one, ``answers`` those of all who were asked. ``boxes_xyxy`` (B, 4), in photo
-    pixels, are of what is asked about; official files have none.
+    ``answer`` is the most frequent answer, ``answers`` those of all annotators. ``boxes_xyxy`` (B, 4), in photo
+    pixels, are the boxes of what is asked about; the official files have none.
     """
 
     id: int
@@ -40,12 +40,12 @@ def read_vqa(
     annotations: str | Path | None = None,
     images: str | Path | None = None,
 ) -> list[Question]:
-    """The questions of a split: ``*{split}*questions.json`` and ``*{split}*annotations.json`` in ``root``.
+    """Read the questions of a split: ``*{split}*questions.json`` and ``*{split}*annotations.json`` in ``root``.
 
-    Images are ``COCO_{data_subtype}_{image_id:012d}.jpg`` (or without what stands before the number) in
-    ``root/{data_subtype}``, ``root/images/{data_subtype}`` or ``images``. A record of the annotations may hold
-    ``boxes``, [x, y, width, height] of what is asked about: made here, not part of VQA. Raises `InputError`
-    that names the record.
+    Images are ``COCO_{data_subtype}_{image_id:012d}.jpg`` (or without the prefix) in
+    ``root/{data_subtype}``, ``root/images/{data_subtype}`` or ``images``. Annotation records may have ``boxes``,
+    [x, y, width, height], of what is asked about: sightline's own addition, not part of VQA. Raises `InputError`
+    naming the record.
 
     >>> read_vqa("nowhere")
     Traceback (most recent call last):
@@ -54,23 +54,25 @@ def read_vqa(
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
-    asked_in = root / questions if questions else _find(root, split, "questions")
-    told_in = root / annotations if annotations else _find(root, split, "annotations")
-    asked = read_lists(asked_in, "questions")["questions"]
-    subtype = str(read_json(asked_in).get("data_subtype", split))
-    told: dict[int, tuple[str, dict[str, Any]]] = {}
-    for where, record in records(told_in, "annotations", read_lists(told_in, "annotations")["annotations"]):
-        told[field(record, "question_id", int, where)] = (where, record)
+    questions_path = root / questions if questions else _find(root, split, "questions")
+    annotations_path = root / annotations if annotations else _find(root, split, "annotations")
+    question_list = read_lists(questions_path, "questions")["questions"]
+    subtype = str(read_json(questions_path).get("data_subtype", split))
+    answered: dict[int, tuple[str, dict[str, Any]]] = {}
+    for where, record in records(
+        annotations_path, "annotations", read_lists(annotations_path, "annotations")["annotations"]
+    ):
+        answered[field(record, "question_id", int, where)] = (where, record)
     folder = Path(root / images) if images else _folder(root, subtype)
     found, photos = [], _Photos(folder, subtype)
-    for where, record in records(asked_in, "questions", asked):
+    for where, record in records(questions_path, "questions", question_list):
         number = field(record, "question_id", int, where)
-        if number not in told:
-            raise InputError(f"{where}: question_id {number} has no answer in {told_in}")
+        if number not in answered:
+            raise InputError(f"{where}: question_id {number} has no answer in {annotations_path}")
         source = photos.of(field(record, "image_id", int, where), where)
-        found.append(_question(number, source, field(record, "question", str, where), *told[number]))
+        found.append(_question(number, source, field(record, "question", str, where), *answered[number]))
     if not found:
-        raise InputError(f"{asked_in} holds no question")
+        raise InputError(f"{questions_path} has no question")
     return found
 
 
@@ -101,11 +103,11 @@ def _find(root: Path, split: str, what: str) -> Path:
     if len(found) == 1:
         return found[0]
     if found:
-        raise InputError(f"{root} holds several: {', '.join(path.name for path in found)}; name one")
+        raise InputError(f"{root} has several: {', '.join(path.name for path in found)}; choose one")
     others = sorted(path.name for path in root.glob(f"*{what}.json"))
     if others:
         raise unknown("split", split, others, hint=f"(in {root})")
-    raise InputError(f"{root} holds no *{split}*{what}.json")
+    raise InputError(f"{root} has no *{split}*{what}.json")
 
 
 def _folder(root: Path, subtype: str) -> Path:
@@ -114,7 +116,7 @@ def _folder(root: Path, subtype: str) -> Path:
 
 
 class _Photos:
-    """Images by their number."""
+    """Finds images by their number."""
 
     def __init__(self, folder: Path, subtype: str) -> None:
         self.folder, self.files = folder, Files()
@@ -122,5 +124,5 @@ class _Photos:
 
     def of(self, number: int, where: str) -> Path:
         paths = [self.folder / name.format(number) for name in self.names]
-        there = next((path for path in paths if self.files.has(path)), None)
-        return there or self.files.require(paths[0], where)
+        existing = next((path for path in paths if self.files.has(path)), None)
+        return existing or self.files.require(paths[0], where)

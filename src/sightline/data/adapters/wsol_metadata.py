@@ -1,4 +1,4 @@
-"""The metadata folders of wsolevaluation (Choe et al., CVPR 2020): ILSVRC, CUB and OpenImages in one form."""
+"""The metadata folders of wsolevaluation (Choe et al., CVPR 2020): ILSVRC, CUB and OpenImages in one format."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CLASS_COLUMNS, _SIZE_COLUMNS = "image_id class", "image_id width height"
 
 @dataclass
 class _Truth:
-    """What ``localization.txt`` says of one image."""
+    """The entries of ``localization.txt`` for one image."""
 
     boxes: list[Box] = field(default_factory=list)
     masks: list[Path] = field(default_factory=list)
@@ -52,17 +52,17 @@ def read_wsol_metadata(
     bad_boxes: str = "refuse",
     allow_empty: bool = False,
 ) -> Dataset:
-    """Read one data set's metadata, ``root`` = ``metadata/CUB`` and its like; ``split``: train, val or test.
+    """Read one data set's metadata, ``root`` = ``metadata/CUB`` or similar; ``split``: train, val or test.
 
-    ``val`` is the paper's train-fullsup, where thresholds are chosen. Image ids are paths below ``images``
-    (default ``dataset/CUB``, the place wsolevaluation gives it), masks below ``masks`` (default ``images``).
-    ``proxy`` reads ``image_ids_proxy.txt``. The files name no classes: ``categories``, or their numbers.
+    ``val`` is the paper's train-fullsup, for choosing thresholds. Image ids are paths below ``images`` (default
+    ``dataset/CUB``, as in wsolevaluation), masks below ``masks`` (default ``images``). ``proxy`` reads
+    ``image_ids_proxy.txt``. The files do not name the classes: give ``categories``, or they are numbered.
 
-    The corners are taken as *inclusive*, x1 = written + 1: so the authors' own IoU counts them, and ILSVRC's
-    are inclusive in the XML they come from. (For CUB they wrote x + width, at most W - 1: a pixel too large
-    by CUB's own account, but this one rule for all is what the published figures use.) Boxes are checked but
-    never clipped, so that subtracting 1 gives back exactly the published numbers. OpenImages has masks and
-    an ignore mask instead of boxes. Raises `InputError` that names the file and line.
+    Corners are taken as *inclusive*, x1 = written + 1: the authors' own IoU counts them so, and ILSVRC's are inclusive
+    in the original XML. (For CUB they wrote x + width, at most W - 1: one pixel too large by CUB's definition, but the
+    published figures use this one rule throughout.) Boxes are checked but never clipped, so that subtracting 1 gives
+    back exactly the published numbers. OpenImages has masks and an ignore mask instead of boxes. Raises `InputError`
+    naming the file and line.
 
     >>> read_wsol_metadata("metadata/none")
     Traceback (most recent call last):
@@ -102,7 +102,7 @@ def _split_folder(root: Path, split: str) -> Path:
     if not splits:
         below = sorted(path.parent.parent for path in root.glob("*/*/*/image_ids.txt"))
         raise InputError(
-            f"{root} holds no split with image_ids.txt; expected one data set's metadata folder, "
+            f"{root} has no split with image_ids.txt; expected one data set's metadata folder, "
             f"such as {below[0] if below else 'metadata/CUB'}"
         )
     if not folder.is_dir():
