@@ -45,6 +45,13 @@ def test_it_is_lite0_with_its_names_and_facts(model: LoadedModel) -> None:
     }
 
 
+def test_it_can_be_cut_at_its_target_layer(model: LoadedModel) -> None:
+    from sightline.inspection.trunk import graph_until
+
+    graph = graph_until(model.network, "act2")
+    assert [node.target for node in graph.nodes if node.op == "call_module"][-1] == "act2"
+
+
 def test_the_names_are_torchvisions() -> None:
     from torchvision.models import ResNet50_Weights
 

@@ -102,7 +102,8 @@ class SameConv(nn.Conv2d):
         (kernel, stride), reach = (self.kernel_size[0], self.stride[0]), self.kernel_size[0] // 2
         if stride == 1:
             return F.conv2d(maps, self.weight, self.bias, 1, reach, 1, self.groups)
-        height, width = (kernel - 2 + side % 2 for side in maps.shape[-2:])
+        # Each side by itself: torch.fx, which discovery cuts networks with, cannot loop over a shape.
+        height, width = kernel - 2 + maps.shape[-2] % 2, kernel - 2 + maps.shape[-1] % 2
         padded = F.pad(maps, (width // 2, width - width // 2, height // 2, height - height // 2))
         return F.conv2d(padded, self.weight, self.bias, self.stride, 0, 1, self.groups)
 
