@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sightline.errors import InputError, UnsupportedError
+from sightline.errors import InputError, UnsupportedError, network_error
 from sightline.inspection.finite import first_not_finite
 from sightline.inspection.guard import eval_mode, own_thread, unwrapped
 from sightline.inspection.layout import NCHW, Layout
@@ -231,7 +231,7 @@ class Evidence:
     def rescore(self, images: Tensor) -> Any:
         """The network's output for other images, without gradient: for perturbations of the image."""
         with eval_mode(self.network), torch.no_grad():
-            return self.network(images)
+            return _run(self.network, images)
 
     def rescorer(self) -> Callable[[Tensor, Tensor], Any]:
         """A function (activations (M, C, h, w), rows (M,)) -> output, with the target layer so replaced.
@@ -251,7 +251,7 @@ class Evidence:
                     return behind(images, rows, activations)
                 images = images[rows]
                 with _tapped(self.network, self.sites[:1], lambda i, x: activations.clone()):
-                    return self.network(images)
+                    return _run(self.network, images)
 
         return rescore
 
@@ -288,6 +288,18 @@ def logits_with_graph(network: nn.Module, images: Tensor) -> Tensor | None:
     leaf = images.detach().clone().requires_grad_()
     with eval_mode(network), torch.enable_grad(), nothing:
         return logits_of(network(leaf))
+
+
+def _run(network: nn.Module, images: Tensor) -> Any:
+    """The network's output, or its own failure in one line."""
+    if torch.compiler.is_compiling():
+        return network(images)
+    try:
+        return network(images)
+    except (InputError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        raise network_error(network, images.shape, error) from error
 
 
 def refuse_inference_mode() -> None:
@@ -345,7 +357,7 @@ def observe(
         if keeper is not None and input_gradient:
             keeper.start()
         with _tapped(network, sites, visit):
-            evidence.output = network(leaf)
+            evidence.output = _run(network, leaf)
     evidence._nodes = [nodes[i] for i in range(len(sites))]
     if guided:
         guide_relus(evidence.output, evidence._switch)  # not the evidence: it holds the graph

@@ -28,8 +28,26 @@ class ImageError(InputError):
     """An image that cannot be read; in a folder it is listed and the others are processed (exit code 3)."""
 
 
+class NetworkError(InputError):
+    """The network's own forward pass failed; the message holds the shapes and the network's own words."""
+
+
 class MissingExtraError(InputError, ImportError):
     """A package of an optional extra is not installed; the message holds the command that installs it."""
+
+
+def network_error(network: object, shape: Iterable[int], error: BaseException) -> NetworkError:
+    """The one line for an exception that a network raised on a batch.
+
+    >>> str(network_error(1, (2, 3, 8, 8), ValueError("sizes differ")))
+    'int fails on a batch of 2 × 3 × 8 × 8: ValueError: sizes differ'
+    """
+    words = str(error).strip().partition("\n")[0]
+    size = " × ".join(str(side) for side in shape)
+    name = type(error).__name__
+    return NetworkError(
+        f"{type(network).__name__} fails on a batch of {size}: {name}{f': {words}' if words else ''}"
+    )
 
 
 def missing_extra(package: str, extra: str) -> MissingExtraError:

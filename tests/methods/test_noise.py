@@ -36,6 +36,8 @@ class Listening(GapToy):
 
 def listen(x: Tensor, method: str, **options: object) -> tuple[sightline.Explanation, Tensor, Listening]:
     net = prepare(Listening())
+    sightline.explain(net, x)  # the first look at a network shows it images of its own
+    net.heard.clear()
     explanation = sightline.explain(net, x, method=method, **options)
     return explanation, net.changed(x[:1]), net
 

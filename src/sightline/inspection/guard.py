@@ -161,10 +161,10 @@ def plain_name(name: str, network: nn.Module) -> str:
     return name
 
 
-def refuse_unobservable(network: nn.Module) -> None:
-    """Raise `UnsupportedError` for a network that cannot be observed from inside: TorchScript, quantised."""
+def refuse_unobservable(network: nn.Module, *, layers: bool = True) -> None:
+    """Raise `UnsupportedError` for quantised networks and, where ``layers`` are to be observed, for TorchScript."""
     for module in network.modules():
-        if isinstance(module, torch.jit.ScriptModule):
+        if layers and isinstance(module, torch.jit.ScriptModule):
             what = "TorchScript, whose layers cannot be observed"
         elif ".quantized" in type(module).__module__:
             what = "quantised, and integers have no gradient"

@@ -110,8 +110,8 @@ class Reader:
             tensor, key, pooled = last.inputs[0], last.input_keys[0], found
         else:
             return (
-                f"behind {last.module or last.function!r} no map of more than one position is pooled "
-                f"(its last map is {' × '.join(map(str, last.inputs[0].shape[1:]))}; a larger image may serve)"
+                f"its last map, {' × '.join(map(str, last.inputs[0].shape[1:]))}, is not pooled "
+                f"(it goes into {last.module or last.function!r}), and no block or norm behind it gives a map of tokens"
             )
         layout = self.map_layout(tensor, key) or NCHW
         if pooled.numel() == tensor.shape[0] * tensor.shape[layout.channel_axis]:

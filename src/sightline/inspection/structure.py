@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from sightline.errors import InputError
+from sightline.errors import InputError, network_error
 from sightline.inspection.functions import POOLINGS
 from sightline.inspection.guard import network_lock, refuse_unobservable, unwrapped
 from sightline.inspection.layers import Head as Head
@@ -68,7 +68,7 @@ def _first_record(network: nn.Module, images: Tensor, score: Callable[[Any], Any
         except Exception as failed:
             error = failed
     assert error is not None
-    raise error
+    raise network_error(network, images.shape, error) from error
 
 
 def _structure(reader: Reader, network: nn.Module, score: Callable[[Any], Any]) -> Structure:

@@ -55,19 +55,19 @@ def bias_layers(network: nn.Module, images: Tensor) -> list[tuple[LayerRef, Tens
     >>> [str(site) for site, _ in bias_layers(net, torch.zeros(1, 3, 8, 8))]
     ['0', '3']
     """
-    rows = {row.name: row.shape[0] for row in inspect_network(network, images).layers}
+    rows = {row.name: row for row in inspect_network(network, images).layers}
     modules = dict(network.named_modules())
     found = []
-    for row, channels in rows.items():
-        name, hashed, call = row.partition("#")
+    for label, row in rows.items():
+        name, hashed, call = label.partition("#")
         bias = bias_of(modules[name]) if name in modules else None
-        if bias is None or len(bias) != channels:
+        if bias is None or len(bias) != row.shape[0]:
             continue
         inside = [child for child, _ in modules[name].named_children()]
         if inside and f"{name}.{inside[0]}{hashed}{call}" not in rows:
             continue
         site = f"{name}.{inside[0]}" if inside else name
-        found.append((LayerRef(site, int(call) if call else None), bias))
+        found.append((LayerRef(site, int(call) if call else None, layout=row.layout), bias))
     return found
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sightline.engine import Evidence, OtherPathError, observe, refuse_inference_mode
 from sightline.errors import InputError, UnsupportedError
-from sightline.inspection.guard import eval_mode, unwrapped
+from sightline.inspection.guard import eval_mode, refuse_unobservable, unwrapped
 from sightline.inspection.layers import Head, LayerRef, Structure, why_patchless
 from sightline.inspection.layout import Layout
 from sightline.inspection.naming import named_layer
@@ -40,6 +40,8 @@ def observe_for(
     layer = _checked_layer(method, layer, layout)
     refuse_inference_mode()
     if "activations" not in method.needs:
+        if "input_gradient" in method.needs:
+            refuse_unobservable(network, layers=False)
         evidence = _observed(method, network, images, [], False)
         if "input_gradient" in method.needs and not evidence.reaches(target):
             evidence = _observed(method, network, images, [], True)  # gradients may be switched off inside

@@ -1,0 +1,245 @@
+"""Which layer is chosen in every timm module and every torchvision classifier, and whether the map is one.
+
+    nice .venv/bin/python benchmarks/networks.py --write docs/networks.md
+
+Of each timm module its smallest model (networks_smallest.txt, found by --find-smallest), of torchvision every
+classifier; random weights, one image of noise of the network's own size. A network passes where the LayerCAM map at the
+layer that was chosen untold is finite and not constant, and where the cells of the layer move that lie over the
+patches of the image that were changed. Results are kept in --results and taken up again from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import queue
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+SMALLEST = HERE / "networks_smallest.txt"
+SIDES = {"inception_v3": 299}
+HEADINGS = ("network", "family", "layer", "layout", "map", "cam", "checks")
+
+
+def names() -> list[str]:
+    """Every network that is run: 'timm/MODEL' and 'torchvision/MODEL'."""
+    import torchvision
+
+    small = [line.split()[1] for line in SMALLEST.read_text().splitlines()]
+    classifiers = torchvision.models.list_models(module=torchvision.models)
+    return [f"timm/{name}" for name in small] + [f"torchvision/{name}" for name in classifiers]
+
+
+def build(name: str) -> tuple[Any, int, str]:
+    """The network with random weights, the side of its images, and its family."""
+    import timm
+    import torch
+    import torchvision
+
+    source, _, model = name.partition("/")
+    torch.manual_seed(0)
+    if source == "timm":
+        net = timm.create_model(model, pretrained=False)
+        return (
+            net,
+            net.pretrained_cfg["input_size"][-1],
+            timm.models.model_entrypoint(model).__module__.split(".")[-1],
+        )
+    extra = {"init_weights": False} if model in ("googlenet", "inception_v3") else {}
+    net = torchvision.models.get_model(model, weights=None, **extra)
+    return net, SIDES.get(model, 224), type(net).__module__.split(".")[-1]
+
+
+def examine(name: str) -> dict[str, Any]:
+    """One row of the table."""
+    import torch
+
+    import sightline
+    from sightline.engine import observe
+    from sightline.inspection.probes import changed_patches, moves_in_place
+    from sightline.inspection.structure import inspect_network
+
+    start = time.perf_counter()
+    net, side, family = build(name)
+    net.eval()
+    with torch.no_grad():
+        for parameter in net.parameters():  # heads and last norms that are made as zeros show nothing
+            if parameter.ndim > 1 and not bool(parameter.any()):
+                parameter.normal_(std=0.02, generator=torch.Generator().manual_seed(1))
+    row: dict[str, Any] = {"network": name, "family": family}
+    x = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(2))
+    structure = inspect_network(net, x)
+    if structure.target is None:
+        return {**row, "refused": structure.why_no_target}
+    maps = sightline.explain(net, x, "layercam").maps[0, 0]
+    observed = observe(net, changed_patches(x), [structure.target], gradient=False).activations
+    checks = {
+        "finite": bool(torch.isfinite(maps).all()),
+        "not constant": float(maps.std()) > 0,
+        "in place": moves_in_place(observed),
+    }
+    return {
+        **row,
+        "layer": str(structure.target),
+        "layout": str(structure.target.layout),
+        "map": " × ".join(map(str, observed.shape[1:])),
+        "cam": structure.head is not None,
+        "checks": checks,
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+def child(wanted: list[str]) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    for name in wanted:
+        try:
+            row = examine(name)
+        except Exception as error:
+            row = {"network": name, "refused": f"{type(error).__name__}: {error}".partition("\n")[0][:300]}
+        print("ROW " + json.dumps(row), flush=True)
+
+
+def rows_of(wanted: list[str], limit: float) -> Iterator[dict[str, Any]]:
+    """Rows as they come from a process of their own, which is ended and started again at one that takes too long."""
+    todo = list(wanted)
+    while todo:
+        command = [sys.executable, __file__, "--child", *todo]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        lines: queue.Queue[str | None] = queue.Queue()
+        reader = threading.Thread(target=_pump, args=(process, lines), daemon=True)
+        reader.start()
+        while todo:
+            try:
+                line = lines.get(timeout=limit)
+            except queue.Empty:
+                yield {"network": todo.pop(0), "refused": f"took more than {limit:.0f} s"}
+                break
+            if line is None:
+                yield {"network": todo.pop(0), "refused": "its process ended"}
+                break
+            if line.startswith("ROW "):
+                yield json.loads(line[4:])
+                todo.pop(0)
+        process.kill()
+        process.wait()
+
+
+def _pump(process: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.put(line)
+    lines.put(None)
+
+
+def passed(row: dict[str, Any]) -> bool:
+    return bool(row.get("checks")) and all(row["checks"].values())
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The document."""
+    import timm
+    import torch
+    import torchvision
+
+    parts = [
+        "# Networks\n",
+        "Printed by `benchmarks/networks.py`: of each timm module the smallest model, of torchvision every classifier, "
+        "with random weights. No layer was named. The layer is chosen by what the network computes; the layout says "
+        "how its tensor is a map (`ntc:1+14x14`: tokens, one before 14 × 14 patches). Checked: the LayerCAM map is "
+        "finite and not constant, and the cells move that lie over changed patches of the image. `cam`: the scores "
+        "are one linear layer on the pooled map, so that `cam` applies as well.\n",
+        f"torch {torch.__version__.split('+')[0]}, torchvision {torchvision.__version__.split('+')[0]}, "
+        f"timm {timm.__version__}.\n",
+    ]
+    for source, what in (("timm", "timm modules"), ("torchvision", "torchvision classifiers")):
+        mine = [row for row in rows if row["network"].startswith(source + "/")]
+        good = sum(passed(row) for row in mine)
+        parts.append(f"## {what}: {good} of {len(mine)}\n")
+        parts.append("| " + " | ".join(HEADINGS) + " |\n|" + "---|" * len(HEADINGS))
+        parts += [_line(row) for row in sorted(mine, key=lambda row: row["network"])]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _line(row: dict[str, Any]) -> str:
+    name = row["network"].partition("/")[2]
+    if "refused" in row:
+        return f"| {name} | {row.get('family', '')} | refused: {row['refused']} | | | | |"
+    failed = [check for check, good in row["checks"].items() if not good]
+    cells = (
+        name,
+        row["family"],
+        f"`{row['layer']}`",
+        f"`{row['layout']}`",
+        row["map"],
+        "yes" if row["cam"] else "",
+    )
+    return f"| {' | '.join(cells)} | {'ok' if not failed else 'not ' + ', not '.join(failed)} |"
+
+
+def find_smallest() -> None:
+    """Write the model with the fewest parameters of each timm module; takes some minutes."""
+    import timm
+    import torch
+    from timm.models import list_models, list_modules
+
+    found = []
+    for module in sorted(list_modules()):
+        sizes = []
+        for name in list_models(module=module):
+            with torch.device("meta"):
+                net = timm.create_model(name, pretrained=False)
+            sizes.append((sum(p.numel() for p in net.parameters()), name))
+        found.append(f"{module} {min(sizes)[1]}\n")
+    SMALLEST.write_text("".join(found))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("networks", nargs="*", help="only these: timm/NAME or torchvision/NAME")
+    parser.add_argument("--results", type=Path, default=Path("runs/networks.jsonl"))
+    parser.add_argument("--write", type=Path)
+    parser.add_argument("--limit", type=float, default=600.0, help="seconds for one network")
+    parser.add_argument("--again", action="store_true", help="run those anew that did not pass")
+    parser.add_argument("--find-smallest", action="store_true")
+    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        child(given.child)
+    elif given.find_smallest:
+        find_smallest()
+    else:
+        run(given)
+
+
+def run(given: argparse.Namespace) -> None:
+    """The networks that are still to be run, and the document."""
+    given.results.parent.mkdir(parents=True, exist_ok=True)
+    kept = given.results.read_text().splitlines() if given.results.exists() else []
+    rows = {row["network"]: row for row in map(json.loads, kept)}
+    wanted = given.networks or names()
+    todo = [n for n in wanted if n not in rows or given.networks or (given.again and not passed(rows[n]))]
+    with given.results.open("a") as file:
+        for row in rows_of(todo, given.limit):
+            rows[row["network"]] = row
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            print(_line(row), flush=True)
+    if given.write:
+        given.write.write_text(table([rows[n] for n in wanted if n in rows]))
+
+
+if __name__ == "__main__":
+    main()
