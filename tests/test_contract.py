@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import sightline
 from sightline.errors import InputError, NetworkError
+from sightline.methods import get_method
 from toynets import (
     BatchNormToy,
     ClassConvToy,
@@ -27,7 +28,8 @@ from toynets import (
     prepare,
 )
 
-METHODS = sorted(sightline.list_methods())
+METHODS = sorted(name for name in sightline.list_methods() if "attention" not in get_method(name).needs)
+# (what attention's methods owe is checked on transformers, in methods/test_attention.py)
 CLASS_AGNOSTIC = {"eigencam"}  # the same map for every class, and its docstring says so
 NEEDS_A_CLASS = {"cam", "finercam"}  # the class's weights, the other classes' scores: no callable target
 # Enough to show a value, not more: a default of 4,000 masks tests patience only.
@@ -417,8 +419,6 @@ def test_the_methods_of_the_specification_are_there() -> None:
 @every_method
 def test_names_its_paper_and_its_options_have_defaults(method: str) -> None:
     assert sightline.list_methods()[method]
-    from sightline.methods import get_method
-
     found = get_method(method)
     assert inspect.getdoc(found.function)
     assert all(option.default is not inspect.Parameter.empty for option in found.options.values())

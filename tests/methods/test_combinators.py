@@ -17,6 +17,7 @@ from sightline.methods.named import forget_method_name, name_method
 from sightline.methods.spec import Affinity, MethodSpec, parse_method, parse_methods
 from sightline.models.preprocess import Preprocess
 from sightline.types import BoxRule
+from toynets import TokenToy, make_images, prepare
 
 
 @pytest.fixture
@@ -308,3 +309,16 @@ def test_targets_go_through_combinators_unless_they_name_a_place(net: nn.Module)
         InputError, match=r"Detection\(.* names a place in the image, and flip and scales move it"
     ):
         sightline.explain(net, IMAGES, "gradcam:flip", target=place)
+
+
+def test_affinity_walks_on_tokens_too() -> None:
+    net, x = prepare(TokenToy()), make_images()
+    maps = sightline.explain(net, x, "gradcam").maps
+    found = sightline.explain(net, x, "gradcam:affinity").maps
+    tokens = net.norm(net.block(torch.cat([net.token.expand(2, -1, -1), patches(net, x)], 1)))[:, 1:]
+    features = tokens.transpose(1, 2).reshape(2, 6, 4, 4).detach()
+    torch.testing.assert_close(found, propagate(maps, features))
+
+
+def patches(net: TokenToy, x: Tensor) -> Tensor:
+    return net.patch(x).relu().flatten(2).transpose(1, 2)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.errors import InputError, UnsupportedError, unknown
-from sightline.inspection.recording import is_spatial
+from sightline.inspection.layout import NCHW
 from sightline.inspection.structure import LayerRow, Structure, inspect_network
 
 
@@ -104,26 +104,34 @@ def _area(size: Sequence[int]) -> int:
 
 
 @contextmanager
-def watched(network: nn.Module, layers: Sequence[str], n: int) -> Iterator[Callable[[], list[Tensor]]]:
-    """What layers show while something else runs the network: called afterwards, their maps (n, C, h, w), detached.
+def watched(
+    network: nn.Module, layers: Sequence[str], images: Tensor
+) -> Iterator[Callable[[], list[Tensor]]]:
+    """What layers show while something else runs the network: called afterwards, their maps (N, C, h, w), detached.
 
-    Kept is each layer's first output with ``n`` images, of this thread; the passes themselves are not touched. Raises
+    Kept is each layer's first output with as many images, of this thread; the passes themselves are not touched. Raises
     `InputError` for a layer that is not there, was not reached, or shows no map.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
-    >>> with watched(net, ["0"], 2) as seen:
-    ...     _ = net(torch.zeros(2, 3, 8, 8))
+    >>> images = torch.zeros(2, 3, 8, 8)
+    >>> with watched(net, ["0"], images) as seen:
+    ...     _ = net(images)
     >>> seen()[0].shape
     torch.Size([2, 4, 6, 6])
     """
-    kept: dict[str, Tensor] = {}
+    n, kept = len(images), dict[str, Tensor]()
     thread = threading.get_ident()
+    layouts = {row.name: row.layout for row in inspect_network(network, images).layers}
 
     def keep(name: str) -> Callable[..., None]:
+        layout = layouts.get(name, NCHW)
+
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             first = threading.get_ident() == thread and name not in kept
-            if first and isinstance(output, Tensor) and is_spatial(output) and len(output) == n:
-                kept[name] = output.detach().clone()  # what follows may work in place
+            if first and isinstance(output, Tensor) and len(output) == n and not layout.mismatch(output):
+                found = layout.to_map(output.detach())
+                if found.ndim == 4 and found[0, 0].numel() > 1:
+                    kept[name] = found.clone()  # what follows may work in place
 
         return hook
 

@@ -84,7 +84,7 @@ def propagated(method: Maps, affinity: Affinity) -> Maps:
         network = getattr(model, "network", model)
         names = affinity.stages
         stages = last_stages(network, images, names) if isinstance(names, int) else names
-        with watched(network, stages, len(images)) as seen:
+        with watched(network, stages, images) as seen:
             found = method(model, images, classes, layer=layer)
         walked = [propagate(found, features, affinity.power, affinity.steps) for features in seen()]
         if len(walked) == 1:

@@ -64,10 +64,10 @@ def bias_layers(network: nn.Module, images: Tensor) -> list[tuple[LayerRef, Tens
         if bias is None or len(bias) != row.shape[0]:
             continue
         inside = [child for child, _ in modules[name].named_children()]
-        if inside and f"{name}.{inside[0]}{hashed}{call}" not in rows:
-            continue
         site = f"{name}.{inside[0]}" if inside else name
-        found.append((LayerRef(site, int(call) if call else None, layout=row.layout), bias))
+        seen = rows.get(f"{site}{hashed}{call}")
+        if seen is not None:
+            found.append((LayerRef(site, int(call) if call else None, layout=seen.layout), bias))
     return found
 
 
@@ -90,8 +90,8 @@ def fullgrad(evidence: Evidence, targets: Sequence[Target], *, rescale: bool = F
 
     x is the image as the network gets it, g^l the gradient at the output of layer l; a batch norm's b is the whole
     constant that it adds. Completeness: on a network of ReLUs the signed terms, with those of the biases behind
-    the last pooling, sum to y^c; a saturated ReLU6, GELU, … has a constant of its own, which is left out. The paper
-    rescales each term to [0, 1] before it adds them (``rescale=True``). Returns (N, K, H, W), ≥ 0.
+    the last pooling, sum to y^c; a saturated ReLU6, GELU, … has a constant of its own, which is left out, as are
+    tokens without a place. The paper rescales each term to [0, 1] before it adds them (``rescale=True``). Returns (N, K, H, W), ≥ 0.
 
     >>> import sightline
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))

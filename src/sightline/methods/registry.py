@@ -14,7 +14,7 @@ from sightline.options import keyword_options
 from sightline.plugins import from_plugin, load_plugin, loaded_plugins
 from sightline.registry import Registry
 
-NEEDS = ("activations", "gradient", "input_gradient", "guided", "classifier")
+NEEDS = ("activations", "gradient", "input_gradient", "guided", "classifier", "attention")
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,9 @@ def register_method(
     """Decorator: make a function of `Evidence` and a target a method that works everywhere at once.
 
     ``needs`` says what the forward pass must keep: "activations" of the target layer, the "gradient" to it,
-    the "input_gradient", the "guided" one, the "classifier" weights. Options are the function's keyword-only
-    arguments. Registering a name again replaces it; a built-in method of that name is hidden until
+    the "input_gradient", the "guided" one, the "classifier" weights, "attention" (looked at in a pass of
+    its own). Options are the function's keyword-only arguments. Registering a name again replaces it; a built-in
+    method of that name is hidden until
     `unregister_method`.
 
     >>> @register_method("mine", paper="this line", needs=("activations",))

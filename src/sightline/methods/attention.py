@@ -1,0 +1,116 @@
+"""Attention rollout, its gradient form, and Chefer et al.'s relevance: maps of vision transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from sightline.engine import Evidence, refuse_inference_mode
+from sightline.errors import InputError
+from sightline.inspection.attention import AttentionPass, attend, over_heads
+from sightline.methods.registry import register_method
+from sightline.targets import Target
+
+Combine = Callable[[Sequence[Tensor]], Tensor]
+
+
+@register_method(
+    "attention_rollout",
+    paper="Abnar & Zuidema, ACL 2020",
+    needs=("attention",),
+    class_specific=False,
+)
+def attention_rollout(evidence: Evidence, target: Target, *, discard: float = 0.0) -> Tensor:
+    """R = Π_l (½ I + ½ mean over heads of A_l), later blocks on the left; the class token's row of R.
+
+    Class-agnostic: where information flows, whatever the class. Where no class token is pooled the mean of the rows
+    that the output depends on is taken (found by what it computes).
+    ``discard``: the share of the smallest values of each mean map that is set to 0 first (0.9 is in common use; the
+    paper has none), the first column excepted; rows are then divided by their sums. Returns (N, h, w), ≥ 0.
+    """
+    seen = _attend(evidence)
+    return seen.shown(rollout([_discarded(over_heads(a.detach()), discard) for a in seen.maps]))
+
+
+@register_method(
+    "gradient_rollout",
+    paper="gradient attention rollout, after Abnar & Zuidema",
+    needs=("attention",),
+    joint=True,
+)
+def gradient_rollout(evidence: Evidence, targets: Sequence[Target]) -> Tensor:
+    """Rollout of E_l = mean over heads of ReLU(A_l ⊙ ∂y^c/∂A_l): R = Π_l (I + E_l), rows divided by their sums.
+
+    Shown as `attention_rollout` is. Returns (N, K, h, w), ≥ 0.
+    """
+    return _for_each(evidence, targets, rollout)
+
+
+@register_method("chefer", paper="Chefer et al., ICCV 2021", needs=("attention",), joint=True)
+def chefer(evidence: Evidence, targets: Sequence[Target]) -> Tensor:
+    """R ← R + E_l R from R = I, block by block, E_l = mean over heads of ReLU(A_l ⊙ ∂y^c/∂A_l).
+
+    The self-attention case of the paper's rules; its gradient-only form, without LRP. Shown as `attention_rollout` is
+    (the token's own share, the identity, lies in no patch of a class token's row). Returns (N, K, h, w), ≥ 0.
+    """
+    return _for_each(evidence, targets, relevance)
+
+
+def rollout(maps: Sequence[Tensor]) -> Tensor:
+    """Π_l (I + E_l), each with rows over their sums, later maps on the left: (N, T, T) each -> (N, T, T).
+
+    >>> rollout([torch.tensor([[[0.0, 1.0], [0.5, 0.5]]])])
+    tensor([[[0.5000, 0.5000],
+             [0.2500, 0.7500]]])
+    """
+    total: Tensor | None = None
+    for one in maps:
+        step = one + torch.eye(one.shape[-1], dtype=one.dtype, device=one.device)
+        step = step / step.sum(-1, keepdim=True)
+        total = step if total is None else step @ total
+    assert total is not None  # a pass holds at least one map
+    return total
+
+
+def relevance(maps: Sequence[Tensor]) -> Tensor:
+    """R ← R + E_l R from the identity: (N, T, T) each -> (N, T, T).
+
+    >>> relevance([torch.tensor([[[0.0, 1.0], [0.5, 0.5]]])])
+    tensor([[[1.0000, 1.0000],
+             [0.5000, 1.5000]]])
+    """
+    total = torch.eye(maps[0].shape[-1], dtype=maps[0].dtype, device=maps[0].device).expand_as(maps[0])
+    for one in maps:
+        total = total + one @ total
+    return total
+
+
+def _attend(evidence: Evidence) -> AttentionPass:
+    refuse_inference_mode()
+    return attend(evidence.network, evidence.images)
+
+
+def _for_each(evidence: Evidence, targets: Sequence[Target], combine: Combine) -> Tensor:
+    seen = _attend(evidence)
+    found = []
+    for target in targets:
+        with torch.enable_grad():
+            gradients = seen.gradients(target(seen.output))
+        weighted = [over_heads((a.detach() * g).relu()) for a, g in zip(seen.maps, gradients, strict=True)]
+        found.append(seen.shown(combine(weighted)))
+    return torch.stack(found, 1)
+
+
+def _discarded(mean: Tensor, share: float) -> Tensor:
+    """The mean map (N, T, T) without its smallest values; the column of the first token stays."""
+    if not 0 <= share < 1:
+        raise InputError(f"discard={share}; expected a share from 0 to below 1")
+    count = int(share * mean[0].numel())
+    if not count:
+        return mean
+    smallest = mean.flatten(1).topk(count, 1, largest=False).indices
+    kept = torch.ones_like(mean.flatten(1)).scatter(1, smallest, 0).view_as(mean)
+    kept[:, :, 0] = 1
+    return mean * kept
