@@ -91,7 +91,8 @@ def fullgrad(evidence: Evidence, targets: Sequence[Target], *, rescale: bool = F
     x is the image as the network gets it, g^l the gradient at the output of layer l; a batch norm's b is the whole
     constant that it adds. Completeness: on a network of ReLUs the signed terms, with those of the biases behind
     the last pooling, sum to y^c; a saturated ReLU6, GELU, … has a constant of its own, which is left out, as are
-    tokens without a place. The paper rescales each term to [0, 1] before it adds them (``rescale=True``). Returns (N, K, H, W), ≥ 0.
+    tokens without a place. The paper rescales each term to [0, 1] before it adds them
+    (``rescale=True``). Returns (N, K, H, W), ≥ 0.
 
     >>> import sightline
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))

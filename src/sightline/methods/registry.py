@@ -75,8 +75,7 @@ def register_method(
     ``needs`` says what the forward pass must keep: "activations" of the target layer, the "gradient" to it,
     the "input_gradient", the "guided" one, the "classifier" weights, "attention" (looked at in a pass of
     its own). Options are the function's keyword-only arguments. Registering a name again replaces it; a built-in
-    method of that name is hidden until
-    `unregister_method`.
+    method of that name is hidden until `unregister_method`.
 
     >>> @register_method("mine", paper="this line", needs=("activations",))
     ... def mine(evidence, target, *, power=2.0):
