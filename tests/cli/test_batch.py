@@ -99,7 +99,7 @@ def test_a_bad_image_is_told_and_the_code_is_3_or_2_where_all_are_bad(
     [
         (["--engine", "rai"], "unknown engine 'rai'; did you mean 'ray'?"),
         (["-x"], "No such option"),
-        (["--address", "auto"], "a cluster's address belongs to engine ray"),
+        (["--address", "auto"], "a cluster address belongs to engine ray"),
         (["--heatmap-bits", 4], "heatmap_bits=4; expected 0 (none), 8 or 16"),
         (["--heatmap-size", "big"], "heatmap_size='big'; expected input or map"),
         (["--method", "layercam:flop"], "option 'flop'; expected NAME=VALUE"),

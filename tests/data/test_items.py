@@ -127,7 +127,7 @@ def test_of_a_cut_tar_the_whole_members_are_read_and_the_cut_is_told(
 def test_what_is_no_plain_tar_is_refused(tar: Path) -> None:
     zipped = tar.with_suffix(".tar.gz")
     zipped.write_bytes(gzip.compress(tar.read_bytes()))
-    with pytest.raises(InputError, match=r"compressed tar.*unpack it to \.tar"):
+    with pytest.raises(InputError, match=r"compressed tar.*decompress it to \.tar"):
         read_items([str(zipped)])
     tar.write_bytes(gzip.compress(b"no tar at all"))
     with pytest.raises(InputError, match=r"shard\.tar is not an uncompressed tar"):
@@ -137,7 +137,7 @@ def test_what_is_no_plain_tar_is_refused(tar: Path) -> None:
 def test_what_is_not_there_is_told(tree: Path) -> None:
     with pytest.raises(InputError, match="no images given"):
         read_items([])
-    with pytest.raises(InputError, match="gives no image"):
+    with pytest.raises(InputError, match="holds no image"):
         read_items([str(tree / "*.gif")])
     with pytest.raises(InputError, match=r"no file matches"):
         read_items([str(tree / "*.tar")])

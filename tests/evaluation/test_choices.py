@@ -41,7 +41,7 @@ def test_one_shared_image_is_enough(eye: LoadedModel, tmp_path: Path, val: Datas
         ({"threshold": 0.12345}, "not on the grid"),
         ({"threshold": 1.0}, "not on the grid"),
         ({"on_bad": "ignore"}, "unknown choice for bad images 'ignore'"),
-        ({"treshold": 0.3}, "unknown option of an evaluation 'treshold'; did you mean 'threshold'"),
+        ({"treshold": 0.3}, "unknown evaluation option 'treshold'; did you mean 'threshold'"),
         ({"select": "all"}, "an evaluation scores the largest region"),
         ({"rule": [BoxRule(0.2), BoxRule(0.3)]}, "two rules are relative to the same thing"),
         (
@@ -102,7 +102,7 @@ def test_a_module_without_preparation_is_refused(val: Dataset) -> None:
 
 def test_an_input_size_that_the_network_cannot_take(eye: LoadedModel, val: Dataset) -> None:
     fixed = load_model(nn.Sequential(nn.Flatten(), nn.Linear(768, 2)), transform=eye.preprocess)
-    with pytest.raises(InputError, match="cannot take an input of 20×20"):
+    with pytest.raises(InputError, match="does not accept an input of 20×20"):
         evaluate(fixed, val, input_size=20)
 
 

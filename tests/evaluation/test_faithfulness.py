@@ -158,7 +158,7 @@ def test_without_boxes_there_is_no_pointing(eye: LoadedModel, val: Dataset) -> N
         ({"view": "hole"}, "did you mean 'whole'"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"on_bad": "keep"}, "unknown choice for bad images"),
-        ({"step": 8}, "unknown option of a faithfulness evaluation 'step'; did you mean 'steps'"),
+        ({"step": 8}, "unknown faithfulness option 'step'; did you mean 'steps'"),
         ({"steps": 1000}, "steps=1000; expected 1 to 256"),
     ],
 )
@@ -196,7 +196,7 @@ def test_a_map_that_jumps_from_nothing_is_left_out_and_said(eye: LoadedModel, va
     finally:
         unregister_method("jump")
     assert "sensitivity" not in values(report, "jump")
-    assert report.notes == ["jump, max-sensitivity: 5 images without a number are left out."]
+    assert report.notes == ["jump, max-sensitivity: 5 images without a score are left out."]
 
 
 def test_the_table_says_what_is_good_and_is_saved_whole(

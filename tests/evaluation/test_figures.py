@@ -206,7 +206,7 @@ def test_another_input_size(eye: LoadedModel, val: Dataset) -> None:
 def test_a_limit_spreads_evenly(eye: LoadedModel, val: Dataset) -> None:
     report = evaluate(eye, val, ["cam"], limit=2, **FAST)
     assert {case.id for case in report.rows[0].cases} == {"a", "c"}
-    assert "2 images of 5, evenly spread" in report.caption()[0]
+    assert "2 images of 5, evenly spaced" in report.caption()[0]
 
 
 def test_progress_counts_all_passes(eye: LoadedModel, val: Dataset, other: Dataset) -> None:

@@ -1,4 +1,4 @@
-"""From one photo to millions: items, decoding in worker processes, batches of explanations, shards on disk."""
+"""Batch mode, for up to millions of photos: listing, decoding in worker processes, explaining, shards on disk."""
 
 from sightline.errors import require
 

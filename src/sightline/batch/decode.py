@@ -1,4 +1,4 @@
-"""From items to the network's input: what worker processes do while the model is at work."""
+"""From items to the network's input: what worker processes do while the model runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sightline.models.preprocess import Preprocess
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """One batch, ready for the network: the items of its photos, and the reasons of those that could not be read."""
+    """One batch, ready for the network: its photos and their items, and the items that could not be read, with why."""
 
     photos: PhotoBatch
     items: list[Item]
@@ -22,7 +22,7 @@ class Prepared:
 
 
 class Decoder(Dataset[Prepared]):
-    """Some items -> `Prepared`: what a worker process of a `DataLoader` is given; it holds no listing.
+    """Items -> `Prepared`; sent to the worker processes of a `DataLoader`, so it does not hold the listing.
 
     >>> Decoder(Preprocess((8, 8)), "whole")[[Item("a", "gone.jpg")]].photos.images.shape
     torch.Size([0, 3, 8, 8])
@@ -36,7 +36,7 @@ class Decoder(Dataset[Prepared]):
 
 
 def prepare(items: Sequence[Item], preprocess: Preprocess, view: str) -> Prepared:
-    """Read, check and transform ``items``; one that cannot be read is listed with its reason.
+    """Read, check and transform ``items``; unreadable ones are listed with the reason.
 
     >>> prepare([Item("a", "gone.jpg", fault="cut off")], Preprocess(), "whole").errors[0][1]
     'cut off'

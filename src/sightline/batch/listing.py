@@ -1,6 +1,6 @@
-"""The listing of a batch run: folders, patterns, lists in CSV or Parquet and tar shards become one table of items.
+"""The listing of a batch run: folders, patterns, CSV and Parquet lists and tar shards become one table of items.
 
-An item is a file, or a stretch of bytes inside a tar, so that any process can read any item by itself. The table
+An item is a file, or a byte range inside a tar, so that any process can read any item on its own. The table
 is Arrow: a million items take about 120 MB, and pickling it for a worker process copies buffers, not objects.
 """
 
@@ -46,13 +46,13 @@ PATH_COLUMNS, ID_COLUMNS = ("path", "file", "image", "filename"), ("id", "image_
 def read_items(
     arguments: Sequence[str | os.PathLike[str]], without: Collection[str | os.PathLike[str]] = ()
 ) -> pa.Table:
-    """The items that ``arguments`` name, in order, as a table of `SCHEMA`; each id once.
+    """The items in ``arguments``, in order, as a table with schema `SCHEMA` and unique ids.
 
-    Files, folders, globs; ``LIST.csv`` and ``LIST.parquet`` with a column ``path`` and perhaps ``id`` (relative
-    paths start at the list); ``SHARD.tar``, not compressed; each also as a URL that fsspec reads. The id is the
-    path below the folder that was named (``TAR/MEMBER`` in a tar), or the whole path where two would share one.
-    Folders and globs leave out the files and folders of ``without``, such as the output folder of an earlier run.
-    Raises `InputError` where an argument does not exist or gives no image, and for an image that comes twice.
+    Files, folders, globs; ``LIST.csv`` and ``LIST.parquet`` with a column ``path`` and optionally ``id`` (paths are
+    relative to the list); ``SHARD.tar``, uncompressed; all of these also as fsspec URLs. The id is the path relative
+    to the named folder (``TAR/MEMBER`` in a tar), or the whole path if two would clash. Folders and globs leave out
+    the files and folders in ``without``, such as an earlier run's output folder.
+    Raises `InputError` if an argument does not exist or holds no image, and for an image listed twice.
     """
     if not arguments:
         raise InputError("no images given; expected files, folders, patterns, a CSV, a Parquet or tar files")
@@ -74,7 +74,7 @@ def items_of(table: pa.Table) -> Iterator[Item]:
 
 
 def digest(table: pa.Table) -> str:
-    """SHA-256 over all items in their order: two listings are the same if and only if theirs are."""
+    """SHA-256 over all items in order: identifies a listing."""
     found = hashlib.sha256()
     for start in range(0, len(table), 65536):
         part = table.slice(start, 65536)
@@ -85,7 +85,7 @@ def digest(table: pa.Table) -> str:
 
 def _table(items: Iterable[Item]) -> pa.Table:
     remaining, batches = iter(items), []
-    while rows := list(islice(remaining, 4096)):  # a list of all would be larger than the table
+    while rows := list(islice(remaining, 4096)):  # a list of all rows would be larger than the table
         columns = [
             pa.array(column, field.type)
             for column, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)
@@ -96,12 +96,12 @@ def _table(items: Iterable[Item]) -> pa.Table:
 
 def _checked(argument: str, table: pa.Table) -> pa.Table:
     if not len(table):
-        raise InputError(f"{argument} gives no image (looked for {', '.join(IMAGE_SUFFIXES)})")
+        raise InputError(f"{argument} holds no image (looked for {', '.join(IMAGE_SUFFIXES)})")
     return table
 
 
 def _twice(ids: pa.ChunkedArray) -> str | None:
-    """An id that comes more than once, if there is one."""
+    """An id that occurs more than once, or None."""
     if len(pc.unique(ids)) == len(ids):
         return None
     counts = pc.value_counts(ids.combine_chunks())
@@ -112,7 +112,7 @@ def _items(argument: str, without: Collection[str | os.PathLike[str]]) -> Iterat
     suffix = PurePosixPath(argument).suffix.lower()
     if argument.lower().endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")):
         raise InputError(
-            f"{argument} is a compressed tar, whose images cannot be reached singly; unpack it to .tar"
+            f"{argument} is a compressed tar, whose images cannot be read individually; decompress it to .tar"
         )
     if suffix not in (*LISTS, TAR):
         yield from _remote_images(argument) if is_url(argument) else _local_images(argument, without)
@@ -122,7 +122,7 @@ def _items(argument: str, without: Collection[str | os.PathLike[str]]) -> Iterat
 
 
 def _matching(argument: str) -> list[str]:
-    """The files that a name or pattern of lists or shards stands for."""
+    """The files that match a name or pattern of lists or shards."""
     if is_url(argument):
         files = [url for _, url in _remote(argument)]
     else:
@@ -160,7 +160,7 @@ def _remote_images(argument: str) -> Iterator[Item]:
 
 
 def _remote(argument: str) -> list[tuple[str, str]]:
-    """The files of a URL that names a file, a folder, or a pattern: each as its store calls it, and as a URL."""
+    """The files behind a URL of a file, a folder or a pattern: each by its name in the store, and as a URL."""
     import fsspec
 
     try:
@@ -170,7 +170,9 @@ def _remote(argument: str) -> list[tuple[str, str]]:
         else:
             found = store.find(path) if store.isdir(path) else [path] if store.exists(path) else []
         return [(name, store.unstrip_protocol(name)) for name in sorted(found)]
-    except Exception as error:  # each store has errors of its own; a missing one is an ImportError
+    except (
+        Exception
+    ) as error:  # each store has its own errors; a store that is not installed raises ImportError
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{argument} cannot be listed: {reason}") from error
 
@@ -218,10 +220,10 @@ def _read_list(file: str) -> pa.Table:
 
 
 def tar_items(file: str) -> Iterator[Item]:
-    """The images of an uncompressed tar, and one item with a fault where the tar is cut off.
+    """The images of an uncompressed tar; a truncated tar adds an item with a fault.
 
-    Only headers are read. What lies before the cut is whole; the member that the cut goes through and the tar
-    itself are items that fail with their reason.
+    Only headers are read. Images before the cut are intact; the truncated member and the tar itself become items
+    that fail with the reason.
     """
     name, last = os.path.basename(file), "its beginning"
     with open_binary(file) as stream:

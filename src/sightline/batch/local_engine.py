@@ -23,9 +23,9 @@ PRELOAD = ["sightline.batch.decode"]  # imported once, by the process that the w
 
 @dataclass(frozen=True)
 class LocalEngine:
-    """The engine ``--engine local``: ``workers`` processes prepare batches; 0: this one does it itself.
+    """``--engine local``: ``workers`` processes prepare batches; 0: this process does it.
 
-    None: one of every eight cores beside a model on the CPU (which needs them more), all but one beside a GPU.
+    None: one worker per eight cores if the model runs on the CPU (and needs the cores), all but one core with a GPU.
     """
 
     workers: int | None = None
@@ -33,14 +33,14 @@ class LocalEngine:
     def __call__(
         self, model: LoadedModel, sharding: Sharding, shards: Sequence[int], folder: Folder
     ) -> Iterator[int]:
-        """Do ``shards``; yields the number of items of each batch as it is done."""
-        model, work = ready(model, sharding.work), sharding.work
+        """Process ``shards``; yields each finished batch's number of items."""
+        model, options = ready(model, sharding.options), sharding.options
         batches = iter(self._loader(model, sharding, shards))
-        overlays = folder.overlays if work.overlays else None
+        overlays = folder.overlays if options.overlays else None
         for shard in shards:
             done = []
             for start, stop in sharding.spans(shard):
-                done.append(explain_prepared(model, _next(batches), work, overlays))
+                done.append(explain_prepared(model, _next(batches), options, overlays))
                 yield stop - start
             folder.write(shard, done)
 
@@ -50,10 +50,10 @@ class LocalEngine:
 
     def _loader(self, model: LoadedModel, sharding: Sharding, shards: Sequence[int]) -> DataLoader[Prepared]:
         workers = _workers(model) if self.workers is None else self.workers
-        assert model.preprocess is not None  # `explain_batch` has seen to it
+        assert model.preprocess is not None  # validated in `explain_batch`
         context = _context() if workers else None
         return DataLoader(
-            Decoder(model.preprocess, sharding.work.view),
+            Decoder(model.preprocess, sharding.options.view),
             batch_size=None,
             sampler=_Batches(sharding, shards),
             num_workers=workers,
@@ -63,7 +63,7 @@ class LocalEngine:
 
 
 class _Batches:
-    """The items of every batch, in order, listed as they are asked for."""
+    """The items of every batch, in order, listed on demand."""
 
     def __init__(self, sharding: Sharding, shards: Sequence[int]) -> None:
         self.sharding, self.shards = sharding, shards
@@ -84,7 +84,7 @@ def _next(batches: Iterator[Prepared]) -> Prepared:
         if "DataLoader worker" not in str(error):
             raise
         raise InputError(
-            "a process that decodes images was killed (out of memory?); start the same command again, "
+            "a process that decodes images was killed (out of memory?); run the same command again, "
             "perhaps with fewer --workers"
         ) from error
 
@@ -96,7 +96,7 @@ def _workers(model: LoadedModel) -> int:
 
 
 def _context() -> multiprocessing.context.BaseContext:
-    """Never a plain fork: this process has threads. A fork server imports torch once for all workers."""
+    """Never a plain fork, since this process has threads; a fork server imports torch once for all workers."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

@@ -1,8 +1,8 @@
 """Batch runs on Ray Data: decoding in tasks, the model in actors, shards written by tasks, streaming.
 
-One row of the Ray data set is one batch of the `Sharding`, so that batches are those of the local engine whatever Ray
-does with its blocks; order is kept, so that the rows of a shard come together. Ray Data does the rest: placement,
-back-pressure, retries on lost machines, one machine or many.
+One row of the Ray data set is one batch of the `Sharding`, so that batches match the local engine's whatever Ray
+does with its blocks; order is preserved, so that the rows of a shard arrive together. Ray Data does the rest:
+placement, back-pressure, retries on lost machines, one machine or many.
 """
 
 from __future__ import annotations
@@ -25,30 +25,32 @@ from sightline.methods.registry import Additions
 from sightline.models.loading import LoadedModel
 
 if TYPE_CHECKING:
-    from sightline.evaluation.counting import Advance, Counted, Skipped
+    from sightline.evaluation.counting import Counts, OnProgress, Skipped
     from sightline.evaluation.models import ModelSource
     from sightline.types import Dataset
 
 Row = dict[str, Any]
 REACHED_WITHIN = 3.0  # seconds to wait for a cluster's port
-ACTOR_SHARE = 0.75  # of its cores an actor books so much, which leaves decoding and writing something to book
+ACTOR_SHARE = 0.75  # of its cores that an actor reserves; the rest is for decoding and writing
 TASK_CPUS = 0.25
-STORE_BYTES = 2**30  # of the object store on one machine: back-pressure keeps what is under way below it
+STORE_BYTES = 2**30  # of the object store on one machine: back-pressure keeps data in flight below it
 
 
 class RayEngine:
-    """The engine ``--engine ray``: a model in each GPU's or core group's actor, one group being torch's threads.
+    """``--engine ray``: one model per GPU, or per group of cores (as many as torch has threads), each in an actor.
 
     ``address``  of a running cluster ("auto", "host:6379", "ray://host:10001"); None starts Ray on this machine.
-    ``device``   "cpu", or "auto": GPUs where the cluster has some.
-    Input and output folders must be seen by every machine under the same path, or inputs be URLs; so must plugins
-    (`load_plugin`). Methods registered without a plugin, such as a notebook's, are sent along.
-    Raises `InputError` where the cluster cannot be reached, `MissingExtraError` where Ray is not installed.
+    ``device``   "cpu", or "auto": GPUs if the cluster has any.
+    Every machine must see input and output folders, and plugins (`load_plugin`), under the same path; inputs may also
+    be URLs. Methods registered without a plugin, such as a notebook's, are sent along.
+    Raises `InputError` if the cluster cannot be reached, `MissingExtraError` if Ray is not installed.
     """
 
     def __init__(self, address: str | None = None, device: str = "auto") -> None:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when Ray is imported
-        os.environ.setdefault("RAY_worker_niceness", "0")  # else 15, and any other work goes before ours
+        os.environ.setdefault(
+            "RAY_worker_niceness", "0"
+        )  # the default is 15: any other process would take priority
         ray = need("ray", "ray")
         self.address, self.threads = address, torch.get_num_threads()
         quiet: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
@@ -76,10 +78,10 @@ class RayEngine:
     def __call__(
         self, model: LoadedModel, sharding: Sharding, shards: Sequence[int], folder: Folder
     ) -> Iterator[int]:
-        """Do ``shards``; yields the number of items of each shard as it is written."""
+        """Process ``shards``; yields each written shard's number of items."""
         import ray
 
-        preprocess, view, here = model.preprocess, sharding.work.view, os.getcwd()
+        preprocess, view, here = model.preprocess, sharding.options.view, os.getcwd()
         target = Folder(folder.path.resolve())
         listing = ray.put(sharding)
         batches = [(shard, start, stop) for shard in shards for start, stop in sharding.spans(shard)]
@@ -87,9 +89,9 @@ class RayEngine:
 
         def decode(row: Row) -> Row:
             shard, start, stop = batches[int(row["id"])]
-            os.chdir(here)  # relative paths are the driver's
+            os.chdir(here)  # paths are relative to the driver's folder
             torch.set_num_threads(1)
-            assert preprocess is not None  # `explain_batch` has seen to it
+            assert preprocess is not None  # validated in `explain_batch`
             prepared = prepare(ray.get(listing).batch((start, stop)), preprocess, view)
             return {"shard": shard, "count": stop - start, "data": pickle.dumps(prepared, 5), "error": b""}
 
@@ -97,8 +99,10 @@ class RayEngine:
             if not (error := max(rows["error"])):
                 shard = {int(number) for number in rows["shard"]}
                 if len(shard) != 1 or len(rows["data"]) != len(sharding.spans(number := shard.pop())):
-                    raise RuntimeError(f"Ray brought the batches of a shard apart: {sorted(rows['shard'])}")
-                _, error = _told(lambda: target.write(number, [pickle.loads(data) for data in rows["data"]]))
+                    raise RuntimeError(f"Ray split the batches of a shard: {sorted(rows['shard'])}")
+                _, error = _pickle_result(
+                    lambda: target.write(number, [pickle.loads(data) for data in rows["data"]])
+                )
             return {"count": [int(sum(rows["count"]))], "error": [error]}
 
         data = self._rows(len(batches)).map(decode, num_cpus=TASK_CPUS)
@@ -108,8 +112,8 @@ class RayEngine:
                 self.threads,
                 Additions.here(),
                 ray.put(model),
-                sharding.work,
-                target.overlays if sharding.work.overlays else None,
+                sharding.options,
+                target.overlays if sharding.options.overlays else None,
             ),
             **self._actors(len(batches)),
         )
@@ -124,9 +128,9 @@ class RayEngine:
         indices: Sequence[int],
         shown: Sequence[float],
         skipped: Skipped,
-        advance: Advance,
-    ) -> Counted:
-        """`ModelSource.score` in actors: whole batches are counted apart and the counts merged, in order."""
+        advance: OnProgress,
+    ) -> Counts:
+        """`ModelSource.score` in actors: batches are scored separately and their counts merged, in order."""
         import ray
 
         from sightline.evaluation.counting import chunks, merged
@@ -149,9 +153,9 @@ class RayEngine:
         return merged(found)
 
     def _rows(self, count: int) -> Any:
-        """A Ray data set of ``count`` rows 0, 1, …, each its own block.
+        """A Ray data set of ``count`` rows 0, 1, …, each in its own block.
 
-        Not `ray.data.range`: its tasks book a whole core each, which beside the actors may never be free.
+        Not `ray.data.range`: its tasks reserve a whole core each, and the actors may leave none free.
         """
         import logging
 
@@ -159,7 +163,7 @@ class RayEngine:
 
         logging.getLogger("ray.data").setLevel(
             logging.ERROR
-        )  # errors are raised, and progress is the caller's
+        )  # errors are raised, and the caller reports progress
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
@@ -174,34 +178,34 @@ class RayEngine:
 
 
 class _Explainer:
-    """An actor: one model, `explain_prepared` on each batch."""
+    """An actor: one model, which runs `explain_prepared` on each batch."""
 
     def __init__(
-        self, threads: int, additions: Additions, model: Any, work: BatchOptions, overlays: Path | None
+        self, threads: int, additions: Additions, model: Any, options: BatchOptions, overlays: Path | None
     ) -> None:
         import ray
 
         torch.set_num_threads(threads)
-        _, self.error = _told(additions.register)
+        _, self.error = _pickle_result(additions.register)
         loaded = _on_gpu(ray.get(model))
-        self.model, self.work, self.overlays = ready(loaded, work), work, overlays
+        self.model, self.options, self.overlays = ready(loaded, options), options, overlays
 
     def __call__(self, row: Row) -> Row:
         if self.error:
             return {"shard": row["shard"], "count": row["count"], "data": b"", "error": self.error}
         batch = pickle.loads(row["data"])
-        data, error = _told(lambda: explain_prepared(self.model, batch, self.work, self.overlays))
+        data, error = _pickle_result(lambda: explain_prepared(self.model, batch, self.options, self.overlays))
         return {"shard": row["shard"], "count": row["count"], "data": data, "error": error}
 
 
 class _Scorer:
-    """An actor: one model and its methods, which count one batch a call."""
+    """An actor: one model and its methods, scoring one batch per call."""
 
     def __init__(self, threads: int, additions: Additions, shared: Any) -> None:
         import ray
 
         torch.set_num_threads(threads)
-        _, self.error = _told(additions.register)
+        _, self.error = _pickle_result(additions.register)
         self.source, self.dataset, self.pieces, self.shown = ray.get(shared)
         _on_gpu(self.source.model)
 
@@ -214,7 +218,7 @@ class _Scorer:
             counted = self.source.score(self.dataset, piece, self.shown, skipped, lambda count: None)
             return counted, skipped.reasons
 
-        data, error = (b"", self.error) if self.error else _told(count)
+        data, error = (b"", self.error) if self.error else _pickle_result(count)
         return {"count": len(piece), "data": data, "error": error}
 
 
@@ -223,16 +227,16 @@ def _on_gpu(model: LoadedModel) -> LoadedModel:
     return model.to("cuda") if torch.cuda.is_available() else model
 
 
-def _told(work: Callable[[], Any]) -> tuple[bytes, bytes]:
-    """What ``work`` gives, and the user's or the system's error; a raised one would come back as mere text."""
+def _pickle_result(call: Callable[[], Any]) -> tuple[bytes, bytes]:
+    """Pickle what ``call`` returns, and an `InputError` or `OSError` that it raises: Ray would return it as text."""
     try:
-        return pickle.dumps(work(), 5), b""
+        return pickle.dumps(call(), 5), b""
     except (InputError, OSError) as error:
         return b"", pickle.dumps(error)
 
 
 def _rows_of(data: Any) -> Iterator[Row]:
-    """The rows of a data set as they come; an error that one brings is raised."""
+    """The rows of a data set as they arrive; an error in a row is raised."""
     for row in data.iter_rows():
         if row["error"]:
             raise pickle.loads(row["error"])
@@ -240,7 +244,7 @@ def _rows_of(data: Any) -> Iterator[Row]:
 
 
 def _reach(address: str) -> None:
-    """Refuse within seconds an address where nothing listens; Ray itself would try for minutes."""
+    """Fail within seconds if nothing listens at the address; Ray itself would retry for minutes."""
     if address in ("auto", "local"):
         return
     parts = urlsplit(address if "://" in address else f"//{address}")

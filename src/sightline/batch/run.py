@@ -1,4 +1,4 @@
-"""`explain_batch`: any number of photos into a Parquet dataset and heatmaps in shards, whatever the engine."""
+"""`explain_batch`: any number of photos into a Parquet data set and heatmap shards, on any engine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENGINES = ("local", "ray")
 
 
 class Engine(Protocol):
-    """What runs shards: `explain_prepared` for every batch of `Sharding.spans`, then `Folder.write` for the shard."""
+    """Processes shards: `explain_prepared` for every batch in `Sharding.spans`, then `Folder.write` for the shard."""
 
     def __call__(
         self, model: LoadedModel, sharding: Sharding, shards: Sequence[int], folder: Folder
@@ -43,11 +43,11 @@ def explain_batch(
 ) -> dict[str, Any]:
     """Explain every image of ``inputs`` (see `read_items`) into the folder ``out``; returns its manifest.
 
-    A Parquet dataset in ``out/results``, heatmaps in ``out/heatmaps``, failures in ``out/errors.parquet``. What is
-    finished is never half-written; the same call again does what is missing, and each image is there exactly once.
-    The same batches and threads give the same bits. ``engine``: "local", "ray", or an engine such as
-    `LocalEngine(workers=4)`. ``progress(done, total)`` is told of images.
-    Raises `InputError` where ``out`` holds another run, or one that is at work, and for wrong choices.
+    A Parquet data set in ``out/results``, heatmaps in ``out/heatmaps``, failures in ``out/errors.parquet``. Files are
+    written atomically; the same call after an interruption completes the run, with each image exactly once.
+    The same batches and threads give bit-identical results. ``engine``: "local", "ray", or an engine such as
+    `LocalEngine(workers=4)`. ``progress(done, total)`` counts images.
+    Raises `InputError` if ``out`` holds a different run or one in progress, and for invalid options.
 
     >>> import tempfile, PIL.Image
     >>> from pathlib import Path
@@ -77,7 +77,7 @@ def explain_batch(
 def engine_of(
     engine: str | Engine, workers: int | None = None, address: str | None = None, device: str = "auto"
 ) -> Engine:
-    """The engine of that name, or the one that is given; ``workers`` are those of "local", the others of "ray".
+    """The engine of that name, or the given one; ``workers`` is for "local", ``address`` and ``device`` for "ray".
 
     >>> engine_of("local", workers=2)
     LocalEngine(workers=2)
@@ -88,17 +88,17 @@ def engine_of(
         raise unknown("engine", engine, ENGINES)
     if engine == "local":
         if address is not None:
-            raise InputError("a cluster's address belongs to engine ray; this is engine local")
+            raise InputError("a cluster address belongs to engine ray; this is engine local")
         return LocalEngine(workers)
     from sightline.batch.ray_engine import RayEngine
 
     if workers is not None:
-        raise InputError("workers belong to engine local; Ray shares out the cores itself")
+        raise InputError("workers belongs to engine local; Ray allocates the cores itself")
     return RayEngine(address, device)
 
 
 def describe(model: LoadedModel, sharding: Sharding, engine: Engine, items: pa.Table) -> dict[str, Any]:
-    """The manifest of a run that begins: what the results depend on, and what they do not."""
+    """The manifest at the start of a run: what the results depend on, and what they do not."""
     preprocess = model.preprocess
     assert preprocess is not None
     return describe_run(
@@ -112,19 +112,19 @@ def describe(model: LoadedModel, sharding: Sharding, engine: Engine, items: pa.T
             else repr(preprocess.transform),
         },
         about_model=model.describe(),
-        options=sharding.work.as_dict(),
+        options=sharding.options.as_dict(),
         input={"images": len(items), "listing_sha256": digest(items)},
         engine={**engine.describe(), "device": next((str(p.device) for p in model.parameters()), "cpu")},
     )
 
 
-def _check(model: LoadedModel, work: BatchOptions) -> None:
-    """Refuse now what would be refused after the listing."""
+def _check(model: LoadedModel, options: BatchOptions) -> None:
+    """Refuse before the listing what would fail after it."""
     if model.preprocess is None:
         raise InputError(
             f"{model.name} has no transform; give one: sightline.load_model(model, transform=...)"
         )
-    spec = parse_method(work.method)
-    get_method(spec.name).checked_options({**spec.options, **work.method_options})
-    if work.heatmap_size == "map" and get_method(spec.name).signed:
-        raise UnsupportedError(f"{work.method} makes maps of the input's size; leave out heatmap_size")
+    spec = parse_method(options.method)
+    get_method(spec.name).checked_options({**spec.options, **options.method_options})
+    if options.heatmap_size == "map" and get_method(spec.name).signed:
+        raise UnsupportedError(f"{options.method} makes maps of the input's size; leave out heatmap_size")

@@ -1,12 +1,12 @@
-"""The folder of a run: whole shards, or none; one run at a time; a killed run goes on where it stopped.
+"""The folder of a run: shards are written atomically, by one run at a time; a killed run resumes where it stopped.
 
-    results/part-00000.parquet    the rows of shard 0, and, in the file's metadata, its failures
-    heatmaps/part-00000.npy       its heatmaps: row r of the one belongs to row r of the other
-    overlays/…                    where they were asked for
-    errors.parquet                all failures with their reasons, once all shards are there
-    manifest.json                 what was run; ``complete`` says whether it was finished
+    results/part-00000.parquet    the rows of shard 0 and, in the file's metadata, its failures
+    heatmaps/part-00000.npy       its heatmaps: row r belongs to row r of the Parquet file
+    overlays/…                    if requested
+    errors.parquet                all failures with their reasons, once all shards are done
+    manifest.json                 what was run; ``complete`` says whether it finished
 
-A shard is done when its Parquet file is there, and that is written last: to another name, to the disk, renamed.
+A shard is done once its Parquet file exists. It is written last: under a temporary name, synced to disk, renamed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ERRORS = pa.schema([("image_id", pa.string()), ("path", pa.string()), ("reason",
 
 @dataclass(frozen=True)
 class Sharding:
-    """The listing cut into shards and these into batches: the same for every engine and every start.
+    """The listing split into shards and these into batches: the same for every engine and every restart.
 
     >>> sharding = Sharding(pa.table({"id": list("abcde")}), BatchOptions(batch_size=2, shard_size=3))
     >>> [sharding.spans(number) for number in sharding.shards]
@@ -48,16 +48,16 @@ class Sharding:
     """
 
     items: pa.Table
-    work: BatchOptions
+    options: BatchOptions
 
     @property
     def shards(self) -> range:
-        return range(-(-len(self.items) // self.work.shard_size))
+        return range(-(-len(self.items) // self.options.shard_size))
 
     def spans(self, shard: int) -> list[tuple[int, int]]:
-        """First and last + 1 item of each batch of a shard."""
-        first, size = shard * self.work.shard_size, self.work.batch_size
-        last = min(first + self.work.shard_size, len(self.items))
+        """The start and end (exclusive) of each batch of a shard."""
+        first, size = shard * self.options.shard_size, self.options.batch_size
+        last = min(first + self.options.shard_size, len(self.items))
         return [(start, min(start + size, last)) for start in range(first, last, size)]
 
     def batch(self, span: tuple[int, int]) -> list[Item]:
@@ -65,7 +65,7 @@ class Sharding:
         return list(items_of(self.items.slice(span[0], span[1] - span[0])))
 
     def size(self, shards: Sequence[int]) -> int:
-        """How many items these shards hold."""
+        """The number of items in these shards."""
         return sum(spans[-1][1] - spans[0][0] for spans in map(self.spans, shards))
 
 
@@ -89,9 +89,9 @@ class Folder:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Make the folder and hold it alone; the system lets go of it when this process ends, however it ends.
+        """Create and lock the folder; the system releases the lock when this process ends, even if killed.
 
-        Raises `InputError` where another run is at work in it, or has left another manifest.
+        Raises `InputError` if another run is writing there, or the folder holds another kind of manifest.
         """
         if (self.path / MANIFEST).exists() and (self.out.manifest() or {}).get("kind") != KIND:
             self.out.check_owner()
@@ -109,14 +109,14 @@ class Folder:
             try:
                 yield
             finally:
-                if not (self.path / MANIFEST).exists():  # nothing was begun: nothing is left
+                if not (self.path / MANIFEST).exists():  # nothing was started: leave nothing behind
                     (self.path / ".lock").unlink(missing_ok=True)
                 lock.release()
 
     def begin(self, manifest: dict[str, Any]) -> None:
-        """Clear away what a killed run left half-written, and say in manifest.json what is being run.
+        """Remove the partial files of a killed run, and describe this run in manifest.json.
 
-        Raises `InputError` with the differences where the folder holds another run.
+        Raises `InputError` with the differences if the folder holds a different run.
         """
         manifest = json.loads(as_json(manifest))
         there = self.out.manifest()
@@ -133,7 +133,7 @@ class Folder:
         self.out.finish({**manifest, "complete": False, "process": process}, durable=True)
 
     def finished(self, shard: int) -> dict[str, Any] | None:
-        """What a finished shard says of itself; None where it is not there, or not whole."""
+        """A finished shard's own metadata; None if it is missing or incomplete."""
         try:
             found = pq.read_metadata(self.part(shard))
         except (OSError, pa.ArrowException):
@@ -147,7 +147,7 @@ class Folder:
         return {**said, "rows": found.num_rows}
 
     def write(self, shard: int, done: Sequence[BatchResult]) -> None:
-        """Write one shard: its heatmaps, then, as the sign that it is whole, its rows."""
+        """Write one shard: its heatmaps, then its rows, which mark it as complete."""
         kept = [one.heatmaps for one in done if one.heatmaps is not None]
         written = 0
         if kept:
@@ -168,14 +168,12 @@ class Folder:
         write_atomically(self.part(shard), lambda file: file.write(_parquet(rows)), durable=True)
 
     def finish(self, shards: Sequence[int]) -> dict[str, Any]:
-        """Gather the failures of all shards into errors.parquet and close the manifest, which is returned."""
+        """Collect the failures of all shards in errors.parquet, complete the manifest and return it."""
         counts, failed = {"images": 0, "rows": 0, "shards": len(shards)}, []
         for shard in shards:
             said = self.finished(shard)
             if said is None:
-                raise InputError(
-                    f"{self.part(shard)} has gone while the run went on; start the same command again"
-                )
+                raise InputError(f"{self.part(shard)} disappeared during the run; run the same command again")
             counts["images"] += said["images"]
             counts["rows"] += said["rows"]
             failed += said["errors"]
@@ -190,7 +188,7 @@ class Folder:
 
 
 def differences(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Where two manifests are of different runs, in words.
+    """The differences between the manifests of two runs, in words.
 
     >>> differences({"options": {"method": "cam", "view": "whole"}}, {"options": {"method": "rise", "view": "whole"}})
     ["method is 'cam' there and 'rise' here"]
@@ -198,7 +196,7 @@ def differences(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     found = []
     for part in SAME:
         old, new = there.get(part, {}), wanted.get(part, {})
-        if "standard" in old:  # written before it was called relative_to
+        if "standard" in old:  # from before it was renamed relative_to
             old = {"relative_to": old["standard"], **old}
         for name in dict.fromkeys([*old, *new]):
             if old.get(name) != new.get(name):
@@ -208,9 +206,9 @@ def differences(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 
 def write_arrays(file: BinaryIO, arrays: Sequence[Array]) -> None:
-    """Arrays one after the other as one .npy file, without joining them in memory.
+    """Write arrays one after the other into one .npy file, without joining them in memory.
 
-    `numpy.save` would tell of a full disk with an error that does not say so.
+    (`numpy.save` does not say so when the disk is full.)
 
     >>> import io
     >>> file = io.BytesIO()
@@ -226,8 +224,6 @@ def write_arrays(file: BinaryIO, arrays: Sequence[Array]) -> None:
 
 
 def _parquet(table: pa.Table) -> memoryview:
-    sink = (
-        pa.BufferOutputStream()
-    )  # a shard's rows are small, and a plain write tells a full disk by its name
+    sink = pa.BufferOutputStream()  # a shard's rows are small, and a plain write reports a full disk as such
     pq.write_table(table, sink, compression="zstd")
     return memoryview(sink.getvalue())

@@ -1,4 +1,4 @@
-"""One batch: prepared images in, rows and quantised heatmaps out; both engines call this."""
+"""One batch: prepared images in, rows and quantised heatmaps out; used by both engines."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ ROWS = pa.schema(
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """What is done to every batch; two runs whose `BatchOptions` differs do not share a folder.
+    """How every batch is explained; runs with different `BatchOptions` cannot share a folder.
 
-    ``heatmap_bits``  8 or 16: heatmaps are kept as round(h · (2^bits - 1)), unsigned; 0: none are kept.
-    ``heatmap_size``  "input": at the network's input size; "map": at the size of the map itself, before any
-                      upsampling (7×7 of a ResNet at 224: a thousandth of the bytes).
-    ``channels_last`` whether the network runs in that memory format: often faster, equal to some 1e-6.
+    ``heatmap_bits``  8 or 16: heatmaps are stored as round(h · (2^bits - 1)), unsigned; 0: not stored.
+    ``heatmap_size``  "input": at the network's input size; "map": at the map's own size, before any
+                      upsampling (7×7 for a ResNet at 224: a thousandth of the bytes).
+    ``channels_last`` run the network in that memory format: often faster, equal to about 1e-6.
     """
 
     method: str = "gradcam"
@@ -85,63 +85,63 @@ class BatchOptions:
             )
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as manifest.json holds them; those of the box rule lie beside the others, ``standard`` too."""
+        """The options as written to manifest.json, the box rule's fields (also the old ``standard``) inline."""
         fields = {name: value for name, value in asdict(self).items() if name != "rule"}
         return {**fields, **self.rule.as_dict(), "standard": self.rule.relative_to}
 
 
 @dataclass
 class BatchResult:
-    """What came of one batch: a table of `ROWS`, heatmaps (rows, H, W) uint8 or uint16 or None, the failures."""
+    """The result of one batch: a table of `ROWS`; heatmaps (rows, H, W), uint8 or uint16, or None; the failures."""
 
     rows: pa.Table
     heatmaps: Array | None
     errors: list[tuple[Item, str]]
 
 
-def ready(model: LoadedModel, work: BatchOptions) -> LoadedModel:
-    """The model in eval mode and in the memory format that ``work`` asks for."""
-    form = torch.channels_last if work.channels_last else torch.contiguous_format
+def ready(model: LoadedModel, options: BatchOptions) -> LoadedModel:
+    """The model in eval mode and in the memory format of ``options``."""
+    form = torch.channels_last if options.channels_last else torch.contiguous_format
     return model.eval().to(memory_format=form)
 
 
 def explain_prepared(
-    model: LoadedModel, batch: Prepared, work: BatchOptions, overlays: Path | None = None
+    model: LoadedModel, batch: Prepared, options: BatchOptions, overlays: Path | None = None
 ) -> BatchResult:
-    """Explain one batch: a row and a heatmap for each image and class, images in their order, classes by rank.
+    """Explain one batch: a row and a heatmap per image and class, images in order, classes by rank.
 
-    ``overlays``: a folder for a PNG each, or None. Raises what `explain` raises.
+    ``overlays``: a folder for one PNG per row, or None. Raises what `explain` raises.
     """
     if not batch.items:
         return BatchResult(ROWS.empty_table(), None, batch.errors)
     photos = batch.photos
-    if work.channels_last:
+    if options.channels_last:
         photos = photos.to(memory_format=torch.channels_last)
     explanation = explain(
         model,
         photos,
-        method=work.method,
-        classes=work.classes,
-        layer=work.layers or None,
-        **work.method_options,
+        method=options.method,
+        classes=options.classes,
+        layer=options.layers or None,
+        **options.method_options,
     )
-    heatmaps = explanation.heatmaps(normalise=work.rule.normalise, percentile=work.rule.percentile)
-    rows = _rows(explanation, heatmaps, batch, work)
+    heatmaps = explanation.heatmaps(normalise=options.rule.normalise, percentile=options.rule.percentile)
+    rows = _rows(explanation, heatmaps, batch, options)
     if overlays is not None:
-        _draw(explanation, heatmaps, rows, batch, work, overlays)
-    return BatchResult(rows, _kept(explanation, heatmaps, work), batch.errors)
+        _draw(explanation, heatmaps, rows, batch, options, overlays)
+    return BatchResult(rows, _kept(explanation, heatmaps, options), batch.errors)
 
 
-def _rows(explanation: Explanation, heatmaps: Tensor, batch: Prepared, work: BatchOptions) -> pa.Table:
-    """The table of one batch; boxes in the pixels of the photo, exactly as `Explanation.boxes` gives them.
+def _rows(explanation: Explanation, heatmaps: Tensor, batch: Prepared, options: BatchOptions) -> pa.Table:
+    """The table of one batch; boxes in photo pixels, exactly as from `Explanation.boxes`.
 
-    Of a method at the image's pixels no boxes are reported: its scattered pixels make no region.
+    Pixel-level methods report no boxes: their scattered pixels form no region.
     """
     if explanation.signed is None:
-        found = make_boxes(heatmaps, work.rule)
+        found = make_boxes(heatmaps, options.rule)
     else:
         found = [[no_boxes()] * heatmaps.shape[1]] * len(heatmaps)
-    cuts = cutoffs(heatmaps, work.rule).cpu()
+    cuts = cutoffs(heatmaps, options.rule).cpu()
     scores = explanation.scores
     assert scores is not None  # a batch run explains classes, so there are scores
     n, classes = explanation.classes.shape
@@ -166,13 +166,13 @@ def _rows(explanation: Explanation, heatmaps: Tensor, batch: Prepared, work: Bat
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, ROWS, strict=True)], schema=ROWS)
 
 
-def _kept(explanation: Explanation, heatmaps: Tensor, work: BatchOptions) -> Array | None:
-    if work.heatmap_bits == 0:
+def _kept(explanation: Explanation, heatmaps: Tensor, options: BatchOptions) -> Array | None:
+    if options.heatmap_bits == 0:
         return None
-    if work.heatmap_size == "map":
+    if options.heatmap_size == "map":
         h, w = explanation.maps.shape[-2:]
-        heatmaps = explanation.heatmaps((h, w), work.rule.normalise, work.rule.percentile)
-    return quantise(heatmaps.flatten(0, 1), work.heatmap_bits)
+        heatmaps = explanation.heatmaps((h, w), options.rule.normalise, options.rule.percentile)
+    return quantise(heatmaps.flatten(0, 1), options.heatmap_bits)
 
 
 def quantise(heatmaps: Tensor, bits: int) -> Array:
@@ -185,7 +185,7 @@ def quantise(heatmaps: Tensor, bits: int) -> Array:
     if bits == 8:
         eight: Array = steps.to(torch.uint8).cpu().numpy()
         return eight
-    sixteen: Array = steps.to(torch.int32).cpu().numpy().astype(np.uint16)  # torch knows little of uint16
+    sixteen: Array = steps.to(torch.int32).cpu().numpy().astype(np.uint16)  # torch hardly supports uint16
     return sixteen
 
 
@@ -194,10 +194,10 @@ def _draw(
     heatmaps: Tensor,
     rows: pa.Table,
     batch: Prepared,
-    work: BatchOptions,
+    options: BatchOptions,
     folder: Path,
 ) -> None:
-    """A PNG for each row, named by the image's id; the photo is read once more for it."""
+    """Draw one PNG per row, named by the image's id; the photo is read once more."""
     boxes, indices = rows["boxes_xyxy"].to_pylist(), rows["class_index"].to_pylist()
     classes = explanation.classes.shape[1]
     for i, item in enumerate(batch.items):
@@ -207,7 +207,7 @@ def _draw(
             picture = overlay(
                 photo,
                 heatmaps[i, k].float().cpu(),
-                colormap=work.colormap,
+                colormap=options.colormap,
                 boxes_xyxy=torch.tensor(boxes[row]).view(-1, 4),
                 signed=None if explanation.signed is None else explanation.signed[i, k].float().cpu(),
                 shown_xyxy=explanation.geometries[i].shown_xyxy,
@@ -218,7 +218,7 @@ def _draw(
 
 
 def overlay_name(image_id: str, class_index: int) -> str:
-    """Where an overlay lies below ``overlays/``: the id as a path that stays inside, and the class.
+    """An overlay's path in ``overlays/``: the id as a path that cannot leave the folder, and the class.
 
     >>> overlay_name("n01/a.jpg", 207), overlay_name("s3://b/../a.png", 3)
     ('n01/a.jpg_207.png', 's3%3A/%/b/%2E%2E/a.png_3.png')

@@ -1,4 +1,4 @@
-"""Localisers that say a box at once, such as a box regressor, counted in one pass over the photos."""
+"""Localisers that predict a box directly, such as a box regressor, scored in one pass over the photos."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sightline.boxes import best_ious
-from sightline.evaluation.counting import Advance, Batch, Counted, Skipped, chunks
+from sightline.evaluation.counting import Batch, Counts, OnProgress, Skipped, chunks
 from sightline.evaluation.models import ModelSource
 from sightline.evaluation.options import Line, Scoring
 from sightline.metrics.accumulators import BoxTally
@@ -17,12 +17,13 @@ from sightline.metrics.protocols import TAUS
 from sightline.models.loading import LoadedModel
 from sightline.types import Dataset
 
-# A batch and the model's output for each true class (N,) -> by row: a box each, (N, 4), shares of the photo; NaN: none.
+# A batch and the model's output index of each true class (N,) -> for each row of the table, one box per image (N, 4),
+# relative to the photo; NaN: no box.
 Localise = Callable[[Batch, Tensor], Mapping[str, Tensor]]
 
 
 class BoxSource:
-    """One box per image for its true class: a row for each name of ``rows``, the same at every threshold."""
+    """One box per image, for its true class; one table row per name in ``rows``, the same at every threshold."""
 
     def __init__(
         self, name: str, model: LoadedModel, rows: Sequence[str], localise: Localise, scoring: Scoring
@@ -37,12 +38,10 @@ class BoxSource:
         indices: Sequence[int],
         shown: Sequence[float],
         skipped: Skipped,
-        advance: Advance,
-    ) -> Counted:
-        """Count the images; arguments as in `ModelSource.score`."""
-        counted = Counted(
-            [self.scoring.tally(line, tau) for line, tau in zip(self.lines, shown, strict=True)]
-        )
+        advance: OnProgress,
+    ) -> Counts:
+        """Score the images; arguments as in `ModelSource.score`."""
+        counted = Counts([self.scoring.tally(line, tau) for line, tau in zip(self.lines, shown, strict=True)])
         for chunk in chunks(indices, self.scoring.options.batch_size):
             batch = self.classifier.read(dataset, chunk, skipped, keep_photos=True)
             if batch.indices:
@@ -53,17 +52,17 @@ class BoxSource:
     def look(
         self, dataset: Dataset, indices: Sequence[int], line: Line, tau: float
     ) -> list[tuple[Tensor, str | None]]:
-        """For a few images again: the box in photo pixels; the predicted class is not asked for."""
+        """The boxes of a few images once more, in photo pixels; without the predicted class."""
         batch = self.classifier.read(dataset, indices, Skipped("refuse"), keep_photos=True)
         boxes = self._boxes(batch, self.classifier.labels(dataset, batch))[line.method]
         return [(box[None][~box.isnan().any()[None]].float(), None) for box in boxes]
 
-    def _count(self, batch: Batch, dataset: Dataset, counted: Counted) -> None:
+    def _count(self, batch: Batch, dataset: Dataset, counted: Counts) -> None:
         labels = self.classifier.labels(dataset, batch)
         counted.add(batch, self.classifier.ranked(batch.images) == labels[:, None])
         boxes = self._boxes(batch, labels)
         for line, tally in zip(self.lines, counted.tallies, strict=True):
-            assert isinstance(tally, BoxTally)  # there are boxes: see `evaluate_sources`
+            assert isinstance(tally, BoxTally)  # the data set has boxes: see `evaluate_sources`
             ious = best_ious(boxes[line.method], [sample.boxes_xyxy for sample in batch.samples]).numpy()
             tally.add_ious(np.repeat(ious[:, None], len(TAUS), axis=1))
 

@@ -1,4 +1,4 @@
-"""What one pass over the images counts, and what it refuses to count."""
+"""What one pass over the images counts, and which images it refuses."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     import PIL.Image
 
 Array = NDArray[Any]
-Advance = Callable[[int], None]
+OnProgress = Callable[[int], None]
 
 
 @dataclass
-class Counted:
-    """What one pass over a split counted; arrays an image are in the order of ``indices``."""
+class Counts:
+    """The counts of one pass over a split; per-image arrays are in the order of ``indices``."""
 
     tallies: list[BoxTally | PixelTally | None]
     indices: list[int] = field(default_factory=list)
@@ -39,9 +39,9 @@ class Counted:
     ranks: list[Tensor] = field(default_factory=list)  # (N, 2) bool: true class first, among the first five
     guesses: list[ILSVRC] = field(default_factory=list)  # one per method
 
-    def __add__(self, other: Counted) -> Counted:
-        """The images of both, this one's first: parts of a split may be counted apart and their counts merged."""
-        return Counted(
+    def __add__(self, other: Counts) -> Counts:
+        """The counts of both, this one's images first: parts of a split can be counted separately and merged."""
+        return Counts(
             [_added(mine, its) for mine, its in zip(self.tallies, other.tallies, strict=True)],
             self.indices + other.indices,
             self.sizes_hw + other.sizes_hw,
@@ -50,7 +50,7 @@ class Counted:
         )
 
     def add(self, batch: Batch, right: Tensor) -> None:
-        """The images of a batch; ``right`` (N, ≤ 5) says where among the most probable classes the true one is."""
+        """Add the images of a batch; ``right`` (N, ≤ 5): which of the most probable classes is the true one."""
         self.indices += batch.indices
         self.sizes_hw += [geometry.photo_hw for geometry in batch.geometries]
         self.ranks.append(torch.stack([right[:, 0], right.any(1)], 1))
@@ -63,8 +63,8 @@ class Counted:
         return found
 
 
-def merged(parts: Sequence[Counted]) -> Counted:
-    """The counts of parts of a split, in their order, as one."""
+def merged(parts: Sequence[Counts]) -> Counts:
+    """Merge the counts of the parts of a split, in order."""
     return reduce(add, parts)
 
 
@@ -80,29 +80,29 @@ def _added(
 
 @dataclass
 class Skipped:
-    """Images that cannot be scored: refused at once, or left out and listed with the reason."""
+    """Images that cannot be scored: refused at once, or skipped and listed with the reason."""
 
     on_bad: str
     reasons: dict[int, str] = field(default_factory=dict)
 
     def add(self, found: dict[int, str]) -> None:
-        """Count these; raise `InputError` with their number and the first three, unless they are to be skipped."""
+        """Add bad images; unless they are to be skipped, raise `InputError` with their number and the first three."""
         if found and self.on_bad == "refuse":
             some = "; ".join(list(found.values())[:3])
             more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
             images = "1 image" if len(found) == 1 else f"{len(found)} images"
-            raise InputError(f"{images} cannot be scored: {some}{more}; on-bad skip leaves such images out")
+            raise InputError(f"{images} cannot be scored: {some}{more}; on-bad skip leaves them out")
         self.reasons.update(found)
 
 
 @dataclass
 class Batch:
-    """Some images with what is known of each; ``images`` (N, 3, H, W) where a model is to see them."""
+    """Some images with their samples and geometries; ``images`` (N, 3, H, W) if a model runs on them."""
 
     indices: list[int] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     geometries: list[Geometry] = field(default_factory=list)
-    photos: list[PIL.Image.Image] = field(default_factory=list)  # where they were asked for
+    photos: list[PIL.Image.Image] = field(default_factory=list)  # if requested
     images: Tensor = field(default_factory=lambda: torch.zeros(0))
 
     def add(self, index: int, sample: Sample, geometry: Geometry) -> None:
@@ -119,7 +119,7 @@ def boxes_of(raw: Tensor, geometry: Geometry, rule: BoxRule) -> Tensor:
 
 
 def box_outside(sample: Sample, photo_hw: tuple[int, int]) -> str | None:
-    """One line on a true box that leaves its photo by more than a pixel (data sets round differently)."""
+    """An error line if a true box leaves its photo by more than a pixel (data sets round differently), or None."""
     height, width = photo_hw
     for x0, y0, x1, y1 in sample.boxes_xyxy.tolist():
         if min(x0, y0) < -1 or x1 > width + 1 or y1 > height + 1:
@@ -128,13 +128,13 @@ def box_outside(sample: Sample, photo_hw: tuple[int, int]) -> str | None:
 
 
 def true_mask(sample: Sample) -> Array:
-    """The true mask of an image at 224×224 (see `truth_mask`); raises `InputError` where its parts' sizes differ."""
+    """The true mask of an image at 224×224 (see `truth_mask`); raises `InputError` if its parts differ in size."""
     parts = [_read_mask(path) for path in sample.masks]
     ignore = None if sample.ignore_mask is None else _read_mask(sample.ignore_mask)
     shapes = {part.shape for part in [*parts, *([] if ignore is None else [ignore])]}
     if len(shapes) > 1:
         sizes = " and ".join(f"{h}×{w}" for h, w in sorted(shapes))
-        raise InputError(f"{sample.id}: its masks are of {sizes}; expected one size")
+        raise InputError(f"{sample.id}: its masks have different sizes, {sizes}; expected one size")
     return truth_mask(parts, ignore)
 
 

@@ -1,4 +1,4 @@
-"""`evaluate_faithfulness`: does the map show what the network uses? Methods beside a random and a centre map."""
+"""`evaluate_faithfulness`: do maps show what the network uses? Methods compared with a random and a centre map."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ from sightline.scores import ScoreRule
 from sightline.types import Dataset, Sample
 
 BASELINES = ("random", "centre")
-# images (N, 3, H, W), classes (N, K) and the images' places in the data set -> heatmaps (N, K, H, W)
+# images (N, 3, H, W), classes (N, K) and the images' indices in the data set -> heatmaps (N, K, H, W)
 Heat = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
 
 
 @dataclass(frozen=True)
 class FaithfulnessOptions:
-    """How the images of a data set are shown and scored; raises `InputError` for a wrong choice.
+    """How the images of a data set are prepared and scored; raises `InputError` for an invalid choice.
 
-    ``limit``         at most so many images, evenly spaced.
-    ``view``          what the network is shown: "whole" or "crop".
-    ``input_size``    the side of the input, instead of the model's own.
+    ``limit``         at most this many images, evenly spaced.
+    ``view``          the part of the photo that the network sees: "whole" or "crop".
+    ``input_size``    the input's side, instead of the model's own.
     ``on_bad``        "refuse" or "skip" images that cannot be scored.
-    ``unknown_classes``  "refuse" or "skip" classes that the model lacks, where a metric needs the true class.
+    ``unknown_classes``  "refuse" or "skip" classes that the model lacks, if a metric needs the true class.
     ``steps``         of insertion and deletion.
     ``seed``          of noise and random maps.
-    ``batch_size``, ``workers``  photos in one forward pass; threads that read photos.
-    ``resamples``     draws of the bootstrap.
+    ``batch_size``, ``workers``  photos per forward pass; threads that read photos.
+    ``resamples``     bootstrap resamples.
     """
 
     limit: int | None = None
@@ -66,11 +66,11 @@ class FaithfulnessOptions:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise InputError(f"steps={self.steps}; expected 1 or more")
-        self.scoring  # noqa: B018  (its options are checked as they are made)
+        self.scoring  # noqa: B018  (constructing it checks the options)
 
     @property
     def scoring(self) -> Scoring:
-        """What `ModelSource` reads images by."""
+        """The options by which `ModelSource` reads images."""
         names = (
             "view",
             "input_size",
@@ -95,13 +95,13 @@ def evaluate_faithfulness(
     progress: Progress | None = None,
     **choices: Any,
 ) -> FaithfulnessReport:
-    """One row per method, and the rows ``random`` and ``centre``, of faithfulness scores with 95 % intervals.
+    """Faithfulness scores with 95 % intervals: one row per method, and the rows ``random`` and ``centre``.
 
-    ``metrics``: names of `sightline.list_metrics`; None: all but those that are measured only when asked for. The most
-    probable class is explained; for metrics that need boxes the true class. Heatmaps are normalised by "max".
+    ``metrics``: names from `sightline.list_metrics`; None: all but the optional ones. The most
+    probable class is explained; for metrics that need boxes, the true class. Heatmaps are normalised by "max".
     ``methods``: as in `sightline.evaluation.evaluate`. ``choices``: fields of `FaithfulnessOptions`, as a shorthand.
-    Only a few numbers per image are kept. ``progress(done, total)`` is called after each method of each batch.
-    Raises `InputError` for choices that do not exist and for bad images.
+    Only a few numbers per image are stored. ``progress(done, total)`` is called after each method of each batch.
+    Raises `InputError` for invalid choices and bad images.
 
     >>> from PIL import Image
     >>> from sightline.models.preprocess import Preprocess
@@ -113,7 +113,7 @@ def evaluate_faithfulness(
     """
     for name in choices:
         if name not in (known := [one.name for one in fields(FaithfulnessOptions)]):
-            raise unknown("option of a faithfulness evaluation", name, known)
+            raise unknown("faithfulness option", name, known)
     options = replace(options or FaithfulnessOptions(), **choices)
     chosen = chosen_metrics(metrics, boxes=any(len(sample.boxes_xyxy) for sample in dataset.samples))
     specs = list({spec.label: spec for spec in map(resolved_method, methods)}.values())
@@ -142,7 +142,7 @@ def evaluate_faithfulness(
 def first_images(
     model: nn.Module, dataset: Dataset, count: int, view: str = "whole", input_size: int | None = None
 ) -> Tensor:
-    """The first ``count`` images (N, 3, H, W) as the model takes them: for `randomisation_check`."""
+    """The first ``count`` images (N, 3, H, W), prepared for the model: for `randomisation_check`."""
     if count < 1 or not len(dataset):
         raise InputError(f"count={count} of {len(dataset)} images; expected at least 1")
     loaded = load_model(model)
@@ -153,7 +153,7 @@ def first_images(
 
 
 def photo_folder(root: str | Path) -> Dataset:
-    """Any folder of photos as a data set without classes and boxes, for what needs neither.
+    """Any folder of photos as a data set without classes or boxes.
 
     >>> photo_folder("nowhere")
     Traceback (most recent call last):
@@ -174,7 +174,7 @@ def _selection(dataset: Dataset, limit: int | None, on_bad: str) -> Selection:
 
 @dataclass
 class _Scored:
-    """The scores of one row, a tensor (n,) per batch; memory: some numbers per image."""
+    """The scores of one row, a tensor (n,) per batch: a few numbers per image."""
 
     method: str
     heat: Heat
@@ -205,8 +205,8 @@ def _rows(source: ModelSource, seed: int) -> list[_Scored]:
 
 
 @dataclass
-class _Asked:
-    """Some images of a batch and one class for each: ``column`` of the batch's classes."""
+class _Question:
+    """Some images of a batch and one class each: ``column`` of the batch's classes."""
 
     rows: Tensor  # which images of the batch
     column: int
@@ -223,13 +223,13 @@ class _Asked:
 
 @dataclass
 class _Prepared:
-    """A batch with what is asked of it: the most probable class, and the true one where an object is in sight."""
+    """A batch and its questions: the most probable class, and the true one if the view shows an object."""
 
     images: Tensor
     places: list[int]
     classes: Tensor  # (N, 1), or (N, 2) with the true class
-    top: _Asked
-    true: _Asked | None
+    top: _Question
+    true: _Question | None
 
 
 class _Run:
@@ -247,7 +247,7 @@ class _Run:
             else _selection(dataset, options.limit, options.on_bad)
         )
         self.rows = _rows(source, options.seed)
-        self.rule: ScoreRule | None = None  # found on the first images, used for all
+        self.rule: ScoreRule | None = None  # determined on the first images, used for all
 
     def score_all(self, progress: Progress | None) -> int:
         """Fill the rows; returns how many images were scored."""
@@ -290,16 +290,16 @@ class _Run:
         classes: Tensor,
         places: Sequence[int],
         masks: Tensor | None = None,
-    ) -> _Asked:
+    ) -> _Question:
         where = rows.to(images.device)
         own = classes[where, column]
         score = class_probability(self.source.model, own, rule=self.rule)
         chosen = [places[row] for row in rows.tolist()]
         masks = None if masks is None else masks.to(images.device)
-        return _Asked(where, column, images[where], own[:, None], chosen, score, masks)
+        return _Question(where, column, images[where], own[:, None], chosen, score, masks)
 
     def _scores(self, heat: Heat, on: _Prepared) -> Iterator[tuple[str, Tensor]]:
-        """(column, (n,) scores) of one row and batch; images without an object in sight are not counted."""
+        """(column, (n,) scores) of one row and batch; images whose view shows no object are not counted."""
         maps = heat(on.images, on.classes, on.places)
         for metric in self.metrics:
             asked = on.true if "boxes" in metric.needs else on.top
@@ -316,7 +316,7 @@ class _Run:
 
 
 def _masks(batch: Batch) -> Tensor:
-    """The pixels of the network's input in a true box: (N, H, W) bool."""
+    """The network's input pixels that lie in a true box: (N, H, W) bool."""
     size_hw = (batch.images.shape[2], batch.images.shape[3])
     return torch.stack(
         [
@@ -327,7 +327,7 @@ def _masks(batch: Batch) -> Tensor:
 
 
 def _described(run: _Run, count: int) -> dict[str, Any]:
-    """All that the numbers depend on, as results.json and manifest.json hold it."""
+    """Everything that the numbers depend on, as written to results.json and manifest.json."""
     model, dataset = run.source.model, run.dataset
     return {
         "dataset": dataset.name,
@@ -349,7 +349,7 @@ def _described(run: _Run, count: int) -> dict[str, Any]:
 def _summary(
     rows: Sequence[_Scored], model: str, columns: Mapping[str, Column], options: FaithfulnessOptions
 ) -> tuple[list[Row], list[str]]:
-    """Means with their intervals, what each method has beyond the centre map, and images without a number."""
+    """Means with their intervals, differences to the centre map, and notes on images without a score."""
     found_rows, notes = [], []
     resamples, seed = options.resamples, options.seed
     joined = [{name: torch.cat(parts) for name, parts in row.scores.items()} for row in rows]
@@ -359,7 +359,7 @@ def _summary(
             left_out = int((~scores.isfinite()).sum())
             if left_out:
                 heading = columns[name].heading
-                notes.append(f"{row.method}, {heading}: {left_out} images without a number are left out.")
+                notes.append(f"{row.method}, {heading}: {left_out} images without a score are left out.")
         finite = {name: scores[scores.isfinite()].numpy() for name, scores in found.items()}
         scored = {
             name: bootstrap_interval(scores, resamples, seed=seed)
@@ -374,7 +374,7 @@ def _summary(
 def _beyond(
     found: Mapping[str, Tensor], centre: Mapping[str, Tensor], resamples: int, seed: int
 ) -> dict[str, Interval]:
-    """Each score minus the centre map's, paired over the images for which both have a number."""
+    """Each score minus the centre map's, paired over the images that have both."""
     differences = {}
     for name, scores in found.items():
         both = scores.isfinite() & centre[name].isfinite() if name in centre else scores.new_zeros(0)

@@ -1,4 +1,4 @@
-"""The faithfulness table: for each column what is good, for each number its interval."""
+"""The faithfulness table: each column with its good direction, each number with its interval."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sightline.reports.tables import Row, csv_text, interval_ends, markdown_tabl
 
 @dataclass
 class FaithfulnessReport:
-    """The result of `evaluate_faithfulness`: a row per method and baseline, and all that it depends on.
+    """The result of `evaluate_faithfulness`: one row per method and baseline, and everything it depends on.
 
-    ``described``: the columns of the metrics that were measured, in the order of the table. ``remarks``: the sentences
-    of those metrics for the caption.
+    ``described``: the columns of the measured metrics, in table order. ``remarks``: those metrics' sentences for the
+    caption.
     """
 
     settings: dict[str, Any]
@@ -32,11 +32,11 @@ class FaithfulnessReport:
 
     @property
     def columns(self) -> list[str]:
-        """The names of the scores that some row has, in the order of the table."""
+        """The names of the scores that any row has, in table order."""
         return [name for name in self.described if any(name in row.scores for row in self.rows)]
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Headings with an arrow to the good side, and cells: per cent where the column is a share."""
+        """Headings with an arrow in the good direction, and cells: in per cent if the column is a share."""
         headings = [
             "method",
             *(f"{self.described[name].heading} {self.described[name].good}" for name in self.columns),
@@ -48,7 +48,7 @@ class FaithfulnessReport:
         return headings, cells
 
     def differences(self) -> tuple[list[str], list[list[str]]]:
-        """The same of each method minus the centre map, image by image; an interval without 0 is a difference."""
+        """The same table minus the centre map, paired by image; an interval that excludes 0 is a real difference."""
         headings = [
             "method",
             *(f"{self.described[name].heading} {self.described[name].good}" for name in self.columns),
@@ -65,7 +65,7 @@ class FaithfulnessReport:
         return [*_caption(self), *self.notes]
 
     def markdown(self) -> str:
-        """The table with its caption and a line on each column."""
+        """The table with its caption and one line per column."""
         title = f"# Faithfulness: {self.settings['dataset']} {self.settings['split']}"
         lines = [f"- {line}" for line in self.caption()]
         lines += [
@@ -79,7 +79,7 @@ class FaithfulnessReport:
         return "\n\n".join(parts) + "\n"
 
     def csv(self) -> str:
-        """One line a row, every number in full, with the settings that the numbers depend on."""
+        """One line per row, numbers at full precision, with the settings that they depend on."""
         common = {
             name: self.settings[name] for name in ("dataset", "split", "images", "model", "view", "seed")
         }
@@ -108,7 +108,7 @@ class FaithfulnessReport:
         return json.dumps(self.as_dict(), indent=1, ensure_ascii=False, allow_nan=False)
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write the tables, results.json, the randomisation's picture and manifest.json, each whole or not at all."""
+        """Write the tables, results.json, the randomisation picture and manifest.json, each atomically."""
         texts = {"table.md": self.markdown(), "table.csv": self.csv(), "results.json": self.json()}
         pictures = []
         if self.randomisation is not None:
@@ -138,10 +138,10 @@ def _caption(report: FaithfulnessReport) -> Iterator[str]:
     yield f"{s['dataset']}, split {s['split']}: {s['images']} images{of}{skipped}."
     height, width = s["input_hw"]
     yield f"Model: {s['model']} (input {height}×{width}, weights {s['weights']}). View: {s['view']}."
-    how = {"none": "as the network gives it"}
+    how = {"none": "as output by the network"}
     yield (
         "Explained: the most probable class; heatmaps at the input's size, normalised by max (negative values 0). "
         f"Y: its probability, {how.get(s['scores'], 'by ' + s['scores'])}."
     )
     yield from report.remarks
-    yield f"Arrows: the good side. In brackets: 95 % bootstrap intervals over images, {s['resamples']} resamples."
+    yield f"Arrows: the good direction. Brackets: 95 % bootstrap intervals over images, {s['resamples']} resamples."

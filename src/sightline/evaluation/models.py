@@ -1,4 +1,4 @@
-"""A model and its methods, counted in one pass over the photos."""
+"""A model and its methods, scored in one pass over the photos."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from sightline.data.images import PhotoSource
 from sightline.data.photos import PhotoBatch
 from sightline.errors import InputError
 from sightline.evaluation.counting import (
-    Advance,
     Batch,
-    Counted,
+    Counts,
+    OnProgress,
     Skipped,
     box_outside,
     boxes_of,
@@ -38,11 +38,11 @@ from sightline.types import Dataset, Sample
 if TYPE_CHECKING:
     pass
 
-GUESSED = 3  # the heuristics take boxes of the three most probable classes only
+GUESSED = 3  # the heuristics use boxes of the three most probable classes only
 
 
 class ModelSource:
-    """A model and its methods: rows = methods × box rules, all counted in one pass over the photos."""
+    """A model and its methods: rows = methods × box rules, all scored in one pass over the photos."""
 
     def __init__(self, name: str, model: LoadedModel, specs: Sequence[MethodSpec], scoring: Scoring) -> None:
         self.name, self.model, self.scoring, self.options = name, model, scoring, scoring.options
@@ -59,13 +59,13 @@ class ModelSource:
 
     @property
     def guessing(self) -> bool:
-        """Whether the five guesses after the authors' generator are made: they need the maps of other classes."""
+        """Whether the authors' five guesses are made: they need the maps of other classes."""
         chosen = self.options.protocol == "exact" and not self.options.gt_only
         return self.scoring.truth == "boxes" and chosen
 
     def match(self, dataset: Dataset) -> list[int]:
-        """The model's output for each class of the data set; raises `InputError` where there is none."""
-        known = self._matched.get(dataset.categories)  # asked for every batch
+        """The model's output index for each class of the data set; raises `InputError` if there is none."""
+        known = self._matched.get(dataset.categories)  # looked up for every batch
         if known is None:
             known = match_classes(dataset.categories, self.model.categories, self.outputs, self.name)
             self._matched[dataset.categories] = known
@@ -77,12 +77,10 @@ class ModelSource:
         indices: Sequence[int],
         shown: Sequence[float],
         skipped: Skipped,
-        advance: Advance,
-    ) -> Counted:
-        """Count the images; ``shown`` is for each row the τ at which its IoUs are kept."""
-        counted = Counted(
-            [self.scoring.tally(line, tau) for line, tau in zip(self.lines, shown, strict=True)]
-        )
+        advance: OnProgress,
+    ) -> Counts:
+        """Score the images; ``shown``: for each row, the τ at which its IoUs are stored."""
+        counted = Counts([self.scoring.tally(line, tau) for line, tau in zip(self.lines, shown, strict=True)])
         counted.guesses = [ILSVRC(keep=True) for _ in self.specs] if self.guessing else []
         for chunk in chunks(indices, self.options.batch_size):
             batch = self.read(dataset, chunk, skipped)
@@ -91,7 +89,7 @@ class ModelSource:
             advance(len(chunk))
         return counted
 
-    def _count(self, batch: Batch, labels: Tensor, counted: Counted) -> None:
+    def _count(self, batch: Batch, labels: Tensor, counted: Counts) -> None:
         ranked = self.ranked(batch.images)
         counted.add(batch, ranked == labels[:, None])
         classes = torch.cat([labels[:, None], ranked[:, : GUESSED if self.guessing else 0]], 1)
@@ -104,14 +102,14 @@ class ModelSource:
                     update(tally, list(maps[:, 0]), batch)
 
     def _maps(self, number: int, batch: Batch, classes: Tensor) -> Tensor:
-        """The maps (N, K, h, w) of one method, on the CPU; photos are read again for other input sizes."""
+        """One method's maps (N, K, h, w), on the CPU; photos are read again for other input sizes."""
         sources: list[PhotoSource] = [sample.source for sample in batch.samples]
         photos = PhotoBatch(batch.images, batch.geometries, sources=sources, view=self.options.view)
         classes = classes.to(batch.images.device)
         return explain(self.model, photos, self.specs[number], classes=classes).maps.cpu()
 
     def ranked(self, images: Tensor) -> Tensor:
-        """The five most probable classes of each image, or all where there are fewer: (N, ≤ 5)."""
+        """The five most probable classes of each image, or all if there are fewer: (N, ≤ 5)."""
         with torch.no_grad():
             logits: Tensor = self.model(images)
         return logits.topk(min(5, self.outputs), dim=1).indices.cpu()
@@ -130,7 +128,7 @@ class ModelSource:
     def look(
         self, dataset: Dataset, indices: Sequence[int], line: Line, tau: float
     ) -> list[tuple[Tensor, str | None]]:
-        """For a few images again: the predicted boxes (B, 4) in photo pixels, and the name of the predicted class."""
+        """A few images once more: the predicted boxes (B, 4) in photo pixels and the predicted class's name."""
         batch = self.read(dataset, indices, Skipped("refuse"))
         outputs, labels = self.match(dataset), self.labels(dataset, batch)
         maps = self._maps(line.spec, batch, labels[:, None])
@@ -144,14 +142,14 @@ class ModelSource:
         return [(box, back.get(index, names[index])) for box, index in zip(boxes, first, strict=True)]
 
     def labels(self, dataset: Dataset, batch: Batch) -> Tensor:
-        """The model's output for the true class of each image, (N,) int64."""
+        """The model's output index of each image's true class, (N,) int64."""
         outputs = self.match(dataset)
         return torch.tensor([outputs[sample.label or 0] for sample in batch.samples])
 
     def read(
         self, dataset: Dataset, indices: Sequence[int], skipped: Skipped, keep_photos: bool = False
     ) -> Batch:
-        """The images that can be scored, prepared for the network; the others are added to ``skipped``."""
+        """The images that can be scored, preprocessed; the others are added to ``skipped``."""
         samples, workers = [dataset[index] for index in indices], self.options.workers
         photos = PhotoBatch.load(
             [sample.source for sample in samples],
@@ -179,10 +177,10 @@ class ModelSource:
 
 
 def _fault(sample: Sample, photo_hw: tuple[int, int], truth: str) -> str | None:
-    """One line on why this image cannot be scored, although its photo can be read."""
+    """Why this image cannot be scored although its photo can be read, in one line, or None."""
     try:
         if truth == "masks":
-            true_mask(sample)  # here to find out whether it can be had
+            true_mask(sample)  # only to find out whether it can be read
         return box_outside(sample, photo_hw)
     except InputError as error:
         return str(error)
@@ -198,19 +196,21 @@ def map_maker(spec: MethodSpec) -> Maps:
 
 
 def _preprocess(model: LoadedModel, input_size: int | None) -> Preprocess:
-    """The model's own preparation, or that with another input size (the resize before a crop grows with it)."""
+    """The model's preprocessing, at another input size if given (the resize before a crop scales with it)."""
     own = model.preprocess
     if own is None:
         raise InputError(f"{model.name} has no preprocessing; give one: load_model(model, transform=...)")
     if input_size is None:
         return own
     if not own.resizes:
-        raise InputError(f"{model.name} prepares photos by its own code, whose input size cannot be changed")
+        raise InputError(
+            f"{model.name} prepares photos with its own code, whose input size cannot be changed"
+        )
     return own.at_size((input_size, input_size))
 
 
 def _count_outputs(source: ModelSource) -> int:
-    """How many classes the network gives, asked of it with one empty image of the input size."""
+    """The network's number of classes, found by running it on one empty image of the input size."""
     like = next(source.model.parameters(), torch.zeros(0))
     height, width = source.preprocess.input_hw
     blank = torch.zeros(1, len(source.preprocess.mean), height, width).to(like.device, like.dtype)
@@ -219,7 +219,7 @@ def _count_outputs(source: ModelSource) -> int:
             logits = source.model(blank)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{source.name} cannot take an input of {height}×{width}: {reason}") from error
+        raise InputError(f"{source.name} does not accept an input of {height}×{width}: {reason}") from error
     if not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise InputError(f"{source.name} gives no class scores (N, C); only classifiers can be evaluated")
+        raise InputError(f"{source.name} returns no class scores (N, C); only classifiers can be evaluated")
     return logits.shape[1]

@@ -1,4 +1,4 @@
-"""What the numbers of an evaluation depend on, besides models, methods, images and box rules."""
+"""What an evaluation's numbers depend on besides models, methods, images and box rules."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ Rules = BoxRule | float | Sequence[BoxRule] | None
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How the images of a data set are shown, scored and reported; raises `InputError` for a wrong choice.
+    """How the images of a data set are prepared, scored and reported; raises `InputError` for an invalid choice.
 
-    ``protocol``      as in `sweep_ious`, or "pxap" where masks are known.
-    ``view``          what the network is shown: "whole" or "crop".
+    ``protocol``      as in `sweep_ious`, or "pxap" for data sets with masks.
+    ``view``          the part of the photo that the network sees: "whole" or "crop".
     ``gt_only``       maps of the true class alone, for slow methods: no five guesses.
-    ``input_size``    the side of the input, instead of the model's own.
+    ``input_size``    the input's side, instead of the model's own.
     ``heatmap_size``  (h, w) of saved heatmaps; None: each has the size of its photo.
-    ``limit``         at most so many images, evenly spaced.
+    ``limit``         at most this many images, evenly spaced.
     ``on_bad``        "refuse" or "skip" images that cannot be scored.
     ``unknown_classes``  "refuse" a data set with classes that a model lacks, or "skip" the images of those classes.
-    ``batch_size``, ``workers``  photos in one forward pass; threads that read photos and score maps.
-    ``resamples``     draws of the bootstrap.
-    ``cases``         how many best, median and worst cases a row keeps.
+    ``batch_size``, ``workers``  photos per forward pass; threads that read photos and score maps.
+    ``resamples``     bootstrap resamples.
+    ``cases``         how many best, median and worst cases each row keeps.
     """
 
     protocol: str = "exact"
@@ -62,13 +62,13 @@ class EvaluationOptions:
             if number is not None and number < 1:
                 raise InputError(f"{name}={number}; expected 1 or more")
         if self.protocol == "pxap" and self.view != "whole":
-            raise InputError("protocol pxap compares whole photos; expected view='whole'")
+            raise InputError("protocol pxap scores whole photos; expected view='whole'")
 
 
 def read_options(
     rule: Rules, options: EvaluationOptions | None, shorthand: dict[str, Any]
 ) -> tuple[tuple[BoxRule, ...], EvaluationOptions]:
-    """The rules and the options that `evaluate` was given, as objects or as keywords.
+    """The rules and options given to `evaluate`, as objects or as keywords.
 
     >>> rules, options = read_options(None, None, {"relative_to": ["max", "percentile"], "view": "crop"})
     >>> [rule.threshold for rule in rules], options.view
@@ -78,7 +78,7 @@ def read_options(
     of_rule, of_run = ([one.name for one in fields(kind)] for kind in (BoxRule, EvaluationOptions))
     for name in given:
         if name not in (*of_rule, *of_run):
-            raise unknown("option of an evaluation", name, (*of_rule, *of_run))
+            raise unknown("evaluation option", name, (*of_rule, *of_run))
     rules = box_rules(rule, **{name: value for name, value in given.items() if name in of_rule})
     changed = {name: value for name, value in given.items() if name in of_run}
     return rules, replace(options or EvaluationOptions(), **changed)
@@ -87,9 +87,9 @@ def read_options(
 def box_rules(
     rule: Rules = None, *, relative_to: str | Sequence[str] | None = None, **keywords: Any
 ) -> tuple[BoxRule, ...]:
-    """One rule or several that differ in threshold and ``relative_to``: a row of the table for each method and rule.
+    """One or more rules that differ in threshold and ``relative_to``: one table row per method and rule.
 
-    Raises `InputError` for rules that cannot be compared in one table.
+    Raises `InputError` for rules that cannot share a table.
     """
     if isinstance(rule, Sequence):
         rules = [BoxRule.of(one, relative_to=relative_to, **keywords) for one in rule]
@@ -98,7 +98,7 @@ def box_rules(
         rules = [BoxRule.of(rule, relative_to=name, **keywords) for name in names]
     rules = list(dict.fromkeys(rules))
     if not rules:
-        raise InputError("no box rule; expected one or more")
+        raise InputError("no box rule given; expected one or more")
     for one in rules:
         grid_index(one.threshold)
         if one.select != "largest":
@@ -116,7 +116,7 @@ def box_rules(
 
 @dataclass(frozen=True)
 class Line:
-    """One row to be: a method's label, its box rule (None where nothing is cut), and which method it is."""
+    """One row of the table: a method's label, its box rule (None without a threshold), and its number."""
 
     method: str
     rule: BoxRule | None = None
@@ -124,34 +124,34 @@ class Line:
 
     @property
     def relative_to(self) -> str:
-        """What thresholds are relative to; empty where there are none."""
+        """What the threshold is relative to; empty if there is none."""
         return self.rule.relative_to if self.rule else ""
 
     def at(self, threshold: float) -> BoxRule:
         """The row's rule with another threshold."""
-        assert self.rule is not None  # asked for rows with thresholds only
+        assert self.rule is not None  # called only for rows with a threshold
         return replace(self.rule, threshold=threshold)
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """How a run scores: its options, its box rules, and what is known of the data set ("boxes", "masks", "none")."""
+    """How a run scores: its options, its box rules, and the data set's ground truth ("boxes", "masks", "none")."""
 
     options: EvaluationOptions = field(default_factory=EvaluationOptions)
     rules: tuple[BoxRule, ...] = (BoxRule(),)
     truth: str = "boxes"
 
     def lines(self, method: str, spec: int = 0, own: BoxRule | None = None) -> list[Line]:
-        """The rows of one method: one for each rule, or one alone where nothing is cut.
+        """The rows of one method: one per rule, or a single one without thresholds.
 
-        ``own``: the rule of a named method, whose threshold holds where the user gave none.
+        ``own``: a named method's rule; its threshold is the default.
         """
         if self.truth != "boxes":
             return [Line(method, None, spec)]
         return [Line(method, rule.or_threshold_of(own), spec) for rule in self.rules]
 
     def tally(self, line: Line, shown: float) -> BoxTally | PixelTally | None:
-        """An empty accumulator for one row; ``shown`` is the threshold at which single IoUs are kept."""
+        """An empty accumulator for one row; ``shown``: the threshold at which per-image IoUs are stored."""
         if self.truth == "none":
             return None
         if self.truth == "masks":
@@ -159,13 +159,13 @@ class Scoring:
         return BoxTally(self.options.protocol, line.at(shown), self.options.workers)
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it, as results.json and manifest.json hold it."""
+        """Everything, as written to results.json and manifest.json."""
         relative_to = [line.relative_to for line in self.lines("")]
         return {
             "truth": self.truth,
             **vars(self.options),
             "relative_to": relative_to,
-            "standards": relative_to,  # its old name, for whoever reads the files
+            "standards": relative_to,  # its old name, for readers of these files
             "normalise": self.rules[0].normalise,
             "percentile": self.rules[0].percentile,
             "thresholds": {line.relative_to: line.rule.threshold for line in self.lines("") if line.rule},

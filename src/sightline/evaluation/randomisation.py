@@ -1,4 +1,4 @@
-"""The model-randomisation check: a map that stays the same when the network forgets was not about the network."""
+"""The model-randomisation check: a map that does not change with the weights does not explain the network."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _LINE = 18
 
 @dataclass(frozen=True)
 class Randomisation:
-    """``correlations`` (M, L, N) of method, randomised layer (the last first) and image, NaN where either map is
+    """``correlations`` (M, L, N) by method, randomised layer (last first) and image, NaN if either map is
     constant and so has no ranks; ``maps`` of the first image, (h, w) each: for every method the trained network's,
-    then one a layer."""
+    then one per layer."""
 
     model: str
     methods: list[str]
@@ -41,15 +41,15 @@ class Randomisation:
 
     @property
     def mean(self) -> Tensor:
-        """The correlation of each method and layer (M, L), the mean over images with a map; NaN where none has."""
+        """The mean correlation (M, L) of each method and layer, over images with a map; NaN if none has one."""
         return self.correlations.nanmean(2)
 
     def csv(self) -> str:
-        """One line a method and layer: the mean, lowest and highest correlation, and how many images had no map."""
+        """One line per method and layer: mean, lowest and highest correlation, and the number of blank maps."""
         return csv_text(self.as_dict()["rows"])
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything but the maps, ready for JSON; None where no image has a map."""
+        """Everything but the maps, ready for JSON; None if no image has a map."""
         rows = [
             {"method": method, "randomised_down_to": layer, **_spread_of(values)}
             for method, of in zip(self.methods, self.correlations, strict=True)
@@ -58,7 +58,7 @@ class Randomisation:
         return {"model": self.model, "images": self.correlations.shape[2], "rows": rows}
 
     def picture(self) -> Image:
-        """One row a method, one column a layer: the first image's heatmap, and the mean correlation below it."""
+        """One row per method, one column per layer: the first image's heatmap, with the mean correlation below."""
         columns = len(self.layers) + 1
         size = (LEFT + columns * (TILE + GAP) + MARGIN, 0)
         top, step = MARGIN + 4 * _LINE, TILE + _LINE + 10
@@ -82,7 +82,7 @@ class Randomisation:
     def _head(self, sheet: Image, top: int) -> None:
         draw, face, bold = ImageDraw.Draw(sheet), typeface(13.0), typeface(16.0, bold=True)
         count = self.correlations.shape[2]
-        title = f"{self.model}: weights drawn anew, from the output back to the named layer"
+        title = f"{self.model}: weights randomised, from the output back to the named layer"
         draw.text((MARGIN, MARGIN - 8), shorten(title, bold, sheet.width - 2 * MARGIN), INK, bold)
         images = "1 image" if count == 1 else f"mean of {count} images"
         note = f"ρ: Spearman correlation with the trained network's map ({images}; blank maps left out); 1: no change"
@@ -100,11 +100,11 @@ def randomisation_check(
     layers: int = MOST_LAYERS,
     seed: int = 0,
 ) -> Randomisation:
-    """Spearman correlation of each method's raw map with that of ever more randomised copies (Adebayo et al. 2018).
+    """Spearman correlation of each method's raw map with those of increasingly randomised copies (Adebayo et al. 2018).
 
-    ``images`` (N, 3, H, W), as the model was trained; explained is the trained network's most probable class.
-    From the output back, layer after layer is drawn anew; ``layers`` of these stages are looked at, evenly spread,
-    the first and the last among them. The model itself is not changed. Raises `InputError`.
+    ``images`` (N, 3, H, W), preprocessed for the model; the trained network's most probable class is explained.
+    From the output back, layer after layer is re-initialised; ``layers`` of these stages are compared, evenly spaced,
+    including the first and the last. The model itself is not changed. Raises `InputError`.
 
     >>> from torch import nn
     >>> from sightline.models.loading import load_model
@@ -149,7 +149,7 @@ def _varies(maps: Tensor) -> Tensor:
 
 
 def _spread_of(values: Tensor) -> dict[str, Any]:
-    """Mean, lowest and highest of what there is (None: nothing), and how many are missing."""
+    """Mean, lowest and highest of the finite values (None if there are none), and how many are missing."""
     known = values[~values.isnan()]
     ends = (known.mean(), known.min(), known.max()) if len(known) else (None, None, None)
     numbers = [None if end is None else float(end) for end in ends]
@@ -160,7 +160,7 @@ def _spread_of(values: Tensor) -> dict[str, Any]:
 
 
 def _rho(values: Tensor) -> str:
-    """The mean correlation, and how many images had no map, as the picture says it.
+    """The mean correlation and the number of blank maps, as text for the picture.
 
     >>> _rho(torch.tensor([0.5, 0.7])), _rho(torch.tensor([0.5, torch.nan])), _rho(torch.tensor([torch.nan]))
     ('ρ = +0.60', 'ρ = +0.50, 1 blank', 'blank')
@@ -172,7 +172,7 @@ def _rho(values: Tensor) -> str:
 
 
 def _spread(count: int, most: int) -> list[int]:
-    """At most ``most`` of ``count`` places, evenly spread, the first and the last among them.
+    """At most ``most`` of ``count`` indices, evenly spaced, including the first and the last.
 
     >>> _spread(9, 3), _spread(2, 12), _spread(5, 1)
     ([0, 4, 8], [0, 1], [4])
@@ -191,7 +191,7 @@ def _photo(image: Tensor) -> Image:
 
 
 def _shorten_left(name: str, width: float) -> str:
-    """A layer's name cut at its front: its end tells it from the others."""
+    """A layer's name shortened from the left: the end is what tells layers apart."""
     face = typeface(13.0)
     text = name
     while face.getlength(text) > width and len(text) > 2:

@@ -1,4 +1,4 @@
-"""From what was counted to the rows of a table, its baselines, its classes and its cases."""
+"""From counts to the rows of a table, its baselines, its per-class scores and its cases."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from sightline.evaluation.box_source import BoxSource
-from sightline.evaluation.counting import Counted
+from sightline.evaluation.counting import Counts
 from sightline.evaluation.models import ModelSource
 from sightline.evaluation.options import EvaluationOptions, Scoring
 from sightline.evaluation.saved import SavedSource
@@ -30,7 +30,7 @@ CENTRE = (0.125, 0.125, 0.875, 0.875)  # a margin of one eighth: 8 of 64 pixels
 
 def compared(
     sources: Sequence[Source],
-    counted: Sequence[Counted],
+    counted: Sequence[Counts],
     thresholds: Sequence[Sequence[dict[str, float]]],
     dataset: Dataset,
     options: EvaluationOptions,
@@ -55,12 +55,12 @@ def compared(
 def _row(
     source: Source,
     number: int,
-    found: Counted,
+    found: Counts,
     taus: dict[str, float],
     dataset: Dataset,
     options: EvaluationOptions,
 ) -> tuple[Row, dict[str, Array]]:
-    """One row, and its scores image by image."""
+    """One row, and its per-image scores."""
     line, tally = source.lines[number], found.tallies[number]
     boxes = tally if isinstance(tally, BoxTally) else None
     guesses = {}
@@ -84,8 +84,8 @@ def _row(
     return row, scores
 
 
-def _per_class(dataset: Dataset, found: Counted, hits: Array | None) -> list[ClassScore]:
-    """Each class's accuracy and GT-known localisation, the worst first."""
+def _per_class(dataset: Dataset, found: Counts, hits: Array | None) -> list[ClassScore]:
+    """Each class's accuracy and GT-known localisation, worst first."""
     labels, right = np.array([dataset[index].label for index in found.indices]), found.right(1)
     scores = []
     for label in np.unique(labels):
@@ -96,9 +96,9 @@ def _per_class(dataset: Dataset, found: Counted, hits: Array | None) -> list[Cla
 
 
 def _cases(
-    source: Source, number: int, found: Counted, tau: float, dataset: Dataset, options: EvaluationOptions
+    source: Source, number: int, found: Counts, tau: float, dataset: Dataset, options: EvaluationOptions
 ) -> list[Case]:
-    """The best, median and worst images of a row by IoU; of equals, those that come first."""
+    """The best, median and worst images of a row by IoU; ties go to the earlier image."""
     tally = found.tallies[number]
     assert isinstance(tally, BoxTally)
     count = len(tally.ious)
@@ -123,9 +123,9 @@ def _cases(
 
 
 def baselines(
-    selections: Sequence[Selection], counted: Counted, chosen_on: Counted | None, scoring: Scoring
+    selections: Sequence[Selection], counted: Counts, chosen_on: Counts | None, scoring: Scoring
 ) -> list[Baseline]:
-    """The centre box, and the constant box that fits most: chosen on the other split, else here (and so named)."""
+    """The centre box, and the best constant box: chosen on the other split, or on this one if there is no other."""
     if scoring.truth != "boxes":
         return []
     here = [selections[0].dataset[index].boxes_xyxy for index in counted.indices], counted.sizes_hw

@@ -1,4 +1,4 @@
-"""`evaluate`: models × methods × box rules on a data set, with intervals, baselines and an honest threshold."""
+"""`evaluate`: models × methods × box rules on a data set, with intervals, baselines and held-out thresholds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from sightline.data.classes import with_known_classes
 from sightline.errors import InputError
 from sightline.evaluation.box_source import BoxSource
-from sightline.evaluation.counting import Advance, Counted, Skipped
+from sightline.evaluation.counting import Counts, OnProgress, Skipped
 from sightline.evaluation.models import ModelSource
 from sightline.evaluation.options import EvaluationOptions, Rules, Scoring, read_options
 from sightline.evaluation.rows import baselines, compared
@@ -25,7 +25,7 @@ from sightline.reports.tables import Report
 from sightline.types import Dataset
 
 Progress = Callable[[int, int], None]
-Scorer = Callable[[ModelSource, Dataset, Sequence[int], Sequence[float], Skipped, Advance], Counted]
+Scorer = Callable[[ModelSource, Dataset, Sequence[int], Sequence[float], Skipped, OnProgress], Counts]
 Models = nn.Module | Sequence[nn.Module] | Mapping[str, nn.Module] | None
 Source = ModelSource | SavedSource | BoxSource
 SALIENCY_SMOOTH = 0.02
@@ -44,21 +44,21 @@ def evaluate(
     scorer: Scorer | None = None,
     **shorthand: Any,
 ) -> Report:
-    """Score every model with every method and box rule on the images of one split; a `Report` of tables.
+    """Score every model with every method and box rule on one split; returns a `Report` of tables.
 
-    Classification error; localisation error (top-1, top-5; by one box per class, and by the authors' five guesses);
+    Classification error; localisation error (top-1, top-5; with one box per class, and with the authors' five guesses);
     GT-known localisation (the true class's map, IoU ≥ 0.5; Zhou et al. 2016, Choe et al. 2020) at the rule's fixed
-    threshold, at the one chosen on ``choose_on``, and, as an upper bound, at the best. Each with a 95 % bootstrap
-    interval, and the paired difference to the first row. One pass over the images serves all thresholds; memory does
-    not grow with them, but for some 130 bytes per image and row.
+    threshold, at the one chosen on ``choose_on``, and, as an upper bound, at the best. Each has a 95 % bootstrap
+    interval and the paired difference to the first row. One pass over the images covers all thresholds, and memory
+    grows only by about 130 bytes per image and row.
 
-    ``model``: of `load_model`, several (or name -> model), or None with ``heatmaps``: folders of saved maps of the
-    true classes. ``methods``: names, ``NAME:OPTION=VALUE:…``, or `MethodSpec`; saliency is smoothed by 0.02 unless
-    told otherwise. ``rule``: a `BoxRule`, or several that differ in ``relative_to``. ``shorthand``: the fields of
-    `BoxRule` and `EvaluationOptions` as keywords (``relative_to`` may be a list). A data set without boxes gives the
-    classification errors alone. ``progress(done, total)`` is called as images are done. ``scorer``: instead of
-    `ModelSource.score`, what counts the images elsewhere (`Ray.score`). Raises `InputError` for choices that do not
-    exist or do not fit together, and for bad images and maps.
+    ``model``: from `load_model`, several (or name -> model), or None with ``heatmaps``: folders of saved maps of the
+    true classes. ``methods``: names, ``NAME:OPTION=VALUE:…``, or `MethodSpec`; saliency is smoothed by 0.02 by
+    default. ``rule``: a `BoxRule`, or several that differ in ``relative_to``. ``shorthand``: the fields of
+    `BoxRule` and `EvaluationOptions` as keywords (``relative_to`` may be a list). A data set without boxes gives
+    classification errors only. ``progress(done, total)`` is called as images are done. ``scorer`` replaces
+    `ModelSource.score` to score the images elsewhere (`RayEngine.score`). Raises `InputError` for invalid or
+    conflicting choices, and for bad images and maps.
 
     >>> import torch
     >>> from PIL import Image
@@ -91,7 +91,7 @@ def evaluate(
 
 
 def left_out(whole: Dataset, scored: Dataset, classes: Sequence[str]) -> list[str]:
-    """What is said of classes that a model lacks, and of their images; nothing where there are none."""
+    """The note on classes that a model lacks and on their images; empty if there are none."""
     if not classes:
         return []
     images = len(whole) - len(scored)
@@ -110,7 +110,7 @@ def evaluate_sources(
     progress: Progress | None = None,
     scorer: Scorer | None = None,
 ) -> Report:
-    """Count the images once for each source, and compare its rows with the first: what `evaluate` does in the end."""
+    """Score the images once per source and compare all rows with the first: the core of `evaluate`."""
     options, splits = scoring.options, [dataset, *([choose_on] if choose_on else [])]
     selections = [
         select_images(one, scoring, sources, options.limit if one is dataset else None) for one in splits
@@ -132,7 +132,7 @@ def evaluate_sources(
 
 @dataclass
 class _Run:
-    """The passes over the images, and how far they are."""
+    """The passes over the images, and their progress."""
 
     sources: Sequence[Source]
     progress: Progress | None
@@ -142,8 +142,8 @@ class _Run:
 
     def count(
         self, source: Source, selection: Selection, thresholds: Sequence[Mapping[str, float]]
-    ) -> Counted:
-        """One pass; the IoUs of single images are kept at the chosen threshold, else at the fixed one."""
+    ) -> Counts:
+        """One pass; per-image IoUs are stored at the chosen threshold, or else at the fixed one."""
         shown = [taus.get("chosen", taus.get("fixed", 0.0)) for taus in thresholds]
         left = [index for index in selection.indices if index not in selection.skipped.reasons]
         told = (selection.dataset, left, shown, selection.skipped, self._advance)
@@ -152,8 +152,8 @@ class _Run:
             raise InputError(f"no image of {selection.dataset.name} {selection.dataset.split} can be scored")
         return counted
 
-    def choose(self, selection: Selection) -> tuple[list[list[dict[str, float]]], Counted]:
-        """For every row of every source its thresholds, the chosen one the best of this other split."""
+    def choose(self, selection: Selection) -> tuple[list[list[dict[str, float]]], Counts]:
+        """The thresholds of every row of every source; the chosen one is the best on this other split."""
         found = []
         for source in self.sources:
             taus = fixed(source)
@@ -171,7 +171,7 @@ class _Run:
 
 
 def fixed(source: Source) -> list[dict[str, float]]:
-    """The fixed threshold of each row of a source; none where rows have no threshold."""
+    """The fixed threshold of each row of a source; empty for rows without a threshold."""
     return [{"fixed": line.rule.threshold} if line.rule else {} for line in source.lines]
 
 
@@ -186,7 +186,7 @@ def _sources(
     found: list[Source] = []
     for name, one in models.items():
         source = ModelSource(name, one, list(specs.values()), scoring)
-        source.match(splits[0])  # refuses now, not after the work
+        source.match(splits[0])  # fails now, not after the scoring
         found.append(source)
     found += [SavedSource(folder, scoring, splits) for folder in folders]
     if not found:
@@ -199,7 +199,7 @@ def _sources(
 
 
 def _named(model: Models) -> dict[str, nn.Module]:
-    """Models by names that differ."""
+    """Models by unique names."""
     if isinstance(model, Mapping):
         return dict(model)
     found: dict[str, nn.Module] = {}
@@ -210,7 +210,7 @@ def _named(model: Models) -> dict[str, nn.Module]:
 
 
 def resolved_method(method: str | MethodSpec) -> MethodSpec:
-    """The spec that a name stands for; saliency gets its smoothing."""
+    """The spec of a name; saliency gets its smoothing."""
     spec = parse_method(method) if isinstance(method, str) else method
     if spec.name == "saliency":
         return replace(spec, options={"smooth": SALIENCY_SMOOTH, **spec.options})
@@ -229,10 +229,10 @@ def _described(
     scoring: Scoring,
     sources: Sequence[Source],
     selections: Sequence[Selection],
-    counted: Counted,
-    chosen_on: Counted | None,
+    counted: Counts,
+    chosen_on: Counts | None,
 ) -> dict[str, Any]:
-    """All that the numbers depend on, as results.json and manifest.json hold it."""
+    """Everything that the numbers depend on, as written to results.json and manifest.json."""
     models = [
         one.classifier if isinstance(one, BoxSource) else one
         for one in sources
@@ -267,7 +267,7 @@ def _described(
 
 
 def _notes(sources: Sequence[Source], scoring: Scoring, dataset: Dataset) -> list[str]:
-    """What a reader of the table must know besides."""
+    """What else a reader of the table must know."""
     notes = []
     specs = [spec for source in sources if isinstance(source, ModelSource) for spec in source.specs]
     if any(spec.name == "saliency" and spec.options["smooth"] == SALIENCY_SMOOTH for spec in specs):
@@ -277,8 +277,8 @@ def _notes(sources: Sequence[Source], scoring: Scoring, dataset: Dataset) -> lis
     for source in sources:
         if isinstance(source, ModelSource) and source.outputs > len(dataset.categories):
             notes.append(
-                f"{source.name}: {len(dataset.categories)} of its {source.outputs} classes are those of the data set, "
-                "matched by name; any other answer counts as wrong."
+                f"{source.name}: {len(dataset.categories)} of its {source.outputs} classes are in the data set, "
+                "matched by name; any other prediction counts as wrong."
             )
         if isinstance(source, SavedSource) and (strangers := len(source.strangers())):
             files = "1 file" if strangers == 1 else f"{strangers} files"

@@ -1,4 +1,4 @@
-"""A folder of anyone's saved maps, counted in one pass."""
+"""A folder of saved maps, from any tool, scored in one pass."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 from sightline.data.saved_maps import SavedMaps
 from sightline.errors import InputError
 from sightline.evaluation.counting import (
-    Advance,
     Batch,
-    Counted,
+    Counts,
+    OnProgress,
     Skipped,
     box_outside,
     boxes_of,
@@ -27,7 +27,7 @@ from sightline.types import Dataset, Geometry
 
 
 class SavedSource:
-    """A folder of anyone's maps of the true classes: one row per box rule, no classification."""
+    """A folder of saved maps of the true classes: one row per box rule, no classification."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class SavedSource:
         return sorted({name for maps in self._maps.values() for name in maps.strangers})
 
     def check(self, dataset: Dataset, indices: Sequence[int], skipped: Skipped) -> None:
-        """Look at every map before any is scored: missing ones, NaN, wrong sizes, boxes outside the photo."""
+        """Check every map before scoring any: missing maps, NaN, wrong sizes, boxes outside the photo."""
         maps = self._maps[_key(dataset)]
 
         def wrong(index: int) -> str | None:
@@ -65,12 +65,10 @@ class SavedSource:
         indices: Sequence[int],
         shown: Sequence[float],
         skipped: Skipped,
-        advance: Advance,
-    ) -> Counted:
-        """Count the images; arguments as in `ModelSource.score`."""
-        counted = Counted(
-            [self.scoring.tally(line, tau) for line, tau in zip(self.lines, shown, strict=True)]
-        )
+        advance: OnProgress,
+    ) -> Counts:
+        """Score the images; arguments as in `ModelSource.score`."""
+        counted = Counts([self.scoring.tally(line, tau) for line, tau in zip(self.lines, shown, strict=True)])
         for chunk in chunks(indices, self.scoring.options.batch_size):
             batch, maps = Batch(), []
             for index in chunk:
@@ -87,7 +85,7 @@ class SavedSource:
     def look(
         self, dataset: Dataset, indices: Sequence[int], line: Line, tau: float
     ) -> list[tuple[Tensor, str | None]]:
-        """For a few images the predicted boxes; there is no predicted class."""
+        """The predicted boxes of a few images; there is no predicted class."""
         read = [self._maps[_key(dataset)].read(dataset[index]) for index in indices]
         return [
             (boxes_of(torch.from_numpy(one), Geometry.identity(hw), line.at(tau)), None) for one, hw in read
@@ -97,15 +95,13 @@ class SavedSource:
 def _saved_maps(
     folder: Path, splits: Sequence[Dataset], size_hw: tuple[int, int] | None
 ) -> dict[str, SavedMaps]:
-    """The maps of each split: in ``folder/SPLIT`` where there is such a folder, else in ``folder`` itself."""
+    """The maps of each split: in ``folder/SPLIT`` if it exists, otherwise in ``folder`` itself."""
     places = {_key(d): _place(folder, d) for d in splits}
     here = [d for d in splits if places[_key(d)] == folder]
     ids = [sample.id for d in here for sample in d.samples]
     if len(here) > 1 and len(set(ids)) < len(ids):
         names = " and ".join(d.split for d in here)
-        raise InputError(
-            f"{names} have images of one id; put the maps into {folder}/{here[0].split} and so on"
-        )
+        raise InputError(f"{names} share image ids; put the maps into {folder}/{here[0].split} and so on")
     together = [sample for d in here for sample in d.samples]
     return {
         _key(d): SavedMaps(places[_key(d)], together if d in here else d.samples, size_hw) for d in splits
@@ -113,7 +109,7 @@ def _saved_maps(
 
 
 def _place(folder: Path, dataset: Dataset) -> Path:
-    """``folder/SPLIT`` if it is there, unless the ids themselves begin with ``SPLIT/``, as wsolevaluation's do."""
+    """``folder/SPLIT`` if it exists, unless the ids themselves begin with ``SPLIT/``, as wsolevaluation's do."""
     own = folder / dataset.split
     in_ids = all(sample.id.startswith(f"{dataset.split}/") for sample in dataset.samples)
     return own if (own / dataset.split if in_ids else own).is_dir() else folder

@@ -1,4 +1,4 @@
-"""Which choices fit together, and which images of a split are scored."""
+"""Which choices are compatible, and which images of a split are scored."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Selection:
 
 
 def truth_of(dataset: Dataset, protocol: str) -> str:
-    """What can be scored: boxes, masks, or the classes alone."""
+    """What can be scored: boxes, masks, or only the classes."""
     if protocol == "pxap":
         if not any(sample.masks for sample in dataset.samples):
             raise InputError(f"protocol pxap scores masks; {dataset.name} {dataset.split} has none")
@@ -33,13 +33,15 @@ def truth_of(dataset: Dataset, protocol: str) -> str:
 
 
 def check_choice(dataset: Dataset, choose_on: Dataset | None, scoring: Scoring) -> None:
-    """A threshold is never chosen on an image that it is reported on."""
+    """Refuse to choose a threshold on images that it is reported on."""
     if choose_on is None:
         return
     if scoring.truth != "boxes":
-        raise InputError("there is no threshold to choose: without boxes, and under pxap, none is used")
+        raise InputError(
+            "there is no threshold to choose: data sets without boxes, and protocol pxap, use none"
+        )
     if choose_on.categories != dataset.categories:
-        raise InputError(f"the classes of {choose_on.split} are not those of {dataset.split}")
+        raise InputError(f"the classes of {choose_on.split} differ from those of {dataset.split}")
     if truth_of(choose_on, scoring.options.protocol) != "boxes":
         raise InputError(f"{choose_on.name} {choose_on.split} has no boxes; no threshold can be chosen on it")
     same = (choose_on.name, choose_on.split) == (dataset.name, dataset.split)
@@ -60,7 +62,7 @@ def select_images(
     sources: Sequence[ModelSource | SavedSource | BoxSource],
     limit: int | None,
 ) -> Selection:
-    """The images to be scored, after a look at all that can be known without opening a photo."""
+    """The images to score, after every check that needs no photo to be opened."""
     count = len(dataset) if limit is None else min(limit, len(dataset))
     indices = [place * len(dataset) // count for place in range(count)]
     skipped = Skipped(scoring.options.on_bad)

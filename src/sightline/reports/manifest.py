@@ -1,4 +1,4 @@
-"""What manifest.json says of a run: on what, with which versions."""
+"""The contents of manifest.json: what was run, with which versions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKAGES = (DISTRIBUTION, "torch", "torchvision", "timm", "numpy", "pillow", "op
 
 
 def describe_run(**facts: Any) -> dict[str, Any]:
-    """``facts`` with the versions of all that took part, as manifest.json holds them.
+    """``facts`` and the versions of all packages involved, as written to manifest.json.
 
     >>> describe_run(method="cam")["method"]
     'cam'
@@ -32,7 +32,7 @@ def describe_run(**facts: Any) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    """The version of each of `PACKAGES` that is installed."""
+    """The versions of the installed `PACKAGES`."""
     found = {}
     for name in PACKAGES:
         with suppress(PackageNotFoundError):

@@ -1,4 +1,4 @@
-"""Output folders, and files that are whole or not there."""
+"""Output folders and atomic writes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ MANIFEST = "manifest.json"
 
 
 class OutputFolder:
-    """The folder of one run: every file is whole or not there, and manifest.json comes last.
+    """The folder of one run: every file is written atomically, manifest.json last.
 
-    ``kind`` is what writes there, such as "explain"; the manifest holds it (None: files that have no manifest). As a
-    context manager the folder is prepared (see `prepare`), and removed again where nothing was written into it.
+    ``kind`` is what writes there, such as "explain", and is stored in the manifest (None: files without a manifest).
+    As a context manager it prepares the folder (see `prepare`) and removes it again if nothing was written.
 
     >>> import tempfile
     >>> with OutputFolder(Path(tempfile.mkdtemp()) / "new", "explain") as folder:
@@ -45,9 +45,9 @@ class OutputFolder:
         self.discard()
 
     def prepare(self) -> OutputFolder:
-        """Make the folder, and find out now, not after the work, whether it can be written to.
+        """Create the folder, and check now, not after the run, that it can be written to.
 
-        Raises `InputError` where it cannot, and where it holds the run of another kind, whose manifest would be lost.
+        Raises `InputError` if it cannot, or if it holds another kind of run, whose manifest would be lost.
         """
         self.check_owner()
         path, new = self.path, []
@@ -72,7 +72,7 @@ class OutputFolder:
         return self
 
     def check_owner(self) -> None:
-        """Raise `InputError` where the folder's manifest is of a run of another kind."""
+        """Raise `InputError` if the folder's manifest is of another kind of run."""
         found = self.manifest() or {}
         if self.kind is not None and found.get("kind", self.kind) != self.kind:
             raise InputError(
@@ -80,7 +80,7 @@ class OutputFolder:
             )
 
     def discard(self) -> None:
-        """Remove the folders that `prepare` made, as far as they are empty."""
+        """Remove the folders that `prepare` created, if they are empty."""
         for path in self._new:
             try:
                 path.rmdir()
@@ -89,7 +89,7 @@ class OutputFolder:
         self._new = []
 
     def manifest(self) -> dict[str, Any] | None:
-        """What manifest.json holds; None where there is none, or nothing that can be read."""
+        """The contents of manifest.json; None if it is missing or unreadable."""
         try:
             found = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -97,7 +97,7 @@ class OutputFolder:
         return found if isinstance(found, dict) else None
 
     def write(self, name: str, write: Callable[[BinaryIO], object], *, durable: bool = False) -> Path:
-        """`write_atomically` to a file of this folder, or of a folder below it; its path."""
+        """`write_atomically` to a file in this folder or a subfolder; returns its path."""
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, write, durable=durable)
@@ -112,13 +112,13 @@ class OutputFolder:
         return self.write(name, partial(picture.save, format="PNG"))
 
     def finish(self, manifest: dict[str, Any], *, durable: bool = False) -> Path:
-        """Write manifest.json, with the kind of this run."""
+        """Write manifest.json, including the kind of this run."""
         text = as_json({"kind": self.kind, **manifest}) + "\n"
         return self.write(MANIFEST, lambda file: file.write(text.encode()), durable=durable)
 
 
 def as_json(content: dict[str, Any]) -> str:
-    """Strict JSON: no NaN, tensors and arrays as lists, everything else that is not JSON as text.
+    """Strict JSON: no NaN; tensors and arrays as lists; anything else that is not JSON as text.
 
     >>> as_json({"path": Path("a")})
     '{\\n "path": "a"\\n}'
@@ -131,9 +131,9 @@ def as_json(content: dict[str, Any]) -> str:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, durable: bool = False) -> None:
-    """Call ``write`` with a file beside ``path`` and rename it into place; on an error nothing is left.
+    """Call ``write`` with a temporary file next to ``path``, then rename it; an error leaves nothing behind.
 
-    ``durable``: it is on the disk before it gets its name; a power cut, too, leaves it whole or not there.
+    ``durable``: sync it to disk before renaming, so that not even a power cut leaves a partial file.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "a.txt"
@@ -154,9 +154,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, durable
 
 
 def file_name(identity: str) -> str:
-    """A relative path for an image's id: two ids never share one, and none leads out of the folder.
+    """A relative path for an image id: unique for each id, and never outside the folder.
 
-    What a file name may not hold, "%" and the parts "", "." and ".." are written as %XX.
+    Characters that a file name cannot hold, "%", and the parts "", "." and ".." are written as %XX.
 
     >>> file_name("n01/a.jpg"), file_name("a:b"), file_name("/data/../b")
     ('n01/a.jpg', 'a%3Ab', '%/data/%2E%2E/b')

@@ -1,4 +1,4 @@
-"""What an evaluation found, and its tables: for the terminal, Markdown, CSV and JSON."""
+"""The results of an evaluation and its tables: for the terminal, Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class of the per-class table; shares in [0, 1], None where not measured."""
+    """One class of the per-class table; shares in [0, 1], None if not measured."""
 
     category: str
     images: int
@@ -35,7 +35,7 @@ class Row:
 
     model: str
     method: str
-    relative_to: str  # what thresholds are a share of; empty where nothing is cut
+    relative_to: str  # what thresholds are a share of; empty without thresholds
     scores: dict[str, Interval]
     thresholds: dict[str, float] = field(default_factory=dict)  # fixed, chosen, swept
     differences: dict[str, Interval] = field(default_factory=dict)
@@ -46,18 +46,18 @@ class Row:
 
     @property
     def label(self) -> str:
-        """What tells this row from the others, in words."""
+        """What distinguishes this row from the others, in words."""
         return " · ".join(part for part in (self.model, self.method, self.relative_to) if part)
 
     @property
     def shown(self) -> str:
-        """Which threshold the localisation errors and the cases are of: the chosen one if there is one."""
+        """The threshold used for the localisation errors and the cases: the chosen one if there is one."""
         return "chosen" if "chosen" in self.thresholds else "fixed"
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A box that never looks at the image: relative corners, GT-known localisation, and where it was chosen."""
+    """A box that ignores the image: relative corners, GT-known localisation, and how it was chosen."""
 
     name: str
     box: list[float]
@@ -67,7 +67,7 @@ class Baseline:
 
 @dataclass
 class Report:
-    """The result of `sightline.evaluation.evaluate`: rows, baselines, and all that makes them what they are."""
+    """The result of `sightline.evaluation.evaluate`: rows, baselines, and the settings behind them."""
 
     settings: dict[str, Any]
     rows: list[Row]
@@ -76,7 +76,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Headings and cells of the main table, in per cent; a column that says one thing only is left out."""
+        """Headings and cells of the main table, in per cent; columns with nothing to tell are left out."""
         shown = [column for column in _columns(self) if any(column[1])]
         headings = [heading for heading, _ in shown]
         return headings, [list(cells) for cells in zip(*(cells for _, cells in shown), strict=True)]
@@ -97,14 +97,14 @@ class Report:
         return "\n\n".join(parts) + "\n"
 
     def csv(self) -> str:
-        """One line a row, every number in full; with it the settings that the numbers depend on."""
+        """One line per row, numbers at full precision, with the settings that they depend on."""
         names = list(dict.fromkeys(name for row in self.rows for name in row.scores))
         common = {k: self.settings[k] for k in _NAMED}
         lines = [{**common, **flat} for flat in _flat_rows(self, names)]
         return csv_text(lines)
 
     def per_class_csv(self) -> str:
-        """One line a row and class, worst first."""
+        """One line per row and class, worst first."""
         return csv_text([{**_named(row), **vars(one)} for row in self.rows for one in row.per_class])
 
     def as_dict(self) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class Report:
         return json.dumps(self.as_dict(), indent=1, ensure_ascii=False, allow_nan=False)
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write tables, pictures and manifest.json into ``folder``; each file is whole or not there."""
+        """Write tables, pictures and manifest.json into ``folder``, each file atomically."""
         texts = {
             "table.md": self.markdown(),
             "table.csv": self.csv(),
@@ -135,7 +135,7 @@ class Report:
         return write_run(folder, "evaluate", texts, self.pictures(), self.settings, self.skipped)
 
     def pictures(self) -> Iterator[tuple[str, PIL.Image.Image]]:
-        """The curve of all rows, and a contact sheet a row, each with its file name."""
+        """The curve of all rows, and one contact sheet per row, each with its file name."""
         from sightline.pictures.overlay import curves
 
         lines = {row.label: row.curve for row in self.rows if row.curve}
@@ -159,9 +159,9 @@ def write_run(
     settings: dict[str, Any],
     skipped: Mapping[str, str],
 ) -> list[Path]:
-    """Write texts that are not empty, pictures, and, last, manifest.json into ``folder``; the paths of all.
+    """Write the non-empty texts, the pictures and, last, manifest.json into ``folder``; returns all paths.
 
-    ``kind`` is the verb that writes, as `OutputFolder` has it.
+    ``kind`` is the verb that writes, as in `OutputFolder`.
     """
     with OutputFolder(folder, kind) as out:
         written = [out.write_text(name, text) for name, text in texts.items() if text]
@@ -188,7 +188,7 @@ def class_table(row: Row) -> tuple[list[str], list[list[str]]]:
 
 
 def percent(share: float | None) -> str:
-    """A share in [0, 1] in per cent; nothing for None.
+    """A share in [0, 1] in per cent; empty for None.
 
     >>> percent(0.5083), percent(None)
     ('50.8', '')
@@ -209,7 +209,7 @@ def spelled(score: Interval | None, sign: bool = False) -> str:
 
 
 def _columns(report: Report) -> Iterator[tuple[str, list[str]]]:
-    """(heading, a cell for each row and baseline); an empty column is left out by `Report.table`."""
+    """(heading, one cell per row and baseline); `Report.table` leaves out empty columns."""
     rows, fixed = report.rows, report.baselines
     blank = [""] * len(fixed)
     if len({row.model for row in rows}) > 1:
@@ -257,7 +257,7 @@ def _difference(row: Row) -> str:
 def _caption(report: Report) -> Iterator[str]:
     s = report.settings
     of = f" of {s['available']}" if s["images"] < s["available"] else ""
-    spread = ", evenly spread" if s["limit"] is not None and of else ""
+    spread = ", evenly spaced" if s["limit"] is not None and of else ""
     skipped = f"; {len(report.skipped)} skipped" if report.skipped else ""
     yield f"{s['dataset']}, split {s['split']}: {s['images']} images{of}{spread}{skipped}."
     names = [
@@ -280,12 +280,12 @@ def _threshold_caption(report: Report) -> Iterator[str]:
     fixed = [
         f"{name}: τ is a share {shares[name]}, fixed at {tau:g}" for name, tau in s["thresholds"].items()
     ]
-    yield f"Threshold relative to {'; '.join(fixed)}. GT-known: a box is right from IoU 0.5 on."
+    yield f"Threshold relative to {'; '.join(fixed)}. GT-known: a box is right if its IoU is at least 0.5."
     if s["choose_on"]:
         yield f"Chosen τ: the best of split {s['choose_on']} ({s['choose_images']} images), applied here."
     yield (
-        f"Localisation errors are at the {report.rows[0].shown} τ. The best τ is chosen where it is reported: "
-        "an upper bound, no result."
+        f"Localisation errors are at the {report.rows[0].shown} τ. The best τ is chosen on the images it is "
+        "reported on: an upper bound, not a result."
     )
 
 
@@ -318,7 +318,7 @@ def _named(row: Row) -> dict[str, str]:
         "model": row.model,
         "method": row.method,
         "relative_to": row.relative_to,
-        "standard": row.relative_to,  # its old name, for whoever reads the files
+        "standard": row.relative_to,  # its old name, for readers of these files
     }
 
 
