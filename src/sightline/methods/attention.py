@@ -36,7 +36,7 @@ def attention_rollout(evidence: Evidence, target: Target, *, discard: float = 0.
 
 @register_method(
     "gradient_rollout",
-    paper="gradient attention rollout, after Abnar & Zuidema",
+    paper="Abnar & Zuidema, ACL 2020, weighted by its gradient",
     needs=("attention",),
     joint=True,
 )
