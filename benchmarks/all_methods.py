@@ -1,8 +1,8 @@
 """Every registered method on one model: localisation and faithfulness, on the same photos.
 
-    python benchmarks/all_methods.py --data ../shared/data/tiny-imagenet-40.zip --write docs/all-methods.md
-    python benchmarks/all_methods.py --data ../shared/data/tiny-imagenet-40.zip --model squeezenet1_1 \\
-        --weights ../shared/weights/squeezenet1_1.safetensors --write docs/all-methods.md
+    python benchmarks/all_methods.py --data tiny-imagenet-40.zip --write docs/all-methods.md
+    python benchmarks/all_methods.py --data tiny-imagenet-40.zip --model squeezenet1_1 \\
+        --weights squeezenet1_1.safetensors --write docs/all-methods.md
 
 Localisation: GT-known at the threshold chosen on ``train-heldout``. Faithfulness: the most probable class. Both on
 photos evenly spaced over `val`. Slow methods are shortened (RISE to 100 masks, Score-CAM to the 64 channels that vary

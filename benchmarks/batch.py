@@ -1,6 +1,6 @@
 """Batch mode compared with the bare model: throughput, memory, and time against the number of images.
 
-    .venv/bin/python benchmarks/batch.py --photos ../shared/data/imagenet-sample --write benchmarks/batch.md
+    .venv/bin/python benchmarks/batch.py --photos imagenet-sample --write benchmarks/batch.md
     .venv/bin/python benchmarks/batch.py --parts --write benchmarks/batch.md       (appends)
     .venv/bin/python benchmarks/batch.py --growth --write benchmarks/batch.md      (appends)
 
@@ -394,7 +394,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--photos", type=Path, default=Path("../shared/data/imagenet-sample"))
+    parser.add_argument("--photos", type=Path, default=Path("imagenet-sample"))
     parser.add_argument("--images", type=int, default=120, help="N")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=32)
