@@ -19,8 +19,10 @@ lint: setup
 	$(BIN)/ruff format --check src tests benchmarks tools
 	$(BIN)/mypy
 
+# Two processes, a file to each at a time: `make test WORKERS=0` runs everything in one.
+WORKERS ?= 2
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 3600

@@ -135,7 +135,7 @@ def warn_renamed(old: str, new: str) -> None:
 def near_matches(name: str, names: Iterable[str]) -> str:
     """The end of an error message that suggests the nearest of ``names``; empty if nothing is near.
 
-    >>> near_matches("dgo.jpg", ["dog.jpg", "x.png"])
+    >>> near_matches("dgo.jpg", ["dog.jpg", "cat.gif"])
     "; did you mean 'dog.jpg'?"
     """
     near = [repr(match) for match in difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)]

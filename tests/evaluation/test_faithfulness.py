@@ -295,7 +295,7 @@ def test_what_a_metric_gives_is_checked(eye: LoadedModel, val: Dataset) -> None:
     )
     try:
         with pytest.raises(
-            InputError, match=r"metric 'wrong' gave \{'wrong': \(5, 16, 16\)\}; expected .*\(5,\)"
+            InputError, match=r"metric 'wrong' returned \{'wrong': \(5, 16, 16\)\}; expected .*\(5,\)"
         ):
             evaluate_faithfulness(eye, val, ["cam"], metrics=["wrong"], **FAST)
         with pytest.raises(InputError, match="metrics deletion and double both have a column 'deletion'"):
