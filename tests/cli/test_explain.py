@@ -233,7 +233,7 @@ MISTAKES = [
     (["--layer", "classifier"], "layer 'classifier' has no spatial map"),
     (
         ["--method", "saliency", "--layer", "features.7"],
-        "layer='features.7' was given, and saliency takes no layer",
+        "layer='features.7' was given, but saliency takes no layer",
     ),
     (["--view", "hole"], "unknown view 'hole'; did you mean 'whole'?"),
     (["--normalise", "min-max"], "unknown normalise 'min-max'; did you mean 'minmax'"),
@@ -376,7 +376,7 @@ def test_wrong_category_files(
     ("arguments", "message"),
     [
         (["-m", "squeezenet1_l"], "unknown model 'squeezenet1_l'; did you mean 'squeezenet1_1'"),
-        (["--weights", "w.pth"], "weights, categories and transform belong to a model; name it"),
+        (["--weights", "w.pth"], "weights, categories and transform need a model; name one"),
         (["-m", "squeezenet1_1", "--weights", "gone.pth"], "gone.pth"),
         (["-m", "mobilenet_v3_small", "--weights", "none", "--method", "cam"], "use 'gradcam'"),
     ],

@@ -122,7 +122,7 @@ def test_what_holds_for_all() -> None:
         MethodSpec("gradcam", {"nwc": True}, ("b",)),
         MethodSpec("saliency", {"smooth": 0.1}),  # looks at the image's pixels: no layer
     ]
-    with pytest.raises(InputError, match="layer='a' was given, and saliency takes no layer"):
+    with pytest.raises(InputError, match="layer='a' was given, but saliency takes no layer"):
         parse_methods(["saliency"], layers=["a"])
     with pytest.raises(InputError, match="did you mean 'gradcam'"):
         parse_method("grad_cam:flip")
@@ -228,7 +228,7 @@ def test_a_name_of_ones_own() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("cam:scales=1,big", "expected numbers with commas"),
+        ("cam:scales=1,big", "expected comma-separated numbers"),
         ("cam:scales=1,0", "expected factors of the input size"),
         ("cam:affinity.powr=2", "did you mean 'power'"),
         ("cam:affinity.power=many", "expected numbers, e.g. affinity.power=4"),

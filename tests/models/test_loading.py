@@ -294,17 +294,17 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "module.pth")
     pickled = (tmp_path / "module.pth").read_bytes()
     code = (
-        "module.pth holds a pickled network, which is code and is not run; expected its weights alone: "
+        "module.pth holds a pickled network, which is code and is not run; expected only its weights: "
         "torch.save(network.state_dict(), path)"
     )
     assert refused("module.pth", pickled) == code
-    damaged = "is damaged or no file that torch.save wrote"
+    damaged = "is damaged or was not written by torch.save"
     assert refused("cut.pth", pickled[:300]) == f"cut.pth {damaged}"
     assert refused("text.pth", b"hello there") == f"text.pth {damaged}"
     assert refused("text.ckpt", b"PKhello there") == f"text.ckpt {damaged}"
     assert refused("empty.pt", b"") == "empty.pt is empty (0 bytes)"
     assert refused("a.safetensors", b"hello there") == (
-        "a.safetensors is damaged or no safetensors file: Error while deserializing header: header too large"
+        "a.safetensors is damaged or not a safetensors file: Error while deserializing header: header too large"
     )
     for content, message in (
         ([1, 2], "x.pth holds a list; expected a state dict: names and tensors"),
@@ -420,7 +420,7 @@ def test_offline_is_one_line_and_leaves_nothing(
 ) -> None:
     message = refusal(name)
     short = name.split("/")[-1]
-    assert message.startswith(f"the published weights of {name} cannot be had (")
+    assert message.startswith(f"the published weights of {name} cannot be fetched (")
     assert message.endswith(
         f"); give a file: weights='{short}.safetensors' (or .pth), or weights='none' for random ones"
     )
@@ -450,7 +450,7 @@ class BreaksOff:
 
 def test_a_download_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.hub.urlopen", BreaksOff)
-    assert "cannot be had (the line is broken)" in refusal("squeezenet1_1")
+    assert "cannot be fetched (the line is broken)" in refusal("squeezenet1_1")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
@@ -537,7 +537,7 @@ def test_checkpoint_errors(tmp_path: Path, resnet_file: Path, few_names: None) -
     message = refusal("smallvgg-gap", weights=path)
     assert "does not fit smallvgg-gap: " in message
     assert message.endswith("; it is a checkpoint of small-gap")
-    assert refusal(path, weights="x.pth") == f"{path} brings its own weights; got weights='x.pth' as well"
+    assert refusal(path, weights="x.pth") == f"{path} holds its own weights; got weights='x.pth' as well"
     assert refusal(path, categories=["a"]) == f"1 categories were given, but {path} has 4 classes"
     checkpoint(path, categories=["a", "b"])
     assert refusal(path) == f"2 categories were given, but {path} has 4 classes"
@@ -551,7 +551,7 @@ def test_checkpoint_errors(tmp_path: Path, resnet_file: Path, few_names: None) -
         save_file({"w": torch.zeros(1)}, path, metadata={"sightline": text})
         assert refusal(path).startswith(f"{path}: its entry 'sightline' {what}")
     assert refusal(resnet_file) == (
-        f"{resnet_file} holds weights without the name of their network; say which it is: "
+        f"{resnet_file} does not say which network its weights belong to; name it: "
         f"load_model('resnet18', weights={str(resnet_file)!r})"
     )
     missing = str(tmp_path / "rum.safetensors")
@@ -613,9 +613,7 @@ def test_a_module_with_weights_from_a_file(tmp_path: Path) -> None:
     assert torch.equal(model.network.model.weight, torch.load(tmp_path / "w.pth")["model.weight"])
     wrong = refusal(nn.Conv2d(2, 2, 1), weights=tmp_path / "w.pth")
     assert wrong.endswith("does not fit Conv2d: 1 of another shape (weight (2, 2) instead of (2, 2, 1, 1))")
-    assert refusal(Own(), weights=False).startswith(
-        "weights=False with a module of one's own; expected a file"
-    )
+    assert refusal(Own(), weights=False).startswith("weights=False with your own module; expected a file")
 
 
 def test_transform_of_a_wrong_kind(resnet_file: Path) -> None:
@@ -646,7 +644,7 @@ def test_unknown_device(monkeypatch: pytest.MonkeyPatch) -> None:
     for given, told in (
         ("cpuu", "did you mean 'cpu'?"), ("cuda:0", "valid: auto, cpu"), ("tensor-core", "valid: auto, cpu"),
     ):  # fmt: skip
-        message = f"unknown device {given!r}; {told} (those of this machine)"
+        message = f"unknown device {given!r}; {told} (available on this machine)"
         assert refusal(nn.Linear(2, 2), device=given) == message
 
 
@@ -663,7 +661,7 @@ def test_default_model() -> None:
     for model in (default_model(), load_model(), load_model("lite0")):
         assert isinstance(model, LoadedModel)
         assert model.name == "lite0"
-    assert refusal(categories=["a"]) == "weights, categories and transform belong to a model; name it"
+    assert refusal(categories=["a"]) == "weights, categories and transform need a model; name one"
 
 
 def test_from_photo_to_logits_and_back(tmp_path: Path) -> None:

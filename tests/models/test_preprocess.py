@@ -372,7 +372,7 @@ def test_saved_and_read_again() -> None:
     assert Preprocess.from_dict(saved) == preprocess
     with pytest.raises(InputError, match="lacks resize, mean, std; it has input_hw, interpolation"):
         Preprocess.from_dict({"input_hw": [1, 1], "interpolation": "bilinear"})
-    with pytest.raises(InputError, match="a transform that is code cannot be saved"):
+    with pytest.raises(InputError, match="a transform is code and cannot be saved"):
         Preprocess.from_transform(to_tensor).to_dict()
 
 

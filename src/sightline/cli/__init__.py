@@ -1,7 +1,7 @@
-"""The command line: one file a verb; everything heavy is imported inside the verb.
+"""The command line: one file per verb; everything heavy is imported inside the verb.
 
-A file ``verb.py`` in this folder whose function is called ``verb`` is a command (or, where the file holds an
-``app``, a group of commands); nothing else has to be told. Names that start with ``_`` are no verbs.
+A file ``verb.py`` in this folder with a function ``verb`` is a command (or, if it holds an ``app``, a group of
+commands); there is nothing else to register. Names that start with ``_`` are not verbs.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _root(
         list[str] | None,
         typer.Option(
             metavar="FILE.py|MODULE",
-            help="Code of yours that registers methods, data sets or metrics; repeatable, before or after the verb.",
+            help="Your own code that registers methods, data sets or metrics; repeatable, before or after the verb.",
         ),
     ] = None,
 ) -> None:
@@ -112,7 +112,7 @@ def _root(
 
 
 def _load_plugins(plugins: Sequence[str]) -> None:
-    """Load what ``--plugin`` names, and name it in the environment, for processes that this one starts."""
+    """Load the plugins of ``--plugin``, and add them to the environment for child processes."""
     for plugin in plugins:
         load_plugin(plugin)
     if plugins:
@@ -122,7 +122,7 @@ def _load_plugins(plugins: Sequence[str]) -> None:
 
 
 def _plugins_first(arguments: Sequence[str]) -> list[str]:
-    """The arguments with every ``--plugin`` before the verb, where Typer looks for it.
+    """The arguments with every ``--plugin`` moved before the verb, where Typer expects it.
 
     >>> _plugins_first(["explain", "a.jpg", "--plugin", "mine.py"])
     ['--plugin', 'mine.py', 'explain', 'a.jpg']
@@ -143,7 +143,7 @@ def _plugins_first(arguments: Sequence[str]) -> list[str]:
 
 @contextmanager
 def _environment_kept(variable: str) -> Iterator[None]:
-    """A variable of the environment is afterwards as it was."""
+    """Restore an environment variable on exit."""
     before = os.environ.get(variable)
     try:
         yield
@@ -157,15 +157,15 @@ def _environment_kept(variable: str) -> Iterator[None]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code.
 
-    0 done; 2 a mistake of the user's, told in one line on stderr; 3 some images could not be read, the others
-    are done; 130 interrupted.
+    0: done; 2: a mistake in the command, reported in one line on stderr; 3: some images could not be read, the others
+    are done; 130: interrupted.
     """
     given = _plugins_first(sys.argv[1:] if arguments is None else arguments)
     shown, warnings.showwarning = warnings.showwarning, _show_warning
     try:
         with _environment_kept(VARIABLE):
             code = build_app()(with_new_verbs(given), prog_name="sightline", standalone_mode=False)
-        if code == INTERRUPTED:  # some versions of Typer make Ctrl-C an exit code themselves
+        if code == INTERRUPTED:  # some versions of Typer turn Ctrl-C into an exit code themselves
             raise KeyboardInterrupt
         return code if isinstance(code, int) else OK
     except (KeyboardInterrupt, typer.Abort):
@@ -181,10 +181,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _one_line(error: Exception) -> str | None:
-    """What to tell the user of this error; None for a fault of the program's, which keeps its traceback."""
+    """The message of a user's error; None for a bug, which keeps its traceback."""
     if isinstance(error, InputError):
         return str(error)
-    if hasattr(error, "format_message"):  # a usage error, whichever click it comes from
+    if hasattr(error, "format_message"):  # a usage error, from whichever copy of click
         return f"{error.format_message().rstrip('.')} (see: {_help_for(error)})"
     if isinstance(error, OSError) and error.errno in _DISK:
         return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)

@@ -1,4 +1,4 @@
-"""Options that several verbs share, and how their text becomes values."""
+"""Options shared by several verbs, and how their text is parsed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
 ModelName = Annotated[
     str | None,
-    typer.Option(
-        "--model", "-m", help="A name of `sightline models`, or a checkpoint made here. [default: lite0]"
-    ),
+    typer.Option("--model", "-m", help="A name from `sightline models`, or a checkpoint. [default: lite0]"),
 ]
 Weights = Annotated[
     str | None,
@@ -26,7 +24,7 @@ Weights = Annotated[
     ),
 ]
 Categories = Annotated[
-    Path | None, typer.Option(help="A text file with the class names, one a line, in the model's order.")
+    Path | None, typer.Option(help="A text file with the class names, one per line, in the model's order.")
 ]
 Scores = Annotated[
     str,
@@ -37,15 +35,17 @@ Scores = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 
 BOXES, HEAT, OUTPUT, DATA, METHODS = "Boxes", "Heatmaps", "Output", "Data", "Models and methods"
-Classes = Annotated[str, typer.Option(help="top1, top5, topK, or names and indices with commas: tabby,243.")]
+Classes = Annotated[
+    str, typer.Option(help="top1, top5, topK, or comma-separated names and indices: tabby,243.")
+]
 MethodOptions = Annotated[
     list[str] | None,
     typer.Option("--option", help="NAME=VALUE for the method, e.g. channels=64; repeatable."),
 ]
 Layers = Annotated[
-    list[str] | None, typer.Option("--layer", help="A name of `sightline layers MODEL`; repeatable.")
+    list[str] | None, typer.Option("--layer", help="A name from `sightline layers MODEL`; repeatable.")
 ]
-View = Annotated[str, typer.Option(help="What the network is shown: whole (photo) or crop (its own).")]
+View = Annotated[str, typer.Option(help="What the network sees: the whole photo, or its usual crop.")]
 Normalise = Annotated[str, typer.Option(help="minmax, max, percentile or ivr.", rich_help_panel=HEAT)]
 Colormap = Annotated[str, typer.Option(help="Any matplotlib colour map.", rich_help_panel=HEAT)]
 Threshold = Annotated[
@@ -53,34 +53,35 @@ Threshold = Annotated[
     typer.Option(
         min=0,
         max=1,
-        help="Keep what is at least this share. [default: 0.2 of max, 0.35 of percentile]",
+        help="Keep values of at least this share. [default: 0.2 of max, 0.35 of percentile]",
         rich_help_panel=BOXES,
     ),
 ]
 RelativeTo = Annotated[
     str,
     typer.Option(
-        "--relative-to", "--standard", help="The share of what: max or percentile.", rich_help_panel=BOXES
+        "--relative-to",
+        "--standard",
+        help="What --threshold is a share of: max or percentile.",
+        rich_help_panel=BOXES,
     ),
 ]
 Percentile = Annotated[
-    float, typer.Option(min=0, max=100, help="Which percentile, where one is used.", rich_help_panel=BOXES)
+    float, typer.Option(min=0, max=100, help="The percentile to use, if any.", rich_help_panel=BOXES)
 ]
-Select = Annotated[str, typer.Option(help="largest or all of the regions.", rich_help_panel=BOXES)]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print the manifest, and nothing else.", rich_help_panel=OUTPUT)
-]
+Select = Annotated[str, typer.Option(help="largest region, or all regions.", rich_help_panel=BOXES)]
+Json = Annotated[bool, typer.Option("--json", help="Print only the manifest.", rich_help_panel=OUTPUT)]
 
 # The options of the verbs that score a data set: `evaluate` and `faithfulness`.
 Layout = Annotated[
     str | None,
     typer.Option(
         "--dataset",
-        help="Its layout: tiny-imagenet, cub, ilsvrc, … [default: recognised]",
+        help="Its layout: tiny-imagenet, cub, ilsvrc, … [default: detected]",
         rich_help_panel=DATA,
     ),
 ]
-Split = Annotated[str, typer.Option(help="The split that is reported.", rich_help_panel=DATA)]
+Split = Annotated[str, typer.Option(help="The split to report.", rich_help_panel=DATA)]
 HeldPerClass = Annotated[
     int, typer.Option(min=1, help="Images per class in SPLIT-heldout.", rich_help_panel=DATA)
 ]
@@ -93,13 +94,15 @@ DataOptions = Annotated[
     ),
 ]
 Limit = Annotated[
-    int | None, typer.Option(min=1, help="At most so many images, evenly spaced.", rich_help_panel=DATA)
+    int | None, typer.Option(min=1, help="At most this many images, evenly spaced.", rich_help_panel=DATA)
 ]
 UnknownClasses = Annotated[
     str,
-    typer.Option(help="refuse, or skip the images of classes that a model lacks.", rich_help_panel=DATA),
+    typer.Option(help="refuse, or skip images of classes that a model lacks.", rich_help_panel=DATA),
 ]
-OnBad = Annotated[str, typer.Option(help="refuse or skip what cannot be scored.", rich_help_panel=DATA)]
+OnBad = Annotated[
+    str, typer.Option(help="refuse, or skip images that cannot be scored.", rich_help_panel=DATA)
+]
 Methods = Annotated[
     list[str] | None,
     typer.Option(
@@ -119,32 +122,35 @@ CommonLayers = Annotated[
     typer.Option("--layer", help="Target layer; several are fused into one map.", rich_help_panel=METHODS),
 ]
 Flip = Annotated[
-    bool, typer.Option("--flip", help="Mean of the maps of image and mirror image.", rich_help_panel=METHODS)
+    bool,
+    typer.Option(
+        "--flip", help="Average the maps of the image and its mirror image.", rich_help_panel=METHODS
+    ),
 ]
 InputSize = Annotated[
     int | None,
-    typer.Option(min=1, help="Side of the input, instead of the model's.", rich_help_panel=METHODS),
+    typer.Option(min=1, help="Input side, instead of the model's own.", rich_help_panel=METHODS),
 ]
-Resamples = Annotated[int, typer.Option(min=1, help="Draws of the bootstrap.", rich_help_panel=OUTPUT)]
+Resamples = Annotated[int, typer.Option(min=1, help="Bootstrap resamples.", rich_help_panel=OUTPUT)]
 ReportFolder = Annotated[
     Path,
     typer.Option("--out", help="Folder for tables, pictures and manifest.json.", rich_help_panel=OUTPUT),
 ]
 ReportJson = Annotated[
-    bool, typer.Option("--json", help="Print the results as JSON, and nothing else.", rich_help_panel=OUTPUT)
+    bool, typer.Option("--json", help="Print only the results, as JSON.", rich_help_panel=OUTPUT)
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Photos in one forward pass.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Photos per forward pass.")]
 
 
 def load(
     model: str | None, weights: str | None, categories: Path | None, device: str, scores: str = "auto"
 ) -> LoadedModel:
-    """The model that the options name, on its device; without a name the default model."""
+    """The model given by the options, on its device; without a name, the default model."""
     from sightline.models.loading import load_model
 
     names = None if categories is None else read_categories(categories)
-    said = None if scores == "auto" else scores  # a checkpoint may say it itself
-    return load_model(model, weights=weights, categories=names, device=device, scores=said)
+    rule = None if scores == "auto" else scores  # a checkpoint may have its own
+    return load_model(model, weights=weights, categories=names, device=device, scores=rule)
 
 
 def load_models(
@@ -154,9 +160,9 @@ def load_models(
     device: str,
     scores: str = "auto",
 ) -> dict[str, LoadedModel]:
-    """The models by what they are called in a table: a checkpoint by its file's name.
+    """The models by their names in a table: a checkpoint by its file name.
 
-    ``weights``: one for each name, or none at all.
+    ``weights``: one per name, or none at all.
     """
     if weights and len(weights) != len(names):
         raise InputError(f"{len(weights)} --weights for {len(names)} --model; expected one each, or none")
@@ -174,7 +180,7 @@ def load_models(
 
 
 def _called(name: str) -> str:
-    """A model's name; of a file its stem, of a training's ``weights.safetensors`` its folder.
+    """A model's name; for a file its stem, for a training run's ``weights.safetensors`` its folder.
 
     >>> _called("resnet50")
     'resnet50'
@@ -186,7 +192,7 @@ def _called(name: str) -> str:
 
 
 def read_categories(path: Path) -> list[str]:
-    """Class names, one a line; an empty line inside the list is an error, as it would shift the others."""
+    """Class names, one per line; an empty line in the middle is an error, since it would shift the rest."""
     try:
         names = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -199,7 +205,7 @@ def read_categories(path: Path) -> list[str]:
 
 
 def read_classes(text: str, categories: Sequence[str] | None) -> str | list[str]:
-    """What ``--classes`` names: "topK", one class (its name may hold commas), or several with commas.
+    """Parse ``--classes``: "topK", one class (whose name may contain commas), or several, comma-separated.
 
     >>> read_classes("243, tabby", None), read_classes("tabby, tabby cat", ["tabby, tabby cat"])
     (['243', 'tabby'], ['tabby, tabby cat'])

@@ -1,4 +1,4 @@
-"""The output folder of a verb: checked before the work, and gone again where the work left nothing in it."""
+"""The output folder of a verb: checked before the run, and removed again if the run leaves it empty."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _PREPARED: list[OutputFolder] = []
 
 
 def prepare_folder(out: Path, kind: str | None = None) -> OutputFolder:
-    """Make the folder, and find out now, not after the work, whether it can be written to.
+    """Create the folder, and check now, not after the run, that it can be written to.
 
-    Raises `InputError` where it cannot, or holds the results of another kind of run. `discard_empty` takes away
-    again what stayed empty.
+    Raises `InputError` if it cannot, or if it holds the results of another kind of run. `discard_empty` removes it
+    again if it stays empty.
     """
     from sightline.reports.output_folder import OutputFolder
 
@@ -25,6 +25,6 @@ def prepare_folder(out: Path, kind: str | None = None) -> OutputFolder:
 
 
 def discard_empty() -> None:
-    """Remove the folders of this command that nothing was written into."""
+    """Remove this command's folders if they are empty."""
     while _PREPARED:
         _PREPARED.pop().discard()

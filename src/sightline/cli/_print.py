@@ -1,4 +1,4 @@
-"""What the verbs say: tables on stdout, complaints on stderr."""
+"""The output of the verbs: tables on stdout, errors on stderr."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UNTRAINED = "the classification layer is untrained: classes and boxes mean nothi
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout, as wide as the terminal allows; a long text is folded, never cut; file names stay whole."""
+    """A table on stdout, as wide as the terminal; long text is wrapped, never truncated; file names are not wrapped."""
     from rich.console import Console
     from rich.table import Table
 
@@ -29,7 +29,7 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_row(*row)
     console = Console(highlight=False, markup=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 1000  # in a file or a pipe nothing needs folding
+        console.width = 1000  # no wrapping in a file or a pipe
     console.width = max(console.width, needed)
     console.print(table)
 
@@ -50,7 +50,7 @@ def show(manifest: dict[str, Any], out: Path, most: int = 40) -> None:
 
 
 def unsure_notes(manifest: dict[str, Any], most: int = 40) -> list[str]:
-    """A line for each photo that no class fits well; after the first ``most`` only how many more.
+    """One line per photo that no class fits well; after the first ``most``, only how many more.
 
     >>> unsure_notes({"model": {"classes": 2}, "images": [{"path": "a/b.jpg", "sure": False}, {"sure": True}]})
     ['b.jpg: not sure: none of the 2 classes fits well']
@@ -63,7 +63,7 @@ def unsure_notes(manifest: dict[str, Any], most: int = 40) -> list[str]:
 
 
 def model_notes(about: Mapping[str, Any]) -> list[str]:
-    """What a person must know of the model, from its entry in a manifest: classes, licence, an untrained head.
+    """What users must know about the model, from its manifest entry: classes, licence, an untrained head.
 
     >>> model_notes({"name": "lite0", "classes": 1000, "trained_on": "ImageNet", "weights_licence": "Apache-2.0"})
     ['model: lite0, 1,000 classes of ImageNet, weights: Apache-2.0']
@@ -80,7 +80,7 @@ def _row(result: dict[str, Any], manifest: dict[str, Any]) -> tuple[str, str, st
 
 
 def score_text(manifest: dict[str, Any], score: float | None) -> str:
-    """A score as its panel shows it: a percentage; where the user said that scores are taken as they are, a number."""
+    """A score as in its panel: a percentage, or a plain number with ``--scores none``."""
     from sightline.scores import percent_text
 
     if score is None:
@@ -100,7 +100,7 @@ def boxes_text(result: dict[str, Any]) -> str:
 
 
 def report_errors(errors: Sequence[dict[str, str]], total: int) -> None:
-    """List on stderr the photos that could not be read: one line where there is but one."""
+    """List the unreadable photos on stderr; a single one takes one line."""
     if total == 1:
         print(f"sightline: {errors[0]['error']}", file=sys.stderr)
         return

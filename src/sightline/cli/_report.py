@@ -1,4 +1,4 @@
-"""How `evaluate` and `faithfulness` show and save their reports."""
+"""How `evaluate` and `faithfulness` print and save their reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def finish(report: Report | FaithfulnessReport, out: Path, json: bool) -> None:
-    """Save the report, print it, and say by the exit code whether images were skipped."""
+    """Save and print the report; exit code 3 if images were skipped."""
     from sightline.cli import SOME_FAILED
 
     files = report.save(out)
@@ -48,7 +48,7 @@ def _show(report: Report | FaithfulnessReport, files: Sequence[Path], out: Path,
 
 
 def print_grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table as wide as the terminal, or, in a file, as wide as it is; intervals below their number."""
+    """A table as wide as the terminal, or, in a file, as wide as needed; intervals below their numbers."""
     from rich.console import Console
     from rich.table import Table
 

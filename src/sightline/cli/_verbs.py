@@ -1,4 +1,4 @@
-"""The verbs of a folder: one file each."""
+"""The verbs in a folder: one file each."""
 
 from __future__ import annotations
 

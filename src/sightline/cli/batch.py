@@ -1,4 +1,4 @@
-"""``sightline batch``: any number of photos into a Parquet dataset and heatmaps in shards."""
+"""``sightline batch``: any number of photos into a Parquet data set and heatmap shards."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from sightline.cli._options import (
 from sightline.errors import InputError, require
 
 ENGINE, OUTPUT = "Engine", "Output"
-SHOWN = 5  # failures that are printed; all are in errors.parquet
+SHOWN = 5  # failures printed; all are in errors.parquet
 
 
 def batch(
@@ -59,30 +59,36 @@ def batch(
     json: Json = False,
     device: Device = "auto",
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Photos in one forward pass. [default: 32]")
+        int | None, typer.Option(min=1, help="Photos per forward pass. [default: 32]")
     ] = None,
     engine: Annotated[
         str, typer.Option(help="local (worker processes) or ray.", rich_help_panel=ENGINE)
     ] = "local",
     address: Annotated[
-        str | None, typer.Option(help="Of a Ray cluster. [default: this machine]", rich_help_panel=ENGINE)
+        str | None,
+        typer.Option(help="Address of a Ray cluster. [default: this machine]", rich_help_panel=ENGINE),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=0, help="Processes that decode. [default: by the cores]", rich_help_panel=ENGINE),
+        typer.Option(
+            min=0, help="Decoding processes. [default: depends on the cores]", rich_help_panel=ENGINE
+        ),
     ] = None,
     shard_size: Annotated[
-        int | None, typer.Option(min=1, help="Images in a shard. [default: 512]", rich_help_panel=OUTPUT)
+        int | None, typer.Option(min=1, help="Images per shard. [default: 512]", rich_help_panel=OUTPUT)
     ] = None,
     heatmap_bits: Annotated[
         int | None, typer.Option(help="8, 16, or 0 for no heatmaps. [default: 8]", rich_help_panel=OUTPUT)
     ] = None,
     heatmap_size: Annotated[
         str | None,
-        typer.Option(help="input, or map: as small as the map is. [default: input]", rich_help_panel=OUTPUT),
+        typer.Option(
+            help="input, or map: the map's own small size. [default: input]", rich_help_panel=OUTPUT
+        ),
     ] = None,
     overlays: Annotated[
-        bool, typer.Option("--overlays", help="Also an overlay PNG each.", rich_help_panel=OUTPUT)
+        bool,
+        typer.Option("--overlays", help="Also write one overlay PNG per result.", rich_help_panel=OUTPUT),
     ] = False,
     channels_last: Annotated[
         bool | None,
@@ -93,7 +99,7 @@ def batch(
         ),
     ] = None,
 ) -> None:
-    """Explain any number of photos: a Parquet dataset of classes, scores and boxes, and heatmaps in shards.
+    """Explain any number of photos: a Parquet data set of classes, scores and boxes, and heatmap shards.
 
     ```console
     sightline batch photos/ --model resnet50 --out out/photos
@@ -102,7 +108,7 @@ def batch(
     sightline batch s3://bucket/list.parquet --engine ray --address head:6379 --out /nfs/out
     ```
 
-    Killed, the same command goes on where it stopped, and each image is there exactly once. Failures are in
+    If interrupted, run the same command again to resume; each image appears exactly once. Failures are in
     errors.parquet.
 
     Exit code 0: done; 2: a mistake in the command; 3: some images could not be read, the others are done.
@@ -155,7 +161,7 @@ def run_batch(
     workers: int | None,
     **chosen: Any,
 ) -> None:
-    """Call `explain_batch`, and say what was done."""
+    """Call `explain_batch`, and report what was done."""
     if engine == "ray":
         require("ray", "ray")
     from sightline.batch.run import engine_of, explain_batch
@@ -169,7 +175,7 @@ def run_batch(
 
     if len(methods) > 1:
         raise InputError(
-            f"`sightline batch` takes one --method; got {', '.join(methods)}: run it once for each"
+            f"`sightline batch` takes one --method; got {', '.join(methods)}: run it once per method"
         )
     name = parse_method(methods[0]).name
     given = {field: value for field, value in chosen.items() if value is not None}
@@ -187,7 +193,7 @@ def run_batch(
 
 
 def _tell(manifest: dict[str, Any], out: Path, json: bool) -> None:
-    """Say what was done and, on stderr, what failed; exit code 3 if some images failed, 2 if all did."""
+    """Report what was done and, on stderr, what failed; exit code 3 if some images failed, 2 if all did."""
     from sightline.cli import MISTAKE, SOME_FAILED
     from sightline.cli._print import model_notes
 

@@ -1,4 +1,4 @@
-"""``sightline datasets``: the layouts that can be read, and what each takes."""
+"""``sightline datasets``: the layouts that can be read, and their options."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 def datasets(
     name: Annotated[str | None, typer.Argument(help="One data set: its layout and its options.")] = None,
 ) -> None:
-    """List the data sets that `--dataset` names, or say all about one.
+    """List the data sets for `--dataset`, or describe one.
 
     ```console
     sightline datasets

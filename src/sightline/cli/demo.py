@@ -10,16 +10,16 @@ import typer
 if TYPE_CHECKING:
     from sightline.models.loading import LoadedModel
 
-# Grad-CAM first: on pooling and one linear layer it is the class map without what speaks against the class; its boxes
-# are the better ones on these photos.
+# Grad-CAM first: with pooling and one linear layer it is the positive part of the class map, and its boxes are the
+# better ones on these photos.
 METHODS = ("gradcam", "cam", "guided_gradcam")
-TWO = ("Egyptian cat", "espresso")  # what the last photo is asked for
+TWO = ("Egyptian cat", "espresso")  # the classes explained in the last photo
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for panels and manifest.json.")] = Path("out/demo"),
 ) -> None:
-    """Explain a cat, a cup of coffee, and both in one picture, and say what was seen.
+    """Explain a cat, a cup of coffee, and both in one picture, and print the results.
 
     ```console
     sightline demo
@@ -58,7 +58,7 @@ def _what_it_saw(manifest: dict[str, Any], out: Path, classes: int) -> list[tupl
 
 
 def usable_methods(model: LoadedModel) -> list[str]:
-    """Those of the demo's methods that serve this model, found out on one empty image."""
+    """The demo methods that work with this model, tried on one empty image."""
     import torch
 
     from sightline import explain

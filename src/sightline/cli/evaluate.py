@@ -1,4 +1,4 @@
-"""``sightline evaluate``: tables that can be trusted."""
+"""``sightline evaluate``: classification and localisation scores with intervals."""
 
 from __future__ import annotations
 
@@ -44,9 +44,7 @@ def evaluate(
     split: Split = "val",
     choose_threshold_on: Annotated[
         str | None,
-        typer.Option(
-            help="Another split, where thresholds are chosen: train-heldout, …", rich_help_panel=DATA
-        ),
+        typer.Option(help="Another split to choose thresholds on: train-heldout, …", rich_help_panel=DATA),
     ] = None,
     held_per_class: HeldPerClass = 30,
     data_option: DataOptions = None,
@@ -60,7 +58,7 @@ def evaluate(
         ),
     ] = None,
     weights: Annotated[
-        list[str] | None, typer.Option(help="One for each --model, in their order.", rich_help_panel=METHODS)
+        list[str] | None, typer.Option(help="One per --model, in the same order.", rich_help_panel=METHODS)
     ] = None,
     categories: Categories = None,
     scores: Scores = "auto",
@@ -81,7 +79,7 @@ def evaluate(
     gt_only: Annotated[
         bool,
         typer.Option(
-            "--gt-only", help="Maps of the true class alone: for slow methods.", rich_help_panel=METHODS
+            "--gt-only", help="Only maps of the true class, for slow methods.", rich_help_panel=METHODS
         ),
     ] = False,
     threshold: Annotated[
@@ -95,7 +93,7 @@ def evaluate(
         typer.Option(
             "--relative-to",
             "--standard",
-            help="What the threshold is a share of: max or percentile; repeatable, a row each. [default: max]",
+            help="What --threshold is a share of: max or percentile; repeatable, one row each. [default: max]",
             rich_help_panel=BOXES,
         ),
     ] = None,
@@ -112,8 +110,10 @@ def evaluate(
     device: Device = "auto",
     batch_size: BatchSize = 32,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read photos and score maps.")] = 1,
-    engine: Annotated[str, typer.Option(help="local, or ray: models in actors, counts merged.")] = "local",
-    address: Annotated[str | None, typer.Option(help="Of a Ray cluster. [default: this machine]")] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray (models in actors).")] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Address of a Ray cluster. [default: this machine]")
+    ] = None,
 ) -> None:
     """Score models and methods on a data set: classification, localisation, GT-known, with intervals.
 
@@ -160,7 +160,7 @@ def evaluate(
     )
     scorer = _scorer(engine, address, device)
     prepare_folder(out, "evaluate")
-    where = "cpu" if engine == "ray" else device  # Ray's actors move it to the devices that they are given
+    where = "cpu" if engine == "ray" else device  # Ray's actors move it to their devices
     wanted = bool(model) or not heatmaps
     models = load_models(model or [], weights or [], categories, where, scores) if wanted else {}
     with progress_bar("scoring", quiet=json) as progress:
@@ -179,7 +179,7 @@ def evaluate(
 
 
 def _scorer(engine: str, address: str | None, device: str) -> Any:
-    """Where images are counted: None is this process."""
+    """Where images are scored: None means in this process."""
     if engine == "local" and address is None:
         return None
     from sightline.batch.run import engine_of

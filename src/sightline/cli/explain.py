@@ -1,4 +1,4 @@
-"""``sightline explain``: heatmaps and boxes for photos, a panel picture each."""
+"""``sightline explain``: heatmaps and boxes for photos, one panel picture each."""
 
 from __future__ import annotations
 
@@ -40,9 +40,7 @@ def explain(
     scores: Scores = "auto",
     method: Annotated[
         list[str] | None,
-        typer.Option(
-            help="NAME[:OPTION=VALUE][:flip]; repeatable: a row of the panel each. [default: gradcam]"
-        ),
+        typer.Option(help="NAME[:OPTION=VALUE][:flip]; repeatable: one panel row each. [default: gradcam]"),
     ] = None,
     classes: Classes = "top1",
     target: Annotated[
@@ -67,7 +65,7 @@ def explain(
     json: Json = False,
     device: Device = "auto",
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Photos in one forward pass. [default: 8]")
+        int | None, typer.Option(min=1, help="Photos per forward pass. [default: 8]")
     ] = None,
     engine: Annotated[str | None, typer.Option(hidden=True)] = None,
     address: Annotated[str | None, typer.Option(hidden=True)] = None,
@@ -78,7 +76,7 @@ def explain(
     overlays: Annotated[bool, typer.Option("--overlays", hidden=True)] = False,
     channels_last: Annotated[bool | None, typer.Option("--channels-last/--contiguous", hidden=True)] = None,
 ) -> None:
-    """Explain photos: a panel picture each, and manifest.json with classes, scores and boxes.
+    """Explain photos: one panel picture each, and manifest.json with classes, scores and boxes.
 
     ```console
     sightline explain photo.jpg
@@ -89,7 +87,7 @@ def explain(
     sightline explain dog.jpg -m resnet18 --weights mine.pth --categories names.txt
     ```
 
-    Thousands of photos, lists and tar files are for `sightline batch`.
+    For thousands of photos, lists and tar files, use `sightline batch`.
 
     Exit code 0: done; 2: a mistake in the command; 3: some images could not be read, the others are done.
     """
@@ -138,7 +136,7 @@ def explain(
 
 
 def asks_for_batch(paths: list[str], shards: dict[str, Any]) -> bool:
-    """Whether this is the old way to say `sightline batch`: with --engine, or with lists or tar files.
+    """Whether this is the old form of `sightline batch`: with --engine, or with lists or tar files.
 
     Raises `InputError` for other options of `sightline batch`.
 
@@ -169,7 +167,7 @@ def run_explain(
     batch_size: int | None,
     **chosen: Any,
 ) -> None:
-    """Call `explain_files`, and say what was seen."""
+    """Call `explain_files`, and print the results."""
     from sightline.cli import MISTAKE, SOME_FAILED
     from sightline.cli._options import load, read_classes
     from sightline.cli._output import prepare_folder

@@ -15,7 +15,7 @@ MAPS = "Maps and boxes"
 def export(
     model: Annotated[
         str | None,
-        typer.Argument(help="A name of `sightline models`, or a checkpoint made here. [default: lite0]"),
+        typer.Argument(help="A name from `sightline models`, or a checkpoint. [default: lite0]"),
     ] = None,
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("model.onnx"),
     weights: Weights = None,

@@ -1,4 +1,4 @@
-"""``sightline faithfulness``: do the maps of a model's methods show what the network uses?"""
+"""``sightline faithfulness``: do the maps show what the network uses?"""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from sightline.cli._options import (
 if TYPE_CHECKING:
     from sightline.types import Dataset
 
-RANDOMISED = 4  # images: the picture shows the first, the correlations are means
+RANDOMISED = 4  # images: the picture shows the first; the correlations are means over all
 METRICS = "Metrics"
 
 
@@ -74,11 +74,11 @@ def faithfulness(
         bool,
         typer.Option(
             "--randomise",
-            help="Also a picture of the maps as the network's weights are drawn anew.",
+            help="Also show how the maps change as the network's weights are randomised.",
             rich_help_panel=METRICS,
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of noise and random maps.", rich_help_panel=METRICS)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of noise and random maps.", rich_help_panel=METRICS)] = 0,
     resamples: Resamples = 2000,
     out: ReportFolder = Path("out/faithfulness"),
     json: ReportJson = False,
@@ -86,9 +86,9 @@ def faithfulness(
     batch_size: BatchSize = 32,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read photos.")] = 1,
 ) -> None:
-    """Score how faithful a model's maps are: beside a random and a centre map, with intervals.
+    """Score how faithful a model's maps are, compared with a random and a centre map, with intervals.
 
-    Any folder of photos will do; metrics that need true boxes are left out where there are none.
+    Any folder of photos will do; metrics that need true boxes are left out if there are none.
 
     ```console
     sightline faithfulness --data photos/ --model squeezenet1_1 --method cam --method layercam --limit 40
@@ -126,7 +126,7 @@ def faithfulness(
 def _dataset_or_photos(
     data: Path, dataset: str | None, split: str, held_per_class: int, pairs: list[str]
 ) -> Dataset:
-    """A data set in its layout; a folder that holds photos itself, without any layout, is read as it is."""
+    """A data set in its layout, or a plain folder of photos."""
     from sightline.data import load_dataset, parse_data_options
     from sightline.data.items import IMAGE_SUFFIXES
     from sightline.evaluation.faithfulness import photo_folder

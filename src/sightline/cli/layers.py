@@ -1,4 +1,4 @@
-"""``sightline layers``: what ``--layer`` may name."""
+"""``sightline layers``: the names that ``--layer`` accepts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 
 def layers(
-    model: Annotated[str, typer.Argument(help="A name of `sightline models`, or a checkpoint made here.")],
+    model: Annotated[str, typer.Argument(help="A name from `sightline models`, or a checkpoint.")],
 ) -> None:
     """List the layers that can be explained, the map and layout of each, and the one that is chosen automatically.
 

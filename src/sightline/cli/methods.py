@@ -1,4 +1,4 @@
-"""``sightline methods``: what can be asked for, and what each takes."""
+"""``sightline methods``: the methods and their options."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import typer
 def methods(
     name: Annotated[str | None, typer.Argument(help="One method: its equation and its options.")] = None,
 ) -> None:
-    """List the methods with their papers, or say all about one.
+    """List the methods with their papers, or describe one.
 
-    Around any of them may stand layer=A,B, flip, scales=1,1.5,2 and affinity (affinity.power=4, affinity.steps=2,
+    Any of them combines with layer=A,B, flip, scales=1,1.5,2 and affinity (affinity.power=4, affinity.steps=2,
     affinity.stages=1), as in `--method cam:nwc=true:flip`.
 
     ```console
@@ -34,7 +34,7 @@ def methods(
         return
     if name is not None:
         method = get_method(name)
-        # All that stands before the doctest: the equation, its source, the choices taken.
+        # Everything before the doctest: the equation, its source, the choices made.
         description = (inspect.getdoc(method.function) or "").partition(">>>")[0].strip()
         typer.echo(f"{name}: {method.paper}\n\n{description}\n")
         for option, parameter in method.options.items():

@@ -1,4 +1,4 @@
-"""``sightline metrics``: what `sightline faithfulness` can measure."""
+"""``sightline metrics``: the metrics of `sightline faithfulness`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import typer
 
 
 def metrics(
-    name: Annotated[str | None, typer.Argument(help="One metric: its columns and what they say.")] = None,
+    name: Annotated[str | None, typer.Argument(help="One metric: its columns and what they mean.")] = None,
 ) -> None:
-    """List the metrics of `sightline faithfulness`, or say all about one.
+    """List the metrics of `sightline faithfulness`, or describe one.
 
     ```console
     sightline metrics

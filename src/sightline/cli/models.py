@@ -1,4 +1,4 @@
-"""``sightline models``: the names that ``--model`` takes."""
+"""``sightline models``: the names that ``--model`` accepts."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import typer
 
 def models(
     pattern: Annotated[
-        str, typer.Argument(help="Names that match: * and ? stand for anything; timm's begin with timm/.")
+        str, typer.Argument(help="A pattern with * and ?; timm's names begin with timm/.")
     ] = "*",
 ) -> None:
-    """List the models by name, one a line; say of one of ours what it is.
+    """List the models by name, one per line, or describe a built-in one.
 
     ```console
     sightline models lite0

@@ -22,31 +22,33 @@ def refine(
     ] = None,
     data: Annotated[Optional[Path], typer.Option(help="The folder or archive of the data.")] = None,
     dataset: Annotated[Optional[str], typer.Option(help="Its layout, e.g. tiny-imagenet, cub.")] = None,
-    split: Annotated[Optional[str], typer.Option(help="The split that teaches, e.g. train-fit.")] = None,
+    split: Annotated[Optional[str], typer.Option(help="The split to learn from, e.g. train-fit.")] = None,
     method: Annotated[
-        list[str], typer.Option(help="Whose maps give the boxes; of several the heatmaps are averaged.")
+        list[str], typer.Option(help="The method whose maps give the boxes; several are averaged.")
     ] = [],  # noqa: B006
     threshold: Annotated[
         Optional[float],
-        typer.Option(help="Where the maps are cut; by default chosen on the held-out part."),
+        typer.Option(help="Threshold of the maps. [default: chosen on the held-out part]"),
     ] = None,
     folds: Annotated[
         Optional[int],
-        typer.Option(help="Each photo's box comes from a classifier that was not trained on it: K of them."),
+        typer.Option(help="K classifiers; each photo's box comes from one that was not trained on it."),
     ] = None,
     fold_model: Annotated[
         list[str], typer.Option(help="Checkpoints of those classifiers, fold by fold; repeatable.")
     ] = [],  # noqa: B006
-    out: Annotated[Optional[Path], typer.Option(help="Where the result goes.")] = None,
+    out: Annotated[Optional[Path], typer.Option(help="Output folder.")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on after the last finished epoch of this run.")
+        bool, typer.Option("--resume", help="Resume after the run's last finished epoch.")
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Read the data, build the network, print the plan; train nothing."),
+        typer.Option(
+            "--dry-run", help="Read the data, build the network and print the plan without training."
+        ),
     ] = False,
 ) -> None:
-    """Train a box regressor on the boxes that a classifier's maps give; no true box is used.
+    """Train a box regressor on boxes from a classifier's maps; no true box is used.
 
     ```console
     sightline refine recipes/refine-bundled.yaml
@@ -81,7 +83,7 @@ def refine(
 
 
 def _overrides(named: Mapping[str, object]) -> list[str]:
-    """``key=value`` of every option that was given, the value as YAML.
+    """``key=value`` for every given option, the value as YAML.
 
     >>> _overrides({"teacher.methods": ["cam"], "run.out": None, "folds.count": 2})
     ['teacher.methods=["cam"]', 'folds.count=2']

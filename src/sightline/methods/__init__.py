@@ -1,4 +1,4 @@
-"""The methods, one paper per file; a file here is found and registered by itself at the first look-up."""
+"""The methods, one paper per file; every file here is registered automatically at the first look-up."""
 
 from sightline.methods.registry import (
     Method,

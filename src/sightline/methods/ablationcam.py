@@ -18,10 +18,10 @@ def ablationcam(
 ) -> Tensor:
     """w_k = (y^c − y^c with A^k = 0) / |y^c|; L = ReLU(Σ_k w_k A^k).
 
-    Only the part of the network behind the layer runs again, ``chunk`` channels at once (by `torch.fx`; where
-    the network cannot be traced all of it runs, with the same result). ``nwc`` clamps w at 0. A channel that
-    is zero already has w = 0; a score of exactly 0 is not divided by. The paper divides by y^c itself; by its
-    magnitude, as here, the map of a negative score keeps its sign. Returns (N, K, h, w), ≥ 0.
+    Only the part of the network after the layer is rerun, ``chunk`` channels at a time (by `torch.fx`; if the
+    network cannot be traced, all of it is rerun, with the same result). ``nwc`` clamps w at 0. A channel that
+    is already zero has w = 0; there is no division by a score of exactly 0. The paper divides by y^c itself; dividing
+    by its magnitude preserves the sign of the map of a negative score. Returns (N, K, h, w), ≥ 0.
 
     >>> import sightline, torch
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(),

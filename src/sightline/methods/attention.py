@@ -1,4 +1,4 @@
-"""Attention rollout, its gradient form, and Chefer et al.'s relevance: maps of vision transformers."""
+"""Attention rollout, its gradient variant, and Chefer et al.'s relevance: maps for vision transformers."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Combine = Callable[[Sequence[Tensor]], Tensor]
 def attention_rollout(evidence: Evidence, target: Target, *, discard: float = 0.0) -> Tensor:
     """R = Π_l (½ I + ½ mean over heads of A_l), later blocks on the left; the class token's row of R.
 
-    Class-agnostic: where information flows, whatever the class. Where no class token is pooled the mean of the rows
-    that the output depends on is taken (found by what it computes).
-    ``discard``: the share of the smallest values of each mean map that is set to 0 first (0.9 is in common use; the
-    paper has none), the first column excepted; rows are then divided by their sums. Returns (N, h, w), ≥ 0.
+    Class-agnostic: where information flows, for any class. Without a class token, the mean of the rows that the
+    output depends on (found from what the network computes).
+    ``discard``: the share of each mean map's smallest values that is set to 0 first, except in the first column (0.9
+    is common; the paper discards none); rows are then divided by their sums. Returns (N, h, w), ≥ 0.
     """
     seen = _attend(evidence)
     return seen.shown(rollout([_discarded(over_heads(a.detach()), discard) for a in seen.maps]))
@@ -43,7 +43,7 @@ def attention_rollout(evidence: Evidence, target: Target, *, discard: float = 0.
 def gradient_rollout(evidence: Evidence, targets: Sequence[Target]) -> Tensor:
     """Rollout of E_l = mean over heads of ReLU(A_l ⊙ ∂y^c/∂A_l): R = Π_l (I + E_l), rows divided by their sums.
 
-    Shown as `attention_rollout` is. Returns (N, K, h, w), ≥ 0.
+    Mapped to the grid as in `attention_rollout`. Returns (N, K, h, w), ≥ 0.
     """
     return _for_each(evidence, targets, rollout)
 
@@ -52,8 +52,8 @@ def gradient_rollout(evidence: Evidence, targets: Sequence[Target]) -> Tensor:
 def chefer(evidence: Evidence, targets: Sequence[Target]) -> Tensor:
     """R ← R + E_l R from R = I, block by block, E_l = mean over heads of ReLU(A_l ⊙ ∂y^c/∂A_l).
 
-    The self-attention case of the paper's rules; its gradient-only form, without LRP. Shown as `attention_rollout` is
-    (the token's own share, the identity, lies in no patch of a class token's row). Returns (N, K, h, w), ≥ 0.
+    The paper's rules for self-attention, in the gradient-only form without LRP. Mapped to the grid as in
+    `attention_rollout` (in a class token's row, the identity falls on no patch). Returns (N, K, h, w), ≥ 0.
     """
     return _for_each(evidence, targets, relevance)
 

@@ -1,4 +1,4 @@
-"""Class activation mapping, and NWC of Rethinking CAM."""
+"""Class activation mapping, and the NWC of Rethinking CAM."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sightline.targets import Target
 def cam(evidence: Evidence, target: Target, *, nwc: bool = False, bias: bool = False) -> Tensor:
     """M_c = Σ_k w_k^c A^k, the weights of the linear layer (or 1×1 class convolution) of the head; no ReLU.
 
-    With global average pooling mean_xy M_c + b_c = S_c. ``bias`` adds b_c at every place and, where the class
-    convolution is the head and a ReLU follows it (SqueezeNet), applies that ReLU: M_c is then what the network
+    With global average pooling, mean_xy M_c + b_c = S_c. ``bias`` adds b_c at every position and, if the head is a
+    class convolution followed by a ReLU (SqueezeNet), applies that ReLU: M_c is then what the network
     averages, and mean_xy M_c = S_c. ``nwc`` (Bae et al., ECCV 2020): M_c = Σ_k max(w_k^c, 0) A^k; the logits keep
     the signed weights. Returns (N, h, w). Raises `UnsupportedError` for any other head and for a target that is
-    no class.
+    not a class.
 
     >>> import sightline, torch
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1),

@@ -1,4 +1,4 @@
-"""Test-time augmentation and fusing of layers: functions that take a method and return one."""
+"""Test-time augmentation and layer fusion: functions from a method to a method."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sightline.methods.spec import Affinity, MethodSpec
 
 
 class Maps(Protocol):
-    """A method at work: images (N, 3, H, W) and classes (N, K) -> raw maps (N, K, h, w)."""
+    """A method as a function: images (N, 3, H, W) and classes (N, K) -> raw maps (N, K, h, w)."""
 
     def __call__(self, model: nn.Module, images: Tensor, classes: Tensor, *, layer: Any = None) -> Tensor:
         """The maps; ``layer`` as in `sightline.explain`."""
@@ -24,7 +24,7 @@ class Maps(Protocol):
 
 
 def flipped(method: Maps) -> Maps:
-    """The mean of the maps of an image and of its mirror image, the latter mirrored back.
+    """The mean of the maps of an image and of its mirror image, flipped back.
 
     M(x) = (m(x) + flip(m(flip(x)))) / 2, flip reversing the columns. Same shapes as ``method``; costs twice.
 
@@ -47,8 +47,8 @@ def multi_layer(
 ) -> Maps:
     """The maps of several layers fused into one map at the image's size, by `sightline.heatmap.fuse`.
 
-    F = R_l(up(M^l) / max up(M^l)) / max with R ``reduce``, "sum" | "mean" | "max" (the fusing module of Fully-CAM,
-    Song et al., IEEE Access 2022). Returns (N, K, H, W) in [0, 1]. Costs a run of ``method`` a layer. Raises
+    F = R_l(up(M^l) / max up(M^l)) / max with R ``reduce``, "sum" | "mean" | "max" (the fusion module of Fully-CAM,
+    Song et al., IEEE Access 2022). Returns (N, K, H, W) in [0, 1]. Costs one run of ``method`` per layer. Raises
     `InputError` for fewer than two layers or an unknown reduction.
 
     >>> import torch
@@ -73,11 +73,11 @@ def multi_layer(
 
 
 def propagated(method: Maps, affinity: Affinity) -> Maps:
-    """The maps spread over places that the network's own features show to be alike (`sightline.heatmap.propagate`).
+    """The maps, spread over positions with similar features of the network itself (`sightline.heatmap.propagate`).
 
-    The features are those of the stages' layers in the method's own first pass over the images: no pass is added. With
-    several stages each gives a map, at the image's size and over its maximum, and their mean is taken (`fuse`).
-    Returns (N, K, H_s, W_s) of the one stage, or (N, K, H, W).
+    The features are those of the stages' layers in the method's own first pass over the images: no extra pass. With
+    several stages, each gives a map at the image's size, divided by its maximum, and their mean is taken (`fuse`).
+    Returns (N, K, H_s, W_s) for a single stage, or (N, K, H, W).
     """
 
     def maps(model: nn.Module, images: Tensor, classes: Tensor, *, layer: Any = None) -> Tensor:
@@ -98,10 +98,11 @@ Resized = Callable[[tuple[int, int]], Tensor]  # a size (h, w) -> the same image
 
 
 def scaled(method: Maps, scales: Sequence[float], resized: Resized | None = None) -> Maps:
-    """The mean of the maps at several input sizes, each enlarged to the image's size and divided by its maximum.
+    """The mean of the maps at several input sizes, each upsampled to the image's size and divided by its maximum.
 
-    M = mean_s up(m(x_s)) / max, x_s the images at s times their size, over the maximum of the mean. ``resized`` makes
-    x_s, from the photos say; None: the images themselves are resized (bilinear, antialiased). Returns (N, K, H, W).
+    M = mean_s up(m(x_s)) / max, x_s the images at s times their size, over the maximum of the mean. ``resized`` returns
+    x_s, for example from the photos; None: the images themselves are resized (bilinear, antialiased).
+    Returns (N, K, H, W).
     """
     if not scales or any(scale <= 0 for scale in scales):
         raise InputError(f"scales={tuple(scales)}; expected one or more factors of the input size above 0")
@@ -134,9 +135,9 @@ def _resized(images: Tensor, size_hw: tuple[int, int]) -> Tensor:
 
 
 def combined(method: Maps, spec: MethodSpec, resized: Resized | None = None) -> Maps:
-    """``method`` with what the spec asks for around it: layers fused, mirror image, affinity walk, input sizes.
+    """``method`` with the spec's combinators: layer fusion, mirror image, affinity walk, input sizes.
 
-    A method that fuses layers itself (`fullycam`) gets them all at once. ``resized`` as in `scaled`.
+    A method that fuses layers itself (`fullycam`) gets them all at once. ``resized``: as in `scaled`.
     """
     layers: Any = list(spec.layers)
     if len(layers) > 1 and get_method(spec.name).layers is None:

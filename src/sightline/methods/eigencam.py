@@ -11,12 +11,12 @@ from sightline.targets import Target
 
 
 def first_component(maps: Tensor, centre: bool = True) -> Tensor:
-    """The columns of X (N, hw, C) projected on its first right singular vector: (N, C, h, w) -> (N, h, w).
+    """X (N, hw, C) projected onto its first right singular vector: (N, C, h, w) -> (N, h, w).
 
-    ``centre``: each column's mean is subtracted first. X v₁ = σ₁ u₁, and u₁ is the first eigenvector of the Gram
-    matrix X Xᵀ (hw × hw), v₁ that of Xᵀ X (C × C); the smaller one is taken. The sign is the one that correlates
-    positively with Σ_k A^k (without centring: whose product with Σ_k A^k is positive); where that sum is 0 or the same
-    everywhere, as behind a layer norm, the one that makes the largest magnitude positive.
+    ``centre``: each column's mean is subtracted first. X v₁ = σ₁ u₁, where u₁ is the first eigenvector of the Gram
+    matrix X Xᵀ (hw × hw) and v₁ that of Xᵀ X (C × C); the smaller one is used. The sign is chosen so that the map
+    correlates positively with Σ_k A^k (without centring: so that its product with Σ_k A^k is positive); if that sum is
+    0 or constant, as after a layer norm, so that the value of largest magnitude is positive.
 
     >>> first_component(torch.tensor([[[[0., 2.]], [[0., 0.]]]]))
     tensor([[[-1.,  1.]]])
@@ -48,12 +48,11 @@ def first_component(maps: Tensor, centre: bool = True) -> Tensor:
     class_specific=False,
 )
 def eigencam(evidence: Evidence, target: Target, *, centre: bool = True) -> Tensor:
-    """The first principal component of the target layer: what stands out, whatever the class.
+    """The first principal component of the target layer, the same for every class.
 
-    A (hw × C) is projected on its first right singular vector; class-agnostic: the map is the same for every
-    class. ``centre=True`` subtracts each column's mean first, as pytorch-grad-cam does; ``centre=False`` is the
-    paper's, which projects A as it is (on activations ≥ 0 its first component is close to the mean activation).
-    No ReLU. Returns (N, h, w).
+    A (hw × C) is projected onto its first right singular vector. ``centre=True`` (the default) subtracts each
+    column's mean first, as pytorch-grad-cam does; ``centre=False`` is the paper's method, which projects A
+    unchanged (on activations ≥ 0 its first component is close to the mean activation). No ReLU. Returns (N, h, w).
 
     >>> import sightline, torch
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2))
@@ -65,9 +64,9 @@ def eigencam(evidence: Evidence, target: Target, *, centre: bool = True) -> Tens
 
 @register_method("eigengradcam", paper="Muhammad & Yeasin, IJCNN 2020, on g ⊙ A (pytorch-grad-cam)")
 def eigengradcam(evidence: Evidence, target: Target, *, centre: bool = True) -> Tensor:
-    """The first principal component of g ⊙ A: Eigen-CAM made class-specific. Returns (N, h, w).
+    """The first principal component of g ⊙ A: a class-specific Eigen-CAM. Returns (N, h, w).
 
-    ``centre`` as in `eigencam`.
+    ``centre``: as in `eigencam`.
 
     >>> import sightline, torch
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2))

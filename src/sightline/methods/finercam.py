@@ -18,7 +18,7 @@ BASES = {"gradcam": gradcam, "layercam": layercam}
 
 
 def most_similar(logits: Tensor, classes: Tensor, n: int) -> Tensor:
-    """The n other classes whose scores are nearest to that of ``classes`` (N,): indices (N, n), nearest first.
+    """The n other classes with scores nearest to that of ``classes`` (N,): indices (N, n), nearest first.
 
     >>> import torch
     >>> most_similar(torch.tensor([[5.0, 4.0, 1.0, 7.0]]), torch.tensor([0]), 2)
@@ -35,10 +35,10 @@ def finercam(
 ) -> Tensor:
     """``base`` (Grad-CAM or LayerCAM) of y^c − γ · (1/n) Σ_d y^d over the n most similar other classes d.
 
-    What class c shares with its neighbours cancels; what tells it from them stays. Most similar are the classes
-    whose scores y^d are nearest to y^c in this image (as in the authors' code, which weights them by probability;
-    here each counts the same); where there are fewer than n others, all of them. γ = 0 is ``base`` itself.
-    Returns (N, h, w), ≥ 0. Raises `UnsupportedError` for a target that is no class: give a `targets.Contrast`.
+    What class c shares with the others cancels; what distinguishes it remains. The most similar classes are those
+    with scores y^d nearest to y^c in this image (as in the authors' code, which weights them by probability;
+    here all weigh the same); if there are fewer than n, all of them. γ = 0 is ``base`` itself.
+    Returns (N, h, w), ≥ 0. Raises `UnsupportedError` for a target that is not a class: give a `targets.Contrast`.
 
     >>> import sightline, torch
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2))
@@ -46,7 +46,7 @@ def finercam(
     torch.Size([1, 1, 6, 6])
     """
     if base not in BASES:
-        raise unknown("base of finercam", base, BASES)
+        raise unknown("finercam base", base, BASES)
     if n < 1:
         raise InputError(f"n={n}; expected at least 1 class to compare with")
     logits = evidence.logits

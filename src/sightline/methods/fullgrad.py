@@ -1,4 +1,4 @@
-"""FullGrad: the gradient by the image and by every bias."""
+"""FullGrad: the gradients with respect to the image and every bias."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from sightline.targets import Target
 class FullGradients:
     """x ⊙ g (N, 3, H, W), and g ⊙ b (N, C_l, h_l, w_l) for the bias of every layer with a spatial map.
 
-    On a network of ReLUs (and poolings, additions, linear layers) all of them and the biases behind the last
-    pooling sum to y^c.
+    On a network of ReLUs (and pooling, additions, linear layers), all of these and the terms of the biases after the
+    last pooling sum to y^c.
     """
 
     image: Tensor
@@ -29,7 +29,7 @@ class FullGradients:
 
 
 def bias_of(module: nn.Module) -> Tensor | None:
-    """What a layer adds to each channel (C,); of a batch norm in eval mode the whole constant b − m·w/√(v + ε).
+    """The constant that a layer adds to each channel (C,); for a batch norm in eval mode, b − m·w/√(v + ε).
 
     >>> norm = nn.BatchNorm2d(1, eps=0.0).eval()
     >>> norm.running_mean += 2
@@ -72,7 +72,7 @@ def bias_layers(network: nn.Module, images: Tensor) -> list[tuple[LayerRef, Tens
 
 
 def full_gradients(evidence: Evidence, targets: Sequence[Target]) -> list[FullGradients]:
-    """The decomposition of each target's score, from one further forward pass."""
+    """The decomposition of each target's score, from one more forward pass."""
     refuse_inference_mode()
     layers = bias_layers(evidence.network, evidence.images)
     seen = observe(evidence.network, evidence.images, [site for site, _ in layers], input_gradient=True)
@@ -88,11 +88,10 @@ def full_gradients(evidence: Evidence, targets: Sequence[Target]) -> list[FullGr
 def fullgrad(evidence: Evidence, targets: Sequence[Target], *, rescale: bool = False) -> Tensor:
     """Σ_channels |x ⊙ g| + Σ_l Σ_channels up(|g^l ⊙ b^l|), over the biases b^l of all layers with a spatial map.
 
-    x is the image as the network gets it, g^l the gradient at the output of layer l; a batch norm's b is the whole
-    constant that it adds. Completeness: on a network of ReLUs the signed terms, with those of the biases behind
-    the last pooling, sum to y^c; a saturated ReLU6, GELU, … has a constant of its own, which is left out, as are
-    tokens without a place. The paper rescales each term to [0, 1] before it adds them
-    (``rescale=True``). Returns (N, K, H, W), ≥ 0.
+    x is the network's input, g^l the gradient at the output of layer l; a batch norm's b is the whole constant that
+    it adds. Completeness: on a network of ReLUs the signed terms, with those of the biases after the last pooling,
+    sum to y^c; a saturated ReLU6, GELU, … adds a constant of its own, which is left out, as are tokens without a
+    position. The paper rescales each term to [0, 1] before summing (``rescale=True``). Returns (N, K, H, W), ≥ 0.
 
     >>> import sightline
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
@@ -102,14 +101,14 @@ def fullgrad(evidence: Evidence, targets: Sequence[Target], *, rescale: bool = F
     maps = []
     for parts in full_gradients(evidence, targets):
         total = _magnitude(parts.image, rescale)
-        for part in parts.biases:  # added up before it is enlarged: both are linear
+        for part in parts.biases:  # summed before upsampling: both are linear
             total = total + upsample(_magnitude(part, rescale), evidence.size_hw)
         maps.append(total)
     return torch.stack(maps, 1)
 
 
 def _magnitude(part: Tensor, rescale: bool) -> Tensor:
-    """Σ_channels |part|: (N, C, h, w) -> (N, h, w); ``rescale``: |part| of each image taken to [0, 1] first."""
+    """Σ_channels |part|: (N, C, h, w) -> (N, h, w); ``rescale``: each image's |part| is rescaled to [0, 1] first."""
     size = part.abs()
     if rescale:
         low, high = size.amin((1, 2, 3), keepdim=True), size.amax((1, 2, 3), keepdim=True)

@@ -22,12 +22,12 @@ def fullycam(
 ) -> Tensor:
     """M^n = Σ_k ReLU(g^{nk}) ⊙ ReLU(A^{nk}) for every convolution n; fused: Σ_n up(M^n)/max, over its maximum.
 
-    Song et al., "Rethinking CAM in weakly-supervised semantic segmentation": built from its description, as
-    the paper's equations were not at hand. A is each convolution's output after its activation (of a
+    Song et al., "Rethinking CAM in weakly-supervised semantic segmentation": implemented from its description, since
+    the paper's equations were not available. A is each convolution's output after its activation (in a
     residual block: after the addition). ``layers``: "convs", "stages" (the last convolution of each
-    resolution) or names; one name gives that layer's own map. ``reduce``: "sum" | "mean" | "max";
+    resolution) or names; a single name gives that layer's own map. ``reduce``: "sum" | "mean" | "max";
     ``per_layer_norm`` divides each map by its maximum before fusing; ``relu_grad=False`` keeps the gradient's
-    sign, and then M^n is clamped at 0. Returns (N, H, W) at the image's size, in [0, 1].
+    sign, and M^n is then clamped at 0. Returns (N, H, W) at the image's size, in [0, 1].
 
     >>> import sightline, torch
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(),

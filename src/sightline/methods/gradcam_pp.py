@@ -17,9 +17,9 @@ from sightline.targets import Target
 def gradcam_pp(evidence: Evidence, target: Target, *, nwc: bool = False) -> Tensor:
     """a^k_ij = 1[g≠0] / (2 + g^k_ij · Σ_ab A^k_ab); w_k = Σ_ij a^k_ij ReLU(g^k_ij); L = ReLU(Σ_k w_k A^k).
 
-    The paper's g²/(2g² + ΣA·g³) with g² divided out, so that half precision cannot underflow. Where the
-    denominator is not positive a is 0, with a warning. ``nwc`` clamps w at 0, where it
-    never is below. Returns (N, h, w), ≥ 0.
+    The paper's g²/(2g² + ΣA·g³) with g² cancelled, so that half precision cannot underflow. If the
+    denominator is not positive, a is 0, with a warning. ``nwc`` clamps w at 0, which changes nothing, as
+    w ≥ 0. Returns (N, h, w), ≥ 0.
 
     >>> import sightline, torch
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(),

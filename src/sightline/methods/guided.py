@@ -18,11 +18,11 @@ from sightline.targets import Target
     signed=True,
 )
 def guided_backprop(evidence: Evidence, target: Target) -> Tensor:
-    """The gradient by the image, where each ReLU passes R·1[f > 0]·1[R > 0] only; signed (N, 3, H, W).
+    """The gradient with respect to the image; each ReLU passes only R·1[f > 0]·1[R > 0]; signed (N, 3, H, W).
 
-    At every ReLU and ReLU6, module, functional or in place (a ReLU6 passes nothing where it is saturated, as its
-    own derivative). Networks with leaky ReLU, GELU, SiLU, … or without ReLU are refused by name. The map is
-    the channel-maximum of the magnitude.
+    Applies to every ReLU and ReLU6, as a module, a function or in place (a saturated ReLU6 passes nothing, as in its
+    own derivative). Networks with leaky ReLU, GELU, SiLU, …, or without ReLU, are refused. The map is
+    the channel-wise maximum of the magnitude.
 
     >>> import sightline, torch
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(),

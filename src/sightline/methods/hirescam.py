@@ -1,4 +1,4 @@
-"""HiResCAM and the elementwise Grad-CAM."""
+"""HiResCAM and elementwise Grad-CAM."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def hirescam(evidence: Evidence, target: Target) -> Tensor:
 
 @register_method("gradcam_elementwise", paper="the elementwise variant of Grad-CAM, in pytorch-grad-cam")
 def gradcam_elementwise(evidence: Evidence, target: Target) -> Tensor:
-    """L = Σ_k ReLU(g^k ⊙ A^k): only what speaks for the class, unit by unit. Returns (N, h, w), ≥ 0.
+    """L = Σ_k ReLU(g^k ⊙ A^k): only the evidence for the class, unit by unit. Returns (N, h, w), ≥ 0.
 
     >>> import sightline, torch
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2))

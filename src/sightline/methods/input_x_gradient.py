@@ -16,9 +16,9 @@ from sightline.targets import Target
     signed=True,
 )
 def input_x_gradient(evidence: Evidence, target: Target) -> Tensor:
-    """x ⊙ ∂y^c/∂x, x as the network gets it (0: the dataset's mean colour); signed (N, 3, H, W).
+    """x ⊙ ∂y^c/∂x, x the network's input (0: the data set's mean colour); signed (N, 3, H, W).
 
-    On a network of ReLUs without biases the values sum to y^c. The map is the channel-maximum of the magnitude.
+    On a network of ReLUs without biases the values sum to y^c. The map is the channel-wise maximum of the magnitude.
 
     >>> import sightline, torch
     >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2, bias=False))

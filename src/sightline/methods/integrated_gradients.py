@@ -20,8 +20,8 @@ def integrated_gradients(
 ) -> Tensor:
     """(x − x₀) ⊙ ∫₀¹ ∂y^c/∂x (x₀ + t(x − x₀)) dt, by Gauss–Legendre quadrature with 32 points.
 
-    The baseline x₀ is 0 after normalisation (the dataset's mean colour). Completeness: the values sum to
-    y^c(x) − y^c(x₀). The map is the channel-maximum of the magnitude. Returns (N, 3, H, W).
+    The baseline x₀ is 0 after normalisation (the data set's mean colour). Completeness: the values sum to
+    y^c(x) − y^c(x₀). The map is the channel-wise maximum of the magnitude. Returns (N, 3, H, W).
 
     >>> import sightline, torch
     >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))

@@ -1,4 +1,4 @@
-"""Method strings that have a name, each with the box rule that it was chosen with."""
+"""Named method strings, each with the box rule that it was tuned with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sightline.types import BoxRule
 
 @dataclass(frozen=True)
 class NamedMethod:
-    """A name for a method string; ``rule`` makes its boxes where the user gives none."""
+    """A name for a method string; ``rule`` is the default for its boxes."""
 
     name: str
     text: str
@@ -22,7 +22,7 @@ _NAMED: dict[str, NamedMethod] = {}
 
 
 def name_method(name: str, text: str, rule: BoxRule | None = None, summary: str = "") -> NamedMethod:
-    """Give a method string a name, usable wherever a method is; a name given again is replaced.
+    """Name a method string, for use wherever a method is; an existing name is replaced.
 
     >>> name_method("mine", "layercam:flip", BoxRule(threshold=0.3)).text
     'layercam:flip'
@@ -35,7 +35,7 @@ def name_method(name: str, text: str, rule: BoxRule | None = None, summary: str 
 
 
 def forget_method_name(name: str) -> None:
-    """Take a name out of the table again."""
+    """Remove a name."""
     del _NAMED[name]
 
 
@@ -48,17 +48,17 @@ def named_methods() -> dict[str, NamedMethod]:
     return dict(_NAMED)
 
 
-# Grad-CAM with positive weights is the class map with negative weights clamped, over Z, on every head of pooling and
-# one linear layer, and is defined on every other network too.
+# On a head of pooling and one linear layer, Grad-CAM with positive weights is the class map with negative weights
+# clamped, divided by Z; unlike that map, it is also defined on every other network.
 name_method(
     "localise",
     "gradcam:nwc=true:flip:scales=1,1.4286,2:affinity:affinity.stages=2",
     BoxRule(threshold=0.35),
-    "the class map of positive weights: mirror image, three sizes, affinity walk on two stages",
+    "the class map of positive weights with mirror image, three sizes, affinity walk on two stages",
 )
 name_method(
     "localise-fast",
     "gradcam:nwc=true:affinity:affinity.stages=2",
     BoxRule(threshold=0.35),
-    "the same from one forward pass",
+    "the same in one forward pass",
 )

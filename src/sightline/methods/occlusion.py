@@ -14,7 +14,7 @@ from sightline.targets import Target
 
 
 def window_starts(size: int, window: int, stride: int) -> list[int]:
-    """Where windows begin along one side, the last one flush with the end, so that every pixel is covered.
+    """The start of each window along one side; the last one is flush with the end, so that every pixel is covered.
 
     >>> window_starts(10, 4, 3), window_starts(9, 4, 3)
     ([0, 3, 6], [0, 3, 5])
@@ -26,7 +26,7 @@ def window_starts(size: int, window: int, stride: int) -> list[int]:
 def _pixels(
     value: int | float | tuple[int, int] | None, size_hw: tuple[int, int], default: tuple[int, int]
 ) -> tuple[int, int]:
-    """Pixels (h, w) from a side, a pair, or a share of the image's sides."""
+    """A size in pixels (h, w), from a side, a pair, or a share of the image's sides."""
     if value is None:
         return default
     if isinstance(value, float):
@@ -49,11 +49,11 @@ def occlusion(
     value: float = 0.0,
     chunk: int = 32,
 ) -> Tensor:
-    """The mean drop y^c(x) − y^c(masked) of the grey windows over each pixel.
+    """The drop y^c(x) − y^c(masked), averaged over the grey windows that cover each pixel.
 
-    A window (side 1/7 of the image; pixels, a pair (h, w), or a share of the sides) of ``value`` (0: grey after
-    normalisation) slides by half its side, a stride no larger than the window, so that every pixel is covered;
-    ``chunk`` masked images run at once. Returns (N, K, H, W).
+    A window (by default 1/7 of the image's sides; in pixels, a pair (h, w), or a share of the sides) of ``value`` (0:
+    grey after normalisation) slides by ``stride``: half its side by default, at most the window, so that every pixel
+    is covered. ``chunk`` masked images run at a time. Returns (N, K, H, W).
 
     >>> import sightline, torch
     >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
@@ -69,7 +69,7 @@ def occlusion(
         )
     if sh > wh or sw > ww:
         raise InputError(
-            f"stride {(sh, sw)} is larger than the window {(wh, ww)} and leaves pixels that no window covers; "
+            f"stride {(sh, sw)} is larger than the window {(wh, ww)} and would leave pixels uncovered; "
             f"expected a stride of at most {(wh, ww)}"
         )
     images = evidence.images.detach()

@@ -1,4 +1,4 @@
-"""Options of methods as a user types them, for one method or for all that have them."""
+"""Method options as a user types them, for one method or for all that have them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sightline.options import option_kinds, read_value, split_pair
 def parse_options(methods: Sequence[str], pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The options of each method, from ``NAME=VALUE`` (every method that has it) or ``METHOD.NAME=VALUE``.
 
-    Raises `InputError` for an unknown name (with near matches) and for a value of another type.
+    Raises `InputError` for an unknown name (with the nearest ones) and for a value of the wrong type.
 
     >>> parse_options(["gradcam", "scorecam"], ["channels=64"])
     {'gradcam': {}, 'scorecam': {'channels': 64}}
@@ -39,7 +39,7 @@ def parse_options(methods: Sequence[str], pairs: Sequence[str]) -> dict[str, dic
 
 
 def option_types(method: Method) -> dict[str, tuple[Any, ...]]:
-    """What each option may be, from the annotations: its types, or its literal values.
+    """The types or literal values that each option accepts, from the annotations.
 
     >>> option_types(get_method("scorecam"))["channels"]
     (<class 'int'>, <class 'NoneType'>)

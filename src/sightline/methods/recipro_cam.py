@@ -16,7 +16,7 @@ GAUSSIAN = ((1 / 16, 1 / 8, 1 / 16), (1 / 8, 1 / 4, 1 / 8), (1 / 16, 1 / 8, 1 / 
 
 
 def position_masks(height: int, width: int, gaussian: bool = True) -> Tensor:
-    """One mask for each position (h·w, h, w): the 3×3 Gaussian around it, cut at the border; or it alone.
+    """One mask per position (h·w, h, w): the 3×3 Gaussian around it, cropped at the border; or that position alone.
 
     >>> position_masks(1, 3)
     tensor([[[0.2500, 0.1250, 0.0000]],
@@ -39,9 +39,9 @@ def recipro_cam(
 ) -> Tensor:
     """M(p) = y^c of the target layer seen through a mask at p: y^c(A ⊙ m_p), min-max over the positions p.
 
-    No gradient: only the part of the network behind the layer runs again, once for each position, ``chunk`` at a
-    time. m_p is the 3×3 Gaussian (1/4 at p, 1/8 beside it, 1/16 at the corners) cut at the border;
-    ``gaussian=False`` keeps p alone. y^c is the pre-softmax score (the authors' code takes the probability: give
+    No gradient: only the part of the network after the layer is rerun, once per position, ``chunk`` at a
+    time. m_p is the 3×3 Gaussian (1/4 at p, 1/8 next to it, 1/16 at the corners), cropped at the border;
+    ``gaussian=False`` keeps only p. y^c is the pre-softmax score (the authors' code uses the probability: give
     `targets.Probability`). Returns (N, K, h, w) in [0, 1].
 
     >>> import sightline, torch

@@ -1,4 +1,4 @@
-"""One table of methods: what each needs of a forward pass, its paper, its options."""
+"""The registry of methods: what each needs from a forward pass, its paper, its options."""
 
 from __future__ import annotations
 
@@ -70,11 +70,11 @@ def register_method(
     class_specific: bool = True,
     layers: str | None = None,
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
-    """Decorator: make a function of `Evidence` and a target a method that works everywhere at once.
+    """Decorator: register a function of `Evidence` and a target as a method, usable everywhere.
 
-    ``needs`` says what the forward pass must keep: "activations" of the target layer, the "gradient" to it,
-    the "input_gradient", the "guided" one, the "classifier" weights, "attention" (looked at in a pass of
-    its own). Options are the function's keyword-only arguments. Registering a name again replaces it; a built-in
+    ``needs``: what the forward pass must keep: "activations" of the target layer, the "gradient" to it,
+    the "input_gradient", the "guided" gradient, the "classifier" weights, "attention" (recorded in a separate
+    pass). Options are the function's keyword-only arguments. Registering a name again replaces it; a built-in
     method of that name is hidden until `unregister_method`.
 
     >>> @register_method("mine", paper="this line", needs=("activations",))
@@ -97,12 +97,12 @@ def register_method(
 
 
 def unregister_method(name: str) -> None:
-    """Take a method out of the table again; a built-in one of that name is found again."""
+    """Remove a method; a built-in one of that name is found again."""
     METHODS.remove(name)
 
 
 def get_method(name: str) -> Method:
-    """The method of that name; raises `InputError` with near matches.
+    """The method of that name; raises `InputError` with the nearest names.
 
     >>> get_method("gradcam").paper
     'Selvaraju et al., ICCV 2017'
@@ -121,9 +121,9 @@ def list_methods() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Additions:
-    """What this process knows of methods beyond the built-in ones, for another process to know, too.
+    """The methods that this process has beyond the built-in ones, to pass on to another process.
 
-    ``plugins`` are loaded there; ``methods`` are those that come from no plugin, such as a notebook's.
+    ``plugins`` are loaded there; ``methods`` are those not from a plugin, such as a notebook's.
     """
 
     plugins: tuple[str, ...]
@@ -136,7 +136,7 @@ class Additions:
         return cls(tuple(loaded_plugins()), tuple(m for m in known if not from_plugin(m.function)))
 
     def register(self) -> None:
-        """Make them known in this process. Raises `InputError` for a plugin that cannot be loaded here."""
+        """Register them in this process; raises `InputError` for a plugin that cannot be loaded here."""
         for plugin in self.plugins:
             load_plugin(plugin)
         for method in self.methods:

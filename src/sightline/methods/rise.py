@@ -25,9 +25,9 @@ def make_masks(
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """``n`` smooth masks (n, 1, H, W) in [0, 1]: a random grid, enlarged bilinearly, shifted at random.
+    """``n`` smooth masks (n, 1, H, W) in [0, 1]: a random grid, upsampled bilinearly and shifted at random.
 
-    The grid of s × s cells (1 with probability p) is enlarged to (s + 1)·⌈H/s⌉ and cut out at a random offset
+    The grid of s × s cells (1 with probability p) is upsampled to (s + 1)·⌈H/s⌉ and cropped at a random offset
     of up to one cell, as in the paper.
 
     >>> make_masks(3, 8, 0.5, (16, 16), torch.Generator().manual_seed(0)).shape
@@ -39,7 +39,7 @@ def make_masks(
 def _draw(
     n: int, grid: int, p: float, size_hw: tuple[int, int], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """All that is random: the cells (n, 1, s, s) and the offsets (n, 2) in pixels."""
+    """Everything random: the cells (n, 1, s, s) and the offsets (n, 2) in pixels."""
     cells = torch.rand(n, 1, grid, grid, generator=generator) < p
     limits = torch.tensor([math.ceil(side / grid) for side in size_hw])
     return cells, (torch.rand(n, 2, generator=generator) * limits).long()
@@ -74,9 +74,9 @@ def rise(
     """(1/(N p)) Σ_m y^c(x ⊙ m) m over N = 4,000 random masks m; y^c is the probability of class c.
 
     Masks come from 8×8 grids with p = 0.5 and a random shift, the same for every image of the batch;
-    probabilities by the rule of the unmasked images (softmax for several outputs, sigmoid for one); a callable target
-    is used as it is. At the border the enlarged grid repeats its outermost half-cell (bilinear,
-    ``align_corners=False``) where the authors' resize mirrors it: the masks differ there only. Returns (N, K, H, W).
+    probabilities follow the score rule of the unmasked images (softmax for several outputs, sigmoid for one); a
+    callable target is used unchanged. At the border the upsampled grid repeats its outermost half-cell (bilinear,
+    ``align_corners=False``), whereas the authors' resize mirrors it: the masks differ only there. Returns (N, K, H, W).
 
     >>> import sightline, torch
     >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
@@ -89,7 +89,7 @@ def rise(
     images = evidence.images.detach()
     n = len(images)
     total = images.new_zeros(n, len(targets), *evidence.size_hw)
-    # Everything random is drawn at once and is small: the masks do not depend on the chunk.
+    # Everything random is small and is drawn at once, so that the masks do not depend on the chunk size.
     cells, offsets = _draw(masks, grid, p, evidence.size_hw, generator)
     for some, at in zip(torch.split(cells, chunk), torch.split(offsets, chunk), strict=True):
         drawn = _enlarged(some, at, evidence.size_hw, images.device, images.dtype)

@@ -1,4 +1,4 @@
-"""Saliency: the gradient of the score by the image."""
+"""Saliency: the gradient of the score with respect to the image."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sightline.targets import Target
     "saliency", paper="Simonyan et al., ICLR workshop 2014", needs=("input_gradient",), signed=True
 )
 def saliency(evidence: Evidence, target: Target, *, smooth: float = 0.0) -> Tensor:
-    """∂y^c/∂x; the map is the channel-maximum of its magnitude.
+    """∂y^c/∂x; the map is the channel-wise maximum of its magnitude.
 
     ``smooth``: σ of a Gaussian over the map, as a share of the image's side; 0.02 is the "backprop" baseline
-    for boxes. With it the magnitude is smoothed, and the signed gradient is lost. Returns (N, 3, H, W).
+    for boxes. It smooths the magnitude, so the sign of the gradient is lost. Returns (N, 3, H, W).
 
     >>> import sightline, torch
     >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
@@ -37,7 +37,7 @@ def saliency(evidence: Evidence, target: Target, *, smooth: float = 0.0) -> Tens
 
 
 def gaussian(maps: Tensor, sigma: float) -> Tensor:
-    """Gaussian smoothing of (N, 1, H, W) with σ in pixels, cut at 4σ, borders reflected.
+    """Gaussian smoothing of (N, 1, H, W), σ in pixels, truncated at 4σ, with reflected borders.
 
     >>> bool(torch.isclose(gaussian(torch.ones(1, 1, 9, 9), 2.0).mean(), torch.tensor(1.0)))
     True

@@ -25,8 +25,9 @@ def scorecam(
 ) -> Tensor:
     """H_k = min-max(up(A^k)); α = softmax_k y^c(x ⊙ H_k); L = ReLU(Σ_k α_k A^k).
 
-    A constant channel is skipped. ``channels=n`` keeps the n channels of largest standard deviation; ``chunk``
-    masked images run at once. ``nwc`` clamps α at 0, where a softmax never is below. Returns (N, K, h, w), ≥ 0.
+    Constant channels are skipped. ``channels=n`` keeps the n channels with the largest standard deviation; ``chunk``
+    masked images run at a time. ``nwc`` clamps α at 0, which changes nothing after a softmax.
+    Returns (N, K, h, w), ≥ 0.
 
     >>> import sightline, torch
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(),

@@ -19,7 +19,7 @@ def make_noise(images: Tensor, sigma: float, generator: torch.Generator) -> Tens
     """
     flat = images.flatten(1)
     span = (flat.amax(1) - flat.amin(1)).view(-1, *[1] * (images.ndim - 1))
-    # One draw of one image's shape for the whole batch: an image's map does not depend on its neighbours.
+    # One draw with one image's shape for the whole batch: an image's map does not depend on the rest of the batch.
     drawn = torch.randn(images.shape[1:], generator=generator, dtype=torch.float32)
     return sigma * span * drawn.to(images)
 

@@ -22,9 +22,9 @@ def smoothgradcam_pp(
     """Grad-CAM++ whose derivatives D₁, D₂, D₃ are means over noisy images: D_m = mean of g^m, m = 1, 2, 3.
 
     a = D₂ / (2 D₂ + D₃ · Σ_ab A_ab); w_k = Σ_ij a ReLU(D₁); L = ReLU(Σ_k w_k A^k). The m-th derivatives are powers of
-    g as in Grad-CAM++; A is the clean image's; a is 0,
-    with a warning, where its denominator is ≤ 0. ``samples``, ``sigma`` (share of the image's range) and ``seed``
-    are SmoothGrad's; with σ = 0 this is Grad-CAM++. Returns (N, h, w), ≥ 0.
+    g, as in Grad-CAM++; A is the clean image's. If its denominator is ≤ 0, a is 0, with a warning. ``samples``,
+    ``sigma`` (a share of the image's range) and ``seed`` are SmoothGrad's; σ = 0 gives Grad-CAM++.
+    Returns (N, h, w), ≥ 0.
 
     >>> import sightline, torch
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(),
@@ -38,7 +38,7 @@ def smoothgradcam_pp(
         )
     generator = torch.Generator().manual_seed(seed)
     images, activations = evidence.images.detach(), evidence.activations
-    # g over its largest value, so that g³ does not underflow: D_m = scaleᵐ · moment_m.
+    # g is divided by its largest value, so that g³ does not underflow: D_m = scaleᵐ · moment_m.
     scale = evidence.gradient(target).abs().amax((1, 2, 3), keepdim=True)
     first, second, third = (torch.zeros_like(activations) for _ in range(3))
     for _ in range(samples):

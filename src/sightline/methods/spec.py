@@ -1,4 +1,4 @@
-"""A method with its options as one object, and the string that spells it: ``NAME:OPTION=VALUE:combinator``."""
+"""A method with its options as one object, and its string form: ``NAME:OPTION=VALUE:combinator``."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sightline.types import BoxRule
 
 @dataclass(frozen=True)
 class Affinity:
-    """The walk of `sightline.heatmap.propagate`: its power, its steps, and the stages whose features it uses.
+    """The random walk of `sightline.heatmap.propagate`: its power, its steps, and the stages whose features it uses.
 
-    ``stages``: names of layers, or how many of the last ones (`sightline.inspection.stages.last_stages`); the maps of
+    ``stages``: layer names, or how many of the last stages (`sightline.inspection.stages.last_stages`); the maps of
     several stages are fused.
     """
 
@@ -28,10 +28,10 @@ class Affinity:
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """A method with its options and what is done around it.
+    """A method with its options and combinators.
 
     From the inside out: ``layers`` fused, the mirror image (``flip``), the ``affinity`` walk, the mean over input sizes
-    (``scales``). ``alias`` is the name under which the whole was asked for.
+    (``scales``). ``alias`` is the name of the whole, if it was requested by a name.
     """
 
     name: str
@@ -44,7 +44,7 @@ class MethodSpec:
 
     @property
     def label(self) -> str:
-        """The name with everything that is not a default.
+        """The name and every setting that is not a default.
 
         >>> MethodSpec("cam", {"nwc": True}, flip=True, scales=(1, 2), affinity=Affinity(power=8)).label
         'cam nwc=true flip scales=1,2 affinity affinity.power=8'
@@ -67,13 +67,13 @@ class MethodSpec:
 
     @property
     def rule(self) -> BoxRule | None:
-        """The box rule that a named method brings; None for any other."""
+        """The box rule of a named method; None for any other."""
         named = named_methods().get(self.alias)
         return None if named is None else named.rule
 
     @property
     def combines(self) -> bool:
-        """Whether something is done around the method: it then takes several runs, or more than its own map.
+        """Whether there are combinators: the method then runs several times, or its map is processed further.
 
         >>> MethodSpec("cam").combines, MethodSpec("cam", flip=True).combines
         (False, True)
@@ -85,8 +85,8 @@ class MethodSpec:
 def parse_method(text: str) -> MethodSpec:
     """A `MethodSpec` from ``NAME`` or ``NAME:OPTION=VALUE:…``, NAME a method or a named method string.
 
-    Among the options may stand ``layer=a,b``, ``flip``, ``scales=1,1.5,2`` and ``affinity`` with ``affinity.power=4``,
-    ``affinity.steps=2`` and ``affinity.stages=2`` or names. Raises `InputError` with near matches.
+    Options include ``layer=a,b``, ``flip``, ``scales=1,1.5,2`` and ``affinity`` with ``affinity.power=4``,
+    ``affinity.steps=2`` and ``affinity.stages=2`` or names. Raises `InputError` with the nearest names.
 
     >>> spec = parse_method("cam:nwc=true:flip:scales=1,2")
     >>> spec.name, spec.options, spec.flip, spec.scales
@@ -132,7 +132,7 @@ def _numbers(what: str, text: str) -> tuple[float, ...]:
     try:
         return tuple(float(number) for number in _names(text))
     except ValueError:
-        raise InputError(f"{what}={text!r}; expected numbers with commas") from None
+        raise InputError(f"{what}={text!r}; expected comma-separated numbers") from None
 
 
 def _affinity(around: Mapping[str, str]) -> Affinity | None:
@@ -141,7 +141,7 @@ def _affinity(around: Mapping[str, str]) -> Affinity | None:
         return None
     for name in given:
         if name not in _AFFINITY:
-            raise unknown("option of affinity", name, _AFFINITY)
+            raise unknown("affinity option", name, _AFFINITY)
     stages = given.get("stages", "1")
     try:
         return Affinity(
@@ -156,10 +156,10 @@ def _affinity(around: Mapping[str, str]) -> Affinity | None:
 def parse_methods(
     texts: Sequence[str], options: Sequence[str] = (), layers: Sequence[str] = (), flip: bool = False
 ) -> list[MethodSpec]:
-    """The specs of several texts, and what is to hold for all of them where they do not say otherwise.
+    """The specs of several method strings, with defaults for all of them.
 
-    ``options`` are NAME=VALUE for every method that has it, or METHOD.NAME=VALUE; ``layers`` serve the methods that
-    have one. Raises `InputError` with near matches.
+    ``options`` are NAME=VALUE for every method that has it, or METHOD.NAME=VALUE; ``layers`` apply to methods with a
+    target layer. Raises `InputError` with the nearest names.
 
     >>> [r.label for r in parse_methods(["cam", "gradcam:nwc=false"], ["nwc=true"], flip=True)]
     ['cam nwc=true flip', 'gradcam nwc=false flip']
@@ -169,7 +169,7 @@ def parse_methods(
     with_layer = [spec for spec in specs if "activations" in get_method(spec.name).needs]
     if layers and not with_layer:
         names = ", ".join(spec.name for spec in specs)
-        raise InputError(f"layer={layers[0]!r} was given, and {names} takes no layer")
+        raise InputError(f"layer={layers[0]!r} was given, but {names} takes no layer")
     return [
         replace(
             spec,

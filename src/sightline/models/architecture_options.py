@@ -1,7 +1,7 @@
-"""Which options a checkpoint may give the network that it names: structure only, never a path, a URL or a class.
+"""The options that a checkpoint may set for its network: structure only, never a path, a URL or a class.
 
-A checkpoint is a file from anywhere. What it says of itself reaches `timm.create_model` and torchvision's builders,
-some of whose options read files, fetch URLs or unpickle. So only the names below pass, with plain values.
+A checkpoint can come from anywhere. Its options reach `timm.create_model` and torchvision's builders, and some of those
+read files, fetch URLs or unpickle. So only the names below are accepted, with plain values.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ ALLOWED: dict[str, tuple[str, Callable[[object], bool]]] = {
 
 
 def checked_architecture_options(given: Any, source: str, name: str, depth: int = 0) -> dict[str, Any]:
-    """``given`` from a file's metadata, if every option is a known one with a plain value; else `InputError`.
+    """The options in a file's metadata; raises `InputError` unless each is a known one with a plain value.
 
     >>> checked_architecture_options({"theta": 0.1}, "a.safetensors", "small-tap")
     {'theta': 0.1}

@@ -1,4 +1,4 @@
-"""One door to every classifier: by name, from a weights file, from a checkpoint made here, or as it is."""
+"""Load any classifier: by name, from a weights file, from a sightline checkpoint, or wrap an nn.Module."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ Transform = Preprocess | Callable[[Image.Image], Tensor]
 
 
 class LoadedModel(nn.Module):
-    """A classifier in eval mode with what is known about it; called, it is its network.
+    """A classifier in eval mode, with its metadata; calling it calls its network.
 
     ``network``     the nn.Module, (N, 3, H, W) -> (N, C) logits.
     ``categories``  its C class names, or None.
-    ``preprocess``  from a photo to its input (`Preprocess`), or None.
-    ``weights``     where they came from, in words.
+    ``preprocess``  how a photo becomes its input (`Preprocess`), or None.
+    ``weights``     where the weights came from, in words.
     ``scores``      how logits become probabilities: "softmax", "sigmoid", "none", or "auto" (`sightline.scores`).
-    ``licence``, ``trained_on``  of the weights, where they are known.
-    ``unsure_below``  where no class has at least this score, none fits well (`Explanation.sure`); 0: not known.
-    ``trained_head``  False where the class layer has random weights: its classes and boxes mean nothing.
+    ``licence``, ``trained_on``  of the weights, if known.
+    ``unsure_below``  if no class reaches this score, none fits well (`Explanation.sure`); 0: not known.
+    ``trained_head``  False if the class layer has random weights: its classes and boxes mean nothing.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class LoadedModel(nn.Module):
         self.eval()
 
     def describe(self) -> dict[str, Any]:
-        """What a manifest says of the model; None where nothing is known.
+        """The model's entry in a manifest; None for what is not known.
 
         >>> LoadedModel(nn.Linear(2, 3), "mine", list("abc")).describe()["classes"]
         3
@@ -108,7 +108,7 @@ class LoadedModel(nn.Module):
 
     @property
     def weights_sha256(self) -> str:
-        """SHA-256 of the weights file, or of the tensors where there is none (or no longer that one)."""
+        """SHA-256 of the weights file, or of the tensors if there is no file (or it has changed)."""
         if (
             self._file_sha256 is None
             and self._file is not None
@@ -119,7 +119,7 @@ class LoadedModel(nn.Module):
 
 
 def _file_state(path: Path | None) -> tuple[int, int] | None:
-    """Enough to notice that a file was replaced after it was read."""
+    """Enough to detect that a file was replaced after it was read."""
     if path is None or not path.exists():
         return None
     stat = path.stat()
@@ -134,26 +134,26 @@ def load_model(
     device: str | torch.device | None = None,
     scores: str | None = None,
 ) -> LoadedModel:
-    """A classifier, ready to be explained: in eval mode, with class names and preprocessing where known.
+    """Load a classifier, ready to be explained: in eval mode, with class names and preprocessing if known.
 
-    ``model``   a torchvision name ("resnet50"), "timm/NAME", a name for network surgery ("vgg16-gap"), the
-                path of a checkpoint made here, any nn.Module, or nothing: "lite0" (`default_model`).
+    ``model``   a torchvision name ("resnet50"), "timm/NAME", a network cut for class maps ("vgg16-gap"), the
+                path of a sightline checkpoint, any nn.Module, or None: "lite0" (`default_model`).
     ``weights`` None: the published ones. A file (.safetensors, or .pth read without running code): the number
                 of classes is read from it. False or "none": random ones. The name of a published set.
-    ``categories``  the class names; where none are given and there are 1,000 classes, ImageNet's (of a class
-                layer with random weights: none).
+    ``categories``  the class names; default: ImageNet's for 1,000 classes (none if the class layer has random
+                weights).
     ``transform``   a `Preprocess`, a torchvision Compose, or any callable PIL image -> (3, H, W) tensor; by
                 default that of the published weights.
-    ``scores``  how logits become probabilities: "softmax", "sigmoid" (several independent labels), "none" (they
-                are probabilities, or values to be taken as they are), "auto" (see `sightline.scores`); None: what
-                the checkpoint says, else "auto".
-    ``device``  "auto" is the first accelerator there is; None leaves the network where it is (the CPU).
+    ``scores``  how logits become probabilities: "softmax", "sigmoid" (independent labels), "none" (outputs are
+                probabilities already, or used unchanged), "auto" (see `sightline.scores`); None: the checkpoint's
+                own, or else "auto".
+    ``device``  "auto" is the first accelerator available; None leaves the network where it is (the CPU).
 
-    GoogLeNet and Inception v3 are taken to want the input that their published weights want
-    (torchvision's ``transform_input=True``), since a file does not say.
+    GoogLeNet and Inception v3 are assumed to expect the same input as their published weights
+    (torchvision's ``transform_input=True``), since a weights file does not say.
 
-    Raises `InputError` for an unknown name, weights that are of another network or cannot be had, and a
-    number of ``categories`` other than the network's.
+    Raises `InputError` for an unknown name, weights that belong to another network or cannot be fetched, and the
+    wrong number of ``categories``.
 
     >>> model = load_model("resnet18", weights="none")
     >>> model(torch.zeros(1, 3, 64, 64)).shape, model.categories, model.preprocess.input_hw
@@ -166,13 +166,13 @@ def load_model(
         loaded = _wrapped(model, weights, categories, transform)
     elif model is None:
         if not (weights is None and categories is None and transform is None):
-            raise InputError("weights, categories and transform belong to a model; name it")
+            raise InputError("weights, categories and transform need a model; name one")
         loaded = default_model()
     elif model == "bundled":
         loaded = _from_file(None, tiny40_file(), categories, transform)
     elif _is_file(model):
         if weights is not None:
-            raise InputError(f"{model} brings its own weights; got weights={str(weights)!r} as well")
+            raise InputError(f"{model} holds its own weights; got weights={str(weights)!r} as well")
         loaded = _from_file(None, Path(model), categories, transform)
     else:
         loaded = _named(str(model), weights, categories, transform)
@@ -183,9 +183,9 @@ def load_model(
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """The names that `load_model` takes and that match ``pattern`` (``*`` and ``?``), sorted.
+    """The names that `load_model` accepts and that match ``pattern`` (``*`` and ``?``), sorted.
 
-    timm's more than a thousand are listed where the pattern begins with ``timm/``.
+    timm's names, more than a thousand, are listed if the pattern begins with ``timm/``.
 
     >>> list_models("squeezenet1_?")
     ['squeezenet1_0', 'squeezenet1_1']
@@ -195,7 +195,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def default_model() -> LoadedModel:
-    """The model that is used where none is named: EfficientNet-Lite0 on ImageNet's 1,000 classes, offline.
+    """The model used if none is named: EfficientNet-Lite0 on ImageNet's 1,000 classes, offline.
 
     >>> model = default_model()
     >>> model.name, model.categories[281], model.trained_on, model.licence
@@ -205,7 +205,7 @@ def default_model() -> LoadedModel:
 
 
 def tiny40_file() -> Path:
-    """The weights of the 40-class network, which is no longer installed with the package but made by its recipe."""
+    """The weights of the 40-class network, which is no longer installed with the package; its recipe builds it."""
     if not TINY40.is_file():
         raise InputError(
             "the 40-class network 'bundled' is not installed: it is recipes/tiny-imagenet/tiny40/"
@@ -215,7 +215,7 @@ def tiny40_file() -> Path:
 
 
 def about_model(name: str) -> str | None:
-    """What ``name`` is, for the few models that are not another library's; None for every other.
+    """A description of ``name``, for the few models that are not another library's; None for all others.
 
     >>> print(about_model("lite0").splitlines()[0])
     lite0: EfficientNet-Lite0, the default model
@@ -227,7 +227,7 @@ def about_model(name: str) -> str | None:
 
 
 def _is_file(model: str | Path) -> bool:
-    """A bare name is the network's, even if a file of that name lies here."""
+    """A bare name means the network, even if a file of that name exists here."""
     text = str(model)
     return isinstance(model, Path) or text.endswith(WEIGHT_SUFFIXES) or _is_path_of_file(text)
 
@@ -252,7 +252,7 @@ def _named(
     else:
         made = family.published(name, wanted, version)
     classes = outputs(dict(made.network.named_modules()).get(family.head(name)))
-    # Of a class layer with random weights, no output is any class until somebody says so.
+    # The outputs of a class layer with random weights stand for no class until someone names them.
     names = _categories(categories, classes, name) if categories is not None or made.trained_head else None
     loaded = LoadedModel(
         made.network,
@@ -275,7 +275,7 @@ def _is_random(weights: str | Path | bool | None) -> bool:
 
 
 def _published_version(weights: str | Path | bool | None) -> str | None:
-    """The name of a published set, or None where ``weights`` is a file or random."""
+    """The name of a published set, or None if ``weights`` is a file or random."""
     if weights is None or weights is True or (isinstance(weights, str) and weights.lower() == "default"):
         return "DEFAULT"
     if _is_random(weights) or isinstance(weights, Path):
@@ -288,7 +288,7 @@ def _published_version(weights: str | Path | bool | None) -> str | None:
 def _from_file(
     name: str | None, path: Path, categories: Sequence[str] | None, transform: Transform | None
 ) -> LoadedModel:
-    """The network ``name``, or where that is None the one that the file itself names, with the file's weights."""
+    """The network ``name`` (None: the one named in the file) with the file's weights."""
     state, description = read_weights(path)
     made_of = description.get("architecture")
     if name is None:
@@ -325,7 +325,7 @@ def _advice(name: str, made_of: object, state: State) -> str:
 def _without_architecture(path: Path, state: State) -> str:
     guess = torchvision.fitting_torchvision(state)
     example = f"load_model({guess or 'NAME'!r}, weights={str(path)!r})"
-    return f"{path} holds weights without the name of their network; say which it is: {example}"
+    return f"{path} does not say which network its weights belong to; name it: {example}"
 
 
 def _wrapped(
@@ -343,7 +343,7 @@ def _wrapped(
         return LoadedModel(module, name, categories, preprocess)
     if isinstance(weights, bool):
         raise InputError(
-            f"weights={weights} with a module of one's own; expected a file, or None to keep its own"
+            f"weights={weights} with your own module; expected a file, or None to keep its weights"
         )
     state, _ = read_weights(weights)
     fill(module, state, weights, name)
@@ -356,7 +356,7 @@ def _changed(
     categories: Sequence[str] | None,
     transform: Transform | None,
 ) -> LoadedModel:
-    """The same network with something else said of it."""
+    """The same network with other weights, categories or transform."""
     changed = _wrapped(
         model.network,
         weights,
@@ -400,5 +400,5 @@ def _device(device: str | torch.device | None) -> torch.device | None:
     if device == "auto":
         return torch.device(there[0])
     if device not in there:
-        raise unknown("device", device, ["auto", *there], hint="(those of this machine)")
+        raise unknown("device", device, ["auto", *there], hint="(available on this machine)")
     return torch.device(device)

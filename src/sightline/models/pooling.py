@@ -13,7 +13,7 @@ POOLINGS = ("gap", "gmp", "tap")
 class GlobalAveragePool(nn.Module):
     """Global average pooling (Lin et al. 2013; Zhou et al. 2016): p_k = mean_xy F_k(x, y).
 
-    Features (N, C, h, w) -> (N, C). With a linear layer behind it, the mean of a class's map plus its bias is
+    Features (N, C, h, w) -> (N, C). Followed by a linear layer, the mean of a class's map plus its bias is
     that class's score.
 
     >>> GlobalAveragePool()(torch.tensor([[[[0., 2.], [4., 6.]]]]))
@@ -41,10 +41,10 @@ class ThresholdedAveragePool(nn.Module):
     """Thresholded average pooling (Bae et al., "Rethinking CAM", ECCV 2020).
 
     p_k = Σ F_k·1[F_k > θ·max F_k] / max(1, #{F_k > θ·max F_k}), for each image and channel, with a strict >.
-    The gradient flows through the kept values only. Features (N, C, h, w), all ≥ 0 -> (N, C).
+    The gradient flows only through values above the threshold. Features (N, C, h, w), all ≥ 0 -> (N, C).
 
-    Raises `InputError` unless 0 ≤ θ < 1, and `UnsupportedError` where a feature is negative (the threshold is
-    a share of the maximum, which says nothing below zero).
+    Raises `InputError` unless 0 ≤ θ < 1, and `UnsupportedError` if a feature is negative (the threshold is
+    a share of the maximum, which is meaningless below zero).
 
     >>> ThresholdedAveragePool(theta=0.5)(torch.tensor([[[[0., 2.], [4., 6.]]]]))
     tensor([[5.]])
@@ -59,7 +59,7 @@ class ThresholdedAveragePool(nn.Module):
         self.theta = theta
 
     def forward(self, features: Tensor) -> Tensor:
-        # An exporter cannot follow a branch on values; there the check has nothing to look at.
+        # An exporter cannot trace a branch on values, so the check is skipped there.
         if not torch.compiler.is_compiling() and bool((features < 0).any()):
             raise UnsupportedError(
                 "thresholded average pooling got a negative feature; expected ≥ 0 (a ReLU's output): use gap"
@@ -73,7 +73,7 @@ class ThresholdedAveragePool(nn.Module):
 
 
 def make_pooling(name: str, theta: float = 0.1) -> nn.Module:
-    """The pooling called ``"gap"``, ``"gmp"`` or ``"tap"``; ``theta`` is TAP's. Raises `InputError` else.
+    """The pooling named ``"gap"``, ``"gmp"`` or ``"tap"`` (with TAP's ``theta``); otherwise raises `InputError`.
 
     >>> make_pooling("tap", theta=0.2)
     ThresholdedAveragePool(theta=0.2)

@@ -1,4 +1,4 @@
-"""From a photo to the network's input, and where each of its pixels lies on the photo."""
+"""From a photo to the network's input, and the mapping between their pixels."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ _RESAMPLE = {mode.name.lower(): mode for mode in Image.Resampling}
 _FIELDS = ("input_hw", "resize", "mean", "std", "interpolation")
 
 # A 1×10000 photo whose shorter side becomes 256 would have 655 million pixels. Above this size only the
-# part that the crop shows is computed; below it the whole, because that equals torchvision to the last bit.
+# cropped part is computed; below it the whole, because that matches torchvision bit for bit.
 _MOST_PIXELS = 64_000_000
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """What a network expects of a photo: size, crop, and normalisation (x - mean) / std of RGB in [0, 1].
+    """How a network wants its photos: size, crop, and normalisation (x - mean) / std of RGB in [0, 1].
 
     ``input_hw``  (height, width) of the network's input.
     ``resize``    for ``view="crop"``: the length of the photo's shorter side before the centre crop, or
-                  (height, width) where the photo's proportions are not kept.
-    ``mean``, ``std``  one number a channel.
+                  (height, width) if the aspect ratio is not preserved.
+    ``mean``, ``std``  one number per channel.
     ``interpolation``  "bilinear", "bicubic", "nearest", "lanczos", "box" or "hamming", always antialiased.
     ``transform`` a callable PIL image -> (C, H, W) float tensor, for preprocessing that the other fields
-                  cannot say: both views then show what it shows (see `from_transform`).
+                  cannot express; both views then use it (see `from_transform`).
 
     >>> preprocess = Preprocess(input_hw=(224, 224), resize=256)
     >>> tensor, geometry = preprocess.prepare(Image.new("RGB", (512, 1024)), view="crop")
@@ -72,17 +72,17 @@ class Preprocess:
 
     @property
     def resizes(self) -> bool:
-        """Whether another input size can be asked for: not of a user's own code."""
+        """Whether the input size can be changed; a user's own transform cannot."""
         return self.transform is None
 
     def at_size(self, input_hw: tuple[int, int]) -> Preprocess:
-        """The same for another input size; the resize before a crop grows with it.
+        """The same for another input size; the resize before a crop scales with it.
 
         >>> Preprocess((224, 224), resize=256).at_size((448, 448)).resize
         512
         """
         if not self.resizes:
-            raise InputError("photos are prepared by code of one's own, whose input size cannot be changed")
+            raise InputError("photos are prepared by your own transform, whose input size cannot be changed")
         factor = min(input_hw) / min(self.input_hw)
         sides = self.resize if isinstance(self.resize, tuple) else (self.resize,)
         grown = tuple(round(side * factor) for side in sides)
@@ -92,7 +92,7 @@ class Preprocess:
         """An upright RGB photo as a float32 tensor (3, H, W) with its `Geometry`.
 
         "whole" resizes the whole photo to ``input_hw``; "crop" resizes it to ``resize`` and takes the
-        centre ``input_hw``, as the network was tested (black beyond the photo, should the crop be larger).
+        centre ``input_hw``, as in the network's evaluation (with black borders if the crop is larger).
         """
         if view not in VIEWS:
             raise unknown("view", view, VIEWS)
@@ -115,7 +115,7 @@ class Preprocess:
         rows, columns = self.input_hw
         top, left = _centred(height, rows), _centred(width, columns)
         part = (left, top, left + columns, top + rows)
-        per_x, per_y = photo.width / width, photo.height / height  # photo pixels in a resized pixel
+        per_x, per_y = photo.width / width, photo.height / height  # photo pixels per resized pixel
         box = (part[0] * per_x, part[1] * per_y, part[2] * per_x, part[3] * per_y)
         geometry = Geometry((photo.height, photo.width), self.input_hw, box)
         resample = _RESAMPLE[self.interpolation]
@@ -127,7 +127,7 @@ class Preprocess:
         if isinstance(self.resize, tuple):
             return self.resize
         short, long = sorted(photo.size)
-        longer = int(self.resize * long / short)  # torchvision cuts the fraction off
+        longer = int(self.resize * long / short)  # torchvision truncates
         return (longer, self.resize) if photo.width <= photo.height else (self.resize, longer)
 
     def _transformed(
@@ -140,22 +140,22 @@ class Preprocess:
         if tuple(tensor.shape[1:]) != geometry.input_hw:
             raise InputError(
                 f"the transform gave {tuple(tensor.shape[1:])} for one photo of {size_hw} and "
-                f"{geometry.input_hw} for another; expected a transform without chance"
+                f"{geometry.input_hw} for another; expected a deterministic transform"
             )
         return tensor, geometry
 
     def to_dict(self) -> dict[str, Any]:
-        """The five fields, ready for JSON. A ``transform`` is code and is refused."""
+        """The five fields, ready for JSON; raises `InputError` for a ``transform``, which is code."""
         if self.transform is not None:
             raise InputError(
-                "a transform that is code cannot be saved; expected Preprocess(input_hw, resize, mean, std)"
+                "a transform is code and cannot be saved; expected Preprocess(input_hw, resize, mean, std)"
             )
         plain = {name: getattr(self, name) for name in _FIELDS}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Preprocess:
-        """What `to_dict` gave. Raises `InputError` where a field is missing.
+        """The inverse of `to_dict`; raises `InputError` if a field is missing.
 
         >>> Preprocess.from_dict(Preprocess((64, 64), 64).to_dict()) == Preprocess((64, 64), 64)
         True
@@ -182,7 +182,7 @@ class Preprocess:
 
     @classmethod
     def from_timm(cls, model: nn.Module | str) -> Preprocess:
-        """The preprocessing that timm's own evaluation uses for ``model``, a network of timm's or its name."""
+        """The preprocessing of timm's own evaluation for ``model``, a timm network or its name."""
         data: Any = importlib.import_module("timm.data")
         if isinstance(model, str):
             known = importlib.import_module("timm").get_pretrained_cfg(model)
@@ -193,15 +193,15 @@ class Preprocess:
 
     @classmethod
     def from_transform(cls, transform: Callable[[Image.Image], Tensor]) -> Preprocess:
-        """The preprocessing that a callable (PIL image -> (C, H, W) float tensor) does.
+        """The preprocessing of a callable (PIL image -> (C, H, W) float tensor).
 
-        A torchvision preset or Compose of resize, centre crop, conversion and normalisation is read, and
+        A torchvision preset or Compose of resize, centre crop, conversion and normalisation is parsed, and
         checked on a noise image; ``view="whole"`` then works too. Values may differ by one part in 255
-        where the transform resizes tensors instead of PIL images.
+        if the transform resizes tensors instead of PIL images.
 
-        Any other callable is used as it is, by both views. What it shows of a photo is measured, once for
-        each photo size. Raises `InputError` where that is not a resize, crop or pad of fixed place
-        followed by a scaling of the values; ``resize`` then says nothing.
+        Any other callable is used unchanged, for both views. The part of the photo that it shows is measured, once
+        per photo size. Raises `InputError` unless it is a fixed resize, crop or pad followed by a scaling of the
+        values; ``resize`` is then meaningless.
         """
         fields = read_transform(transform)
         if fields is not None and _agrees(parsed := cls(**fields), transform):
@@ -212,7 +212,7 @@ class Preprocess:
 
 
 def _centred(have: int, want: int) -> int:
-    """Where a centred crop of ``want`` begins in ``have`` pixels, as torchvision rounds it; < 0: padding."""
+    """The start of a centred crop of ``want`` in ``have`` pixels, rounded as in torchvision; < 0: padding."""
     return -((want - have) // 2) if want > have else round((have - want) / 2)
 
 
@@ -222,7 +222,7 @@ def _resized_part(
     part: tuple[int, int, int, int],
     resample: Image.Resampling,
 ) -> Image.Image:
-    """``photo.resize(size_wh).crop(part)`` up to rounding, without the pixels outside ``part``."""
+    """``photo.resize(size_wh).crop(part)`` up to rounding, without computing pixels outside ``part``."""
     width, height = size_wh
     left, top, right, bottom = max(part[0], 0), max(part[1], 0), min(part[2], width), min(part[3], height)
     per_x, per_y = photo.width / width, photo.height / height
@@ -234,7 +234,7 @@ def _resized_part(
 
 
 def _agrees(parsed: Preprocess, transform: Callable[[Image.Image], Tensor]) -> bool:
-    """Do both make the same of noise? It shows a difference in size, crop, antialiasing or normalisation."""
+    """Whether both agree on noise, which reveals a difference in size, crop, antialiasing or normalisation."""
     side = 2 * max(parsed._resized_hw(Image.new("RGB", (8, 8))))
     noise = np.random.default_rng(0).integers(0, 256, (side + 37, 2 * side + 11, 3), dtype=np.uint8)
     photo = Image.fromarray(noise)
@@ -242,4 +242,4 @@ def _agrees(parsed: Preprocess, transform: Callable[[Image.Image], Tensor]) -> b
     if theirs.shape != ours.shape:
         return False
     apart = (theirs - ours).abs() * ours.new_tensor(parsed.std).abs()[:, None, None]
-    return bool(apart.max() <= 2.5 / 255)  # two roundings to 8 bits, one after each direction of a resize
+    return bool(apart.max() <= 2.5 / 255)  # two roundings to 8 bits, one per direction of the resize

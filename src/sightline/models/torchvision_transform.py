@@ -1,4 +1,4 @@
-"""Reading a torchvision transform: what it resizes to, crops, and normalises with."""
+"""Parse a torchvision transform: its resize, crop and normalisation."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-# What changes nothing about an upright RGB photo. The two functions are open_clip's and CLIP's.
+# Steps that do not change an upright RGB photo. The two functions are open_clip's and CLIP's.
 _NOTHING = {"Identity", "ToPureTensor", "RGB", "_convert_to_rgb", "_convert_image_to_rgb"}
 _CONVERSIONS = {"ToTensor", "MaybeToTensor", "PILToTensor", "ToImage", "ToDtype", "ConvertImageDtype"}
 _ORDER = {"Resize": 0, "CenterCrop": 1, "Normalize": 2}
 
 
 def read_transform(transform: Callable[..., Any]) -> dict[str, Any] | None:
-    """The fields of `Preprocess` that say what ``transform`` does, or None where they cannot.
+    """The fields of `Preprocess` equivalent to ``transform``, or None if there are none.
 
     >>> from torchvision.transforms import CenterCrop, Compose, Resize, ToTensor
     >>> read_transform(Compose([Resize(40), CenterCrop(32), ToTensor()]))["resize"]
@@ -29,7 +29,7 @@ def read_transform(transform: Callable[..., Any]) -> dict[str, Any] | None:
         kind = getattr(step, "__name__", type(step).__name__)
         if kind in _NOTHING or kind in _CONVERSIONS:
             continue
-        # Each at most once and in this order; resizing after a crop is another thing.
+        # Each at most once and in this order; resizing after a crop is something else.
         if kind not in _ORDER or any(_ORDER[kind] <= _ORDER[earlier] for earlier in found):
             return None
         found[kind] = step
@@ -40,7 +40,7 @@ def read_transform(transform: Callable[..., Any]) -> dict[str, Any] | None:
         return None
     crop = found["CenterCrop"].size if "CenterCrop" in found else resize.size
     if "CenterCrop" not in found and not _is_pair(crop):
-        return None  # the shorter side alone is fixed: the input's size depends on the photo
+        return None  # only the shorter side is fixed: the input size depends on the photo
     return _fields(crop, resize.size, resize, found.get("Normalize"))
 
 
@@ -76,12 +76,12 @@ def _sides(size: Any) -> tuple[int, ...]:
 
 
 def _numbers(values: Any) -> tuple[float, ...]:
-    # Seven digits: 0.485 went through float32 where it is kept as a tensor.
+    # Seven digits: 0.485 passed through float32 if it was stored as a tensor.
     return tuple(round(v, 7) for v in torch.as_tensor(values, dtype=torch.float64).flatten().tolist())
 
 
 def _name(interpolation: Any) -> str:
-    """torchvision's InterpolationMode, or PIL's number, by its name here."""
+    """The name of torchvision's InterpolationMode, or of PIL's number."""
     if isinstance(interpolation, int):
         return Image.Resampling(interpolation).name.lower()
     name = str(getattr(interpolation, "value", interpolation))

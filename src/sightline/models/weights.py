@@ -1,4 +1,4 @@
-"""Weights on disk: reading them without running code, fitting them into a network, and their checksum."""
+"""Weights on disk: reading them without running code, loading them into a network, and their checksum."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 
 State = dict[str, Tensor]
 
-# What training scripts put around a state dict, and what wrappers put before its names.
+# The keys that training scripts store a state dict under, and the prefixes that wrappers add to its names.
 _WRAPPINGS = ("state_dict", "model_state_dict", "model", "model_state", "network", "net")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "network.")
 
 
 def read_weights(path: str | Path) -> tuple[State, dict[str, Any]]:
-    """The tensors of a weights file, floats in single precision, and what a checkpoint made here says of itself.
+    """The tensors of a weights file, floats in single precision, and the description in a sightline checkpoint.
 
     ``.safetensors``, or whatever `torch.load` reads with ``weights_only=True``; a state dict inside
-    ``{"state_dict": …}`` or ``{"model": …}`` is taken out. The description is empty for files of other
-    origin. Raises `InputError` for a file that is missing, damaged, or holds code or no tensors.
+    ``{"state_dict": …}`` or ``{"model": …}`` is unwrapped. The description is empty for any other
+    file. Raises `InputError` for a file that is missing, damaged, or holds code or no tensors.
     """
     path = Path(path)
     if not path.exists():
@@ -53,7 +53,7 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, Any]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is damaged or no safetensors file: {error}") from error
+        raise InputError(f"{path} is damaged or not a safetensors file: {error}") from error
     try:
         description = json.loads(metadata.get("sightline", "{}"))
     except json.JSONDecodeError as error:
@@ -70,14 +70,14 @@ def _read_torch(path: Path) -> State:
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported global" not in str(error):
-            raise InputError(f"{path} is damaged or no file that torch.save wrote") from error
+            raise InputError(f"{path} is damaged or was not written by torch.save") from error
         raise InputError(_code(path)) from error
     except OSError as error:
         raise InputError(f"{path} cannot be opened: {error.strerror or error}") from error
-    except Exception as error:  # torch.load raises almost anything on what it did not write
+    except Exception as error:  # torch.load can raise almost anything on other files
         if "TorchScript" in str(error):
             raise InputError(_code(path)) from error
-        raise InputError(f"{path} is damaged or no file that torch.save wrote") from error
+        raise InputError(f"{path} is damaged or was not written by torch.save") from error
     while isinstance(found, Mapping):
         inner = next((found[key] for key in _WRAPPINGS if isinstance(found.get(key), Mapping)), None)
         if inner is None:
@@ -93,13 +93,13 @@ def _read_torch(path: Path) -> State:
 
 def _code(path: Path) -> str:
     return (
-        f"{path} holds a pickled network, which is code and is not run; expected its weights alone: "
+        f"{path} holds a pickled network, which is code and is not run; expected only its weights: "
         "torch.save(network.state_dict(), path)"
     )
 
 
 def matched(state: State, names: Iterable[str]) -> State:
-    """``state`` under the names of a network: as it is, or without "module.", "model.", "network.".
+    """``state`` under a network's names: unchanged, or without the prefixes "module.", "model.", "network.".
 
     >>> list(matched({"module.fc.bias": torch.zeros(1)}, ["fc.bias"]))
     ['fc.bias']
@@ -116,9 +116,9 @@ def _stripped(name: str) -> str:
 
 
 def hollow(build: Callable[[], nn.Module]) -> nn.Module:
-    """The network that ``build`` makes, its parameters without memory: nothing is drawn, nothing is written.
+    """The network that ``build`` makes, with parameters on the meta device: none is initialised or allocated.
 
-    They lie on torch's meta device until `fill` assigns them; torch's random generator stays where it was.
+    They stay there until `fill` assigns them; torch's random state does not change.
 
     >>> hollow(lambda: nn.Linear(3, 2)).weight
     Parameter containing:
@@ -127,7 +127,7 @@ def hollow(build: Callable[[], nn.Module]) -> nn.Module:
     thread = threading.get_ident()
 
     def to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> Any:
-        if parameter is None or threading.get_ident() != thread:  # another thread's network is its own affair
+        if parameter is None or threading.get_ident() != thread:  # leave other threads' networks alone
             return None
         return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
 
@@ -135,7 +135,10 @@ def hollow(build: Callable[[], nn.Module]) -> nn.Module:
     try:
         with torch.random.fork_rng(devices=[]):
             return build()
-    except (NotImplementedError, RuntimeError):  # a network that computes with its weights while it is built
+    except (
+        NotImplementedError,
+        RuntimeError,
+    ):  # a network that computes with its weights during construction
         hook.remove()
         with torch.random.fork_rng(devices=[]):
             return build()
@@ -150,10 +153,10 @@ def fill(
     name: str,
     advice: Callable[[], str] = lambda: "",
 ) -> None:
-    """Put ``state`` into ``network``, every tensor of it, or raise `InputError` that says what does not fit.
+    """Load every tensor of ``state`` into ``network``; raises `InputError` that says what does not fit.
 
-    ``source`` and ``name`` are what the message calls the two; ``advice`` is asked for more to say.
-    A counter of batch normalisation that the file lacks is 0: it has no use after training.
+    ``source`` and ``name`` are their names in the message; ``advice`` returns text to append.
+    A missing batch normalisation counter is set to 0: it is not used after training.
     """
     own: State = network.state_dict()
     state = matched(state, own)
@@ -174,7 +177,7 @@ def fill(
         ]
         raise InputError(f"{source} does not fit {name}: {', '.join(filter(None, wrong))}{advice()}")
     ready = OrderedDict(state)
-    # Each layer's version, without which some refuse what is no state dict of torch's own making.
+    # Layer versions, without which some layers reject a state dict that torch did not create.
     ready._metadata = getattr(own, "_metadata", None)  # type: ignore[attr-defined]
     on_meta = any(tensor.is_meta for tensor in own.values())
     network.load_state_dict(ready, assign=on_meta)

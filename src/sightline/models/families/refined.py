@@ -1,4 +1,4 @@
-"""A classifier that also says where: class and box from one forward pass."""
+"""A classifier with a box regressor: class and box from one forward pass."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from sightline.models.families.gapnet import GapNet, build_gapnet
 
 
 class BoxHead(nn.Module):
-    """Features (N, C, h, w) -> raw boxes (N, 4): 1×1 convolution, a grid that keeps the places, one linear layer.
+    """Features (N, C, h, w) -> raw boxes (N, 4): 1×1 convolution, pooling to a grid, one linear layer.
 
-    The maps are averaged into ``grid`` × ``grid`` places, so that any input size gives as many numbers.
+    The maps are averaged into ``grid`` × ``grid`` cells, so that any input size works.
 
     >>> BoxHead(16, hidden=8, grid=4)(torch.zeros(2, 16, 6, 5)).shape
     torch.Size([2, 4])
@@ -28,7 +28,7 @@ class BoxHead(nn.Module):
         )
         self.pool = nn.AdaptiveAvgPool2d(grid)
         self.fc = nn.Linear(hidden * grid * grid, 4)
-        # The first guess is the centre box of half the height and width, whatever the photo.
+        # The initial prediction is the centre box of half the height and width, for any photo.
         nn.init.normal_(self.fc.weight, std=1e-3)
         nn.init.zeros_(self.fc.bias)
 
@@ -38,12 +38,12 @@ class BoxHead(nn.Module):
 
 
 class EdgeHead(nn.Module):
-    """Features (N, C, h, w) -> edges (N, 4) as shares: each edge is looked for along rows or columns.
+    """Features (N, C, h, w) -> edges (N, 4), relative: each edge is located along rows or columns.
 
     After a 1×1 convolution the maps are pooled (mean and maximum) over the rows; a convolution along the
-    columns scores 2w + 1 places for the left and the right edge, and the edge is the mean place under the
-    softmax of the scores (soft-argmax); the same for top and bottom. What an edge looks like is learned once
-    for all places, so it takes fewer epochs than `BoxHead`.
+    columns scores 2w + 1 positions for the left and the right edge, and the edge is the mean position under the
+    softmax of the scores (soft-argmax); the same for top and bottom. The appearance of an edge is learned once
+    for all positions, so it takes fewer epochs than `BoxHead`.
 
     >>> EdgeHead(16, hidden=8)(torch.zeros(2, 16, 6, 5)).shape
     torch.Size([2, 4])
@@ -67,7 +67,7 @@ class EdgeHead(nn.Module):
 
 
 def _soft_argmax(scores: Tensor) -> Tensor:
-    """(N, 2, n) scores of n cells -> (N, 2) places in [0, 1], the borders and middles of the cells."""
+    """(N, 2, n) scores -> (N, 2) mean positions in [0, 1]; the n positions are the cells' borders and centres."""
     places = 2 * scores.shape[-1] + 1
     fine = nn.functional.interpolate(scores.float(), size=places, mode="linear", align_corners=True)
     return fine.softmax(-1) @ torch.linspace(0, 1, places, device=scores.device)
@@ -77,7 +77,7 @@ HEADS = ("grid", "edges")
 
 
 def decode(raw: Tensor) -> Tensor:
-    """Raw (N, 4) -> edges (N, 4) x0, y0, x1, y1 as shares of width and height, not yet clipped.
+    """Raw (N, 4) -> edges (N, 4) x0, y0, x1, y1 relative to width and height, not yet clipped.
 
     Centre and size are the sigmoids of the raw numbers: (cx, cy, w, h) = σ(raw), edges = c ∓ size / 2.
 
@@ -90,11 +90,11 @@ def decode(raw: Tensor) -> Tensor:
 
 
 class RefinedNet(nn.Module):
-    """A `GapNet` and, beside its last layers, a box regressor (PSOL: Zhang et al., CVPR 2020).
+    """A `GapNet` with a box regressor in parallel to its last layers (PSOL: Zhang et al., CVPR 2020).
 
-    ``shared``: so many of the first parts of the classifier's trunk serve both and stay as they are; the
-    others are copied for the regressor, and the logits are those of the classifier to the last bit. Called,
-    it is the classifier, so every method explains it as before; `localise` gives class and box at once.
+    ``shared``: how many of the first parts of the classifier's trunk both use, frozen; the
+    rest are copied for the regressor, and the logits stay bit-identical to the classifier's. Calling it runs
+    the classifier, so every method explains it as before; `localise` returns class and box.
 
     >>> net = RefinedNet(build_gapnet("small-gap", 5), shared=4, hidden=8, grid=2).eval()
     >>> logits, boxes = net.localise(torch.zeros(2, 3, 64, 64))
@@ -108,7 +108,7 @@ class RefinedNet(nn.Module):
         super().__init__()
         if not isinstance(classifier, GapNet):
             raise UnsupportedError(
-                f"a box regressor is built on a trunk with pooling and one linear layer (a GapNet, such as "
+                f"a box regressor needs a trunk with pooling and one linear layer (a GapNet, such as "
                 f"resnet50-gap); got {type(classifier).__name__}"
             )
         self.classifier = classifier.requires_grad_(False)
@@ -121,7 +121,7 @@ class RefinedNet(nn.Module):
         self.classifier.eval()
 
     def train(self, mode: bool = True) -> RefinedNet:
-        """Train the regressor; the classifier stays in eval mode, its statistics as they are."""
+        """Set the regressor's mode; the classifier stays in eval mode, with its statistics unchanged."""
         super().train(mode)
         self.classifier.eval()
         return self
@@ -131,7 +131,7 @@ class RefinedNet(nn.Module):
         return logits
 
     def regress(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> edges (N, 4) as shares of width and height, not clipped: what is trained."""
+        """(N, 3, H, W) -> edges (N, 4) relative to width and height, not clipped; used in training."""
         with torch.no_grad():
             begun = self._begin(images)
         return self._edges(begun)
@@ -144,7 +144,7 @@ class RefinedNet(nn.Module):
         return logits, to_pixels(self._edges(begun), images)
 
     def predict_boxes(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> one box each, (N, 4) xyxy in input pixels, half-open, inside the image."""
+        """(N, 3, H, W) -> one box per image, (N, 4) xyxy in input pixels, half-open, inside the image."""
         return to_pixels(self.regress(images), images)
 
     def _edges(self, begun: Tensor) -> Tensor:
@@ -160,7 +160,7 @@ class RefinedNet(nn.Module):
 
 
 def to_pixels(edges: Tensor, images: Tensor) -> Tensor:
-    """Edges as shares (N, 4) -> pixels of ``images`` (N, 3, H, W), clipped.
+    """Relative edges (N, 4) -> pixels of ``images`` (N, 3, H, W), clipped.
 
     >>> to_pixels(torch.tensor([[-0.1, 0.5, 0.5, 1.0]]), torch.zeros(1, 3, 8, 4))
     tensor([[0., 4., 2., 8.]])
@@ -178,7 +178,7 @@ def _sequence(features: nn.Module) -> nn.Sequential:
 
 
 def _after(features: nn.Module, shared: int) -> nn.Module:
-    """What follows the first ``shared`` parts of a trunk; they are modules of the trunk itself, not copies."""
+    """The parts after the first ``shared`` ones of a trunk: the trunk's own modules, not copies."""
     if shared == 0:
         return features
     parts = len(_sequence(features))
@@ -197,7 +197,7 @@ def build_refined(
     grid: int = 8,
     head: str = "grid",
 ) -> RefinedNet:
-    """A `RefinedNet` on the classifier that `build_gapnet` makes of ``base``; its weights are random.
+    """A `RefinedNet` on the classifier `build_gapnet` ``base``, with random weights.
 
     >>> build_refined(5, base="small-gap", shared=5).trunk
     Sequential()

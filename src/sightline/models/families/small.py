@@ -1,4 +1,4 @@
-"""Two small trunks for small photos, trained here in minutes: a residual one and a plain one."""
+"""Two small trunks for small photos that train in minutes: a residual one and a plain one."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ NORMS = ("batch", "group")
 def convolution(
     n_in: int, n_out: int, kernel: int = 3, stride: int = 1, norm: str = "batch"
 ) -> nn.Sequential:
-    """Convolution without bias, then batch normalisation, or group normalisation of up to 8 groups.
+    """Convolution without bias, then batch normalisation, or group normalisation with up to 8 groups.
 
-    The latter looks at one photo at a time, so that a batch may be shared by any number of devices.
+    The latter treats each photo separately, so that a batch can be split over any number of devices.
 
     >>> convolution(3, 12, norm="group")[1].num_groups
     4
@@ -48,7 +48,7 @@ class ResidualBlock(nn.Module):
         if stride > 1 or n_in != n_out:
             self.shortcut.append(convolution(n_in, n_out, kernel=1, norm=norm))
         self.relu = nn.ReLU()
-        # The block starts as its shortcut, so that a deep trunk trains from the first step.
+        # The block starts as the identity of its shortcut, so that a deep trunk trains from the first step.
         nn.init.zeros_(self.second.get_parameter("1.weight"))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ def small_vgg(
 ) -> nn.Sequential:
     """A plain trunk in the manner of VGG (Simonyan & Zisserman 2015): 3×3 convolutions and max pooling.
 
-    (N, 3, H, W) -> (N, widths[-1], H / 8, W / 8), ≥ 0. A max pooling stands before each width but the first.
+    (N, 3, H, W) -> (N, widths[-1], H / 8, W / 8), ≥ 0. Max pooling comes before each width but the first.
 
     >>> import torch
     >>> small_vgg()(torch.zeros(1, 3, 64, 64)).shape

@@ -53,7 +53,7 @@ def _preprocess_surgery(name: str) -> Preprocess:
 FAMILY = Family(_build_surgery, _published_surgery, _head_surgery, _preprocess_surgery)
 
 
-# A classifier with a box regressor, made by `sightline refine`, known by its checkpoint only.
+# A classifier with a box regressor, trained by `sightline refine`; it exists only as a checkpoint.
 
 
 def _build_refined(name: str, classes: int, options: dict[str, Any]) -> nn.Module:

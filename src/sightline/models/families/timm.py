@@ -1,4 +1,4 @@
-"""timm's classifiers by name, each with "timm/" before it."""
+"""timm's classifiers by name, with the prefix "timm/"."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def timm_name(name: str) -> str:
 
 
 def timm_names() -> list[str]:
-    """timm's networks and its sets of published weights, each with "timm/" before it."""
+    """timm's networks and published sets of weights, with the prefix "timm/"."""
     return [f"timm/{name}" for name in sorted({*_timm().list_models(), *_timm().list_pretrained()})]
 
 

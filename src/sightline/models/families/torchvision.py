@@ -19,7 +19,7 @@ from sightline.models.weights import State, hollow, matched
 
 @functools.cache
 def torchvision_names() -> tuple[str, ...]:
-    """torchvision's image classifiers: those whose builders stand directly in torchvision.models.
+    """torchvision's image classifiers: those with builders directly in torchvision.models.
 
     >>> {"resnet50", "vit_b_16", "squeezenet1_1"} <= set(torchvision_names())
     True
@@ -32,13 +32,13 @@ def _torchvision() -> Any:
     return importlib.import_module("torchvision.models")
 
 
-# GoogLeNet's and Inception's heads that only training uses; as published, the first is without its own.
+# GoogLeNet's and Inception's heads that only training uses; published GoogLeNet weights lack them.
 _AUX = ("aux1", "aux2", "AuxLogits")
 
 
 def _build_torchvision(name: str, classes: int, options: dict[str, Any]) -> nn.Module:
     if name in ("googlenet", "inception_v3"):
-        # Their published weights want the input of their first training, which no weights file says.
+        # Their published weights expect the input of their original training, which no weights file states.
         options = {"aux_logits": False, "init_weights": False, "transform_input": True, **options}
     network: nn.Module = _torchvision().get_model(name, weights=None, num_classes=classes, **options)
     return network
@@ -59,12 +59,12 @@ def _published_torchvision(name: str, classes: int, version: str) -> Published:
 
 
 def _head_torchvision(name: str) -> str:
-    return _plan(name)[0]
+    return _layout(name)[0]
 
 
 @functools.cache
-def _plan(name: str) -> tuple[str, dict[str, tuple[int, ...]]]:
-    """The name of a torchvision network's class layer, and the shapes of all other tensors but counters."""
+def _layout(name: str) -> tuple[str, dict[str, tuple[int, ...]]]:
+    """The name of a torchvision network's class layer, and the shapes of all other tensors except counters."""
     network = hollow(lambda: _build_torchvision(name, 1000, {}))
     head = last_with(network, 1000)
     return head, {
@@ -80,19 +80,19 @@ def _preprocess_torchvision(name: str) -> Preprocess:
 
 def _tidy_torchvision(state: State) -> State:
     kept = {k: v for k, v in state.items() if not any(f".{head}." in f".{k}" for head in _AUX)}
-    # The published DenseNets say "norm.1" where the network says "norm1".
+    # Published DenseNets use "norm.1" for the network's "norm1".
     return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", k): v for k, v in kept.items()}
 
 
 def fitting_torchvision(state: State) -> str | None:
-    """The torchvision network whose weights these are, but for the class layer, or None."""
+    """The torchvision network that these weights fit, ignoring the class layer, or None."""
     state = _tidy_torchvision(state)
     for _, family in itertools.groupby(torchvision_names(), lambda name: re.split(r"[\d_]", name)[0]):
         for name in family:
-            shapes = _plan(name)[1]
+            shapes = _layout(name)[1]
             found = matched(state, shapes)
             if next(iter(shapes)) not in found:
-                break  # the first layer has one name throughout a family
+                break  # the first layer has the same name throughout a family
             if shapes == {key: tuple(tensor.shape) for key, tensor in found.items() if key in shapes}:
                 return name
     return None

@@ -1,4 +1,4 @@
-"""The cuts themselves: trunks of torchvision and timm, finer maps, added convolutions, published weights."""
+"""Trunks of torchvision and timm networks: cutting, finer maps, added convolutions, published weights."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from sightline.models.weights import matched, read_weights
 
 # Children of torchvision's networks that belong to the head, or to a second head.
 HEADS = {"avgpool", "dropout", "fc", "classifier", "aux1", "aux2", "AuxLogits"}
-# Families that give tokens, or maps in another order of axes.
+# Families that output tokens, or maps with another axis order.
 NO_MAPS = ("vit_", "swin_", "maxvit")
 PROBE = (1, 3, 224, 224)
 
 
 class InceptionInput(nn.Module):
-    """ImageNet's normalisation turned into the one that the Inception networks were trained with.
+    """Converts ImageNet's normalisation to the one that the Inception networks were trained with.
 
-    x·std + mean is the photo in [0, 1]; (that - 0.5) / 0.5 is what comes out; (N, 3, H, W).
+    x·std + mean is the photo in [0, 1]; the output is (x·std + mean - 0.5) / 0.5; (N, 3, H, W).
 
     >>> x = (torch.tensor([0.5, 0.5, 0.5]) - InceptionInput().mean.flatten()) / InceptionInput().std.flatten()
     >>> bool(InceptionInput()(x.view(1, 3, 1, 1)).abs().max() < 1e-6)
@@ -44,7 +44,7 @@ class InceptionInput(nn.Module):
 
 @functools.cache
 def names_with_maps() -> tuple[str, ...]:
-    """torchvision's classifiers with maps."""
+    """torchvision's classifiers with feature maps."""
     import torchvision
 
     names = torchvision.models.list_models(module=torchvision.models)
@@ -54,7 +54,7 @@ def names_with_maps() -> tuple[str, ...]:
 def torchvision_trunk(
     name: str, pretrained: bool | str = False, last: str | None = None, **options: Any
 ) -> nn.Sequential:
-    """What stands before a torchvision network's last pooling, or up to child ``last``; names are kept."""
+    """The part of a torchvision network before its last pooling, or up to child ``last``, with its layer names."""
     import torchvision
 
     weights = "DEFAULT" if pretrained is True else pretrained or None
@@ -74,7 +74,7 @@ def torchvision_trunk(
         children["relu"] = nn.ReLU()  # functional in torchvision
     trunk = nn.Sequential()
     if name in ("googlenet", "inception_v3"):
-        trunk.add_module("input", InceptionInput())  # there an attribute that the weights do not carry
+        trunk.add_module("input", InceptionInput())  # in torchvision a flag, which the weights do not store
     for child, module in children.items():
         trunk.add_module(child, module)
     return trunk
@@ -107,9 +107,9 @@ def _on_meta(trunk: nn.Module) -> nn.Module:
 
 
 def map_shape(trunk: nn.Module) -> tuple[int, ...]:
-    """Shape (1, C, h, w) of the trunk's maps at 224, found without computing anything.
+    """Shape (1, C, h, w) of the trunk's maps at 224, found on the meta device.
 
-    Raises `UnsupportedError` where the output is not such a map.
+    Raises `UnsupportedError` if the output is not such a map.
     """
     try:
         with torch.no_grad():
@@ -119,16 +119,16 @@ def map_shape(trunk: nn.Module) -> tuple[int, ...]:
     if not isinstance(out, Tensor) or out.ndim != 4 or out.shape[2] != out.shape[3]:
         shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise UnsupportedError(
-            f"the trunk gives {shape}; expected maps (N, C, h, w): choose a convolutional one"
+            f"the trunk returns {shape}; expected maps (N, C, h, w): choose a convolutional one"
         )
     return tuple(out.shape)
 
 
 def widen_maps(trunk: nn.Module, count: int) -> nn.Module:
-    """Set the stride of the last ``count`` stages that halve the maps to 1, in place: each doubles the maps.
+    """Set the stride of the last ``count`` stages that halve the maps to 1, in place: each doubles the map size.
 
-    A stage is every convolution and pooling with a stride that works at one resolution (in a residual block
-    the shortcut has one too). Raises `UnsupportedError` where the maps do not grow.
+    A stage is every strided convolution and pooling at one resolution (in a residual block, the shortcut's too).
+    Raises `UnsupportedError` if the maps do not grow.
     """
     for done in range(count):
         before = map_shape(trunk)[-1]
@@ -136,7 +136,7 @@ def widen_maps(trunk: nn.Module, count: int) -> nn.Module:
             _unstride(trunk, name)
         try:
             grown = map_shape(trunk)[-1] >= 1.6 * before
-        except UnsupportedError:  # its branches no longer meet
+        except UnsupportedError:  # its branches no longer have the same size
             grown = False
         if not grown:
             raise UnsupportedError(
@@ -147,7 +147,7 @@ def widen_maps(trunk: nn.Module, count: int) -> nn.Module:
 
 
 def _last_strided(trunk: nn.Module) -> list[str]:
-    """Names of the strided modules at the last resolution that has any."""
+    """Names of the strided modules at the last resolution with any."""
     seen: list[tuple[int, str]] = []
     probe = _on_meta(trunk)
     for name, module in probe.named_modules():
@@ -172,19 +172,19 @@ def _unstride(trunk: nn.Module, name: str) -> None:
     kernel = _pair(module.kernel_size)[0]
     if isinstance(module, nn.Conv2d):
         module.stride = (1, 1)
-        if kernel % 2 == 0:  # dilated to an odd reach, the only one that keeps the maps' size
+        if kernel % 2 == 0:  # dilated to an odd extent, which alone preserves the map size
             module.dilation, module.padding = (2, 2), (kernel - 1, kernel - 1)
     elif kernel % 2 == 0:  # a pooling that only halves
         parent, _, child = name.rpartition(".")
         setattr(trunk.get_submodule(parent), child, nn.Identity())
     else:
         module.stride = 1
-        if module.ceil_mode:  # it stood without padding only because of this
+        if module.ceil_mode:  # it needed no padding only because of this
             module.padding = kernel // 2
 
 
 def append_convolutions(trunk: nn.Module, units: list[int]) -> nn.Module:
-    """Put 3×3 convolutions with ReLU (stride 1, padding 1) behind the trunk, as child ``extra``."""
+    """Append 3×3 convolutions with ReLU (stride 1, padding 1) to the trunk, as child ``extra``."""
     if not units:
         return trunk
     n_in = map_shape(trunk)[1]
@@ -204,7 +204,7 @@ def append_convolutions(trunk: nn.Module, units: list[int]) -> nn.Module:
 
 
 def load_trunk_weights(trunk: nn.Module, path: str | Path) -> None:
-    """Load the trunk's share of a whole network's weights (whatever `read_weights` reads).
+    """Load the trunk's part of a whole network's weights (any file that `read_weights` reads).
 
     Raises `InputError` for an unreadable file and, with the first difference, for weights of another network.
     """
