@@ -1,4 +1,4 @@
-# The two commands of the README are `make demo` and `make test`; everything else is a part of them.
+# The README's two commands are `make demo` and `make test`; the rest supports them.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -27,8 +27,8 @@ test: lint
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
-# The lowest versions that pyproject.toml states, in an environment of their own. Old packages warn of what newer ones
-# bring, so that warnings are no errors here.
+# The tests on the lowest versions in pyproject.toml, in a separate environment. Old packages warn about newer ones, so
+# warnings are not errors here.
 OLDEST := .venv-oldest
 test-oldest: $(OLDEST)/.installed
 	$(OLDEST)/bin/python -m pytest -o filterwarnings=default
@@ -40,7 +40,7 @@ $(OLDEST)/.installed: pyproject.toml tools/oldest.py
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(OLDEST)/constraints.txt -e '.[dev]'
 	touch $@
 
-# Minutes long, and its figures mean something on an idle machine only; each file says its machine, versions, command.
+# Takes minutes and needs an idle machine; each file states its machine, versions and command.
 benchmark: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench,ray]'
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/methods.py --slow --write benchmarks/methods.md

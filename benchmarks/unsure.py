@@ -4,7 +4,7 @@
 
 ``--known`` is a folder with photos and labels.csv (file, class_index); each ``--strangers`` a folder of photos in which
 no class of the model is the subject (found in all its subfolders; at most 120, evenly spaced). Noise, gratings, plain
-colours and gradients are made here. Every second photo of each group is for the choice, the others for the report.
+colours and gradients are generated here. Every second photo of each group is for the choice, the others for the report.
 The value is the highest that calls at most 5 % of the rightly named photos unsure: a warning that is often wrong is not
 read. The strangers have no part in the choice; the table says how many of them it catches.
 """
@@ -88,14 +88,14 @@ def main() -> None:
         rows = list(csv.DictReader(file))
     score, index = best(model, [arguments.known / row["file"] for row in rows])
     right = index == np.array([int(row["class_index"]) for row in rows])
-    groups = {"known, rightly named": score[right], "known, wrongly named": score[~right]}
+    groups = {"known, right": score[right], "known, wrong": score[~right]}
     first = score[::2][right[::2]]
     held = {
-        "known, rightly named": score[1::2][right[1::2]],
-        "known, wrongly named": score[1::2][~right[1::2]],
+        "known, right": score[1::2][right[1::2]],
+        "known, wrong": score[1::2][~right[1::2]],
     }
     strangers = {folder.name: best(model, list(photos_of(folder)))[0] for folder in arguments.strangers}
-    strangers["made here"] = best(model, list(made()))[0]
+    strangers["synthetic"] = best(model, list(made()))[0]
     value = choose(first)
     held |= {name: scores[1::2] for name, scores in strangers.items()}
     groups |= strangers

@@ -1,4 +1,4 @@
-"""Boxes for the training photos, from the maps of a classifier for their known label. No true box is read."""
+"""Boxes for the training photos, from a classifier's maps for their known labels. No true box is read."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ COLUMNS = ("id", "label", "x0", "y0", "x1", "y1", "confidence", "used")
 
 @dataclass(frozen=True)
 class PseudoBoxes:
-    """One box a photo, x0, y0, x1, y1 as shares of its width and height, in the order of ``ids``.
+    """One box per photo, x0, y0, x1, y1 relative to its width and height, in the order of ``ids``.
 
     ``boxes`` (N, 4); ``confidence`` (N,): the classifier's probability of the label; ``used`` (N,) bool.
     """
@@ -51,7 +51,7 @@ class PseudoBoxes:
     used: Tensor
 
     def save(self, path: Path) -> None:
-        """Write a CSV, whole or not at all."""
+        """Write a CSV, atomically."""
         text = io.StringIO(newline="")
         writer = csv.writer(text)
         writer.writerow(COLUMNS)
@@ -62,7 +62,7 @@ class PseudoBoxes:
 
 
 def read_pseudo_boxes(path: Path) -> PseudoBoxes:
-    """What `PseudoBoxes.save` wrote; raises `InputError` for another file."""
+    """Read what `PseudoBoxes.save` wrote; raises `InputError` for any other file."""
     with path.open(newline="", encoding="utf-8") as file:
         header, *rows = list(csv.reader(file)) or [[]]
     if tuple(header) != COLUMNS or not rows:
@@ -84,9 +84,9 @@ def pseudo_boxes(
     threshold: float,
     photos: Photos | None = None,
 ) -> PseudoBoxes:
-    """The box that the maps of ``model`` give each photo for its label, cut at ``threshold``.
+    """The box of each photo from ``model``'s maps for its label, at ``threshold``.
 
-    Of the samples only ``id``, ``source`` and ``label`` are read. Where the map shows nothing the box is the
+    Only the samples' ``id``, ``source`` and ``label`` are read. If a map is blank, the box is the
     whole photo, and it is not used.
     """
     labels = labels_for(model, dataset)
@@ -106,11 +106,11 @@ def pseudo_boxes(
 def choose_threshold(
     model: LoadedModel, held_out: Dataset, options: TeacherOptions, grid: Sequence[float] | None = None
 ) -> tuple[float, dict[float, float]]:
-    """The threshold whose boxes fit (IoU ≥ 0.5) most true boxes of ``held_out``, and the share of each threshold.
+    """The threshold whose boxes match (IoU ≥ 0.5) most true boxes of ``held_out``, and each threshold's share.
 
-    All 1,000 thresholds of `TAUS` come from one pass over each map, or those of ``grid`` alone. Of equals the
-    lowest wins. This is the one place where true boxes are read: those of a held-out part of the training set,
-    from which nothing but this one number is taken.
+    All 1,000 thresholds of `TAUS`, or only those of ``grid``, are scored in one pass over each map. Ties go to the
+    lowest. This is the only place where true boxes are read: those of a held-out part of the training set, and only
+    this one number is taken from them.
     """
     lacking = next((sample for sample in held_out.samples if len(sample.boxes_xyxy) == 0), None)
     if lacking is not None:
@@ -128,10 +128,10 @@ def choose_threshold(
 
 
 def _swept_ious(heatmap: Tensor, photo_hw: tuple[int, int], sample: Sample, options: TeacherOptions) -> Array:
-    """The IoU of a photo's box with the true one it fits best, at every threshold: (1000,).
+    """The best IoU of a photo's box with a true one, at every threshold: (1000,).
 
     The heatmap is a mean of normalised ones, so it is only scaled here. With ``options.spread`` the three thresholds
-    are the nearest of the grid.
+    are the nearest on the grid.
     """
     height, width = photo_hw
     place = Geometry(photo_hw, (heatmap.shape[0], heatmap.shape[1]), (0.0, 0.0, float(width), float(height)))
@@ -144,7 +144,7 @@ def _swept_ious(heatmap: Tensor, photo_hw: tuple[int, int], sample: Sample, opti
 
 
 def boxes_at(heatmaps: Tensor, threshold: float, options: TeacherOptions) -> Tensor:
-    """One box for each heatmap of (N, H, W), as shares (N, 4); NaN where nothing is left.
+    """One box per heatmap (N, H, W), relative (N, 4); NaN if nothing is above the threshold.
 
     With ``options.spread`` s: the median, edge by edge, of the boxes at (1 - s)·τ, τ and (1 + s)·τ.
 
@@ -163,7 +163,7 @@ def boxes_at(heatmaps: Tensor, threshold: float, options: TeacherOptions) -> Ten
 
 
 def is_plausible(boxes: Tensor, area: Sequence[float]) -> Tensor:
-    """Whether the area of each box (N, 4), a share of the photo, is within ``area``; False for no box (NaN).
+    """Whether each box's area (N, 4), relative to the photo, is within ``area``; False for no box (NaN).
 
     >>> is_plausible(torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 1.0, 1.0]]), [0.1, 0.9])
     tensor([ True, False])
@@ -173,12 +173,10 @@ def is_plausible(boxes: Tensor, area: Sequence[float]) -> Tensor:
 
 
 def labels_for(model: LoadedModel, dataset: Dataset) -> Tensor:
-    """The label of each sample as the number that ``model`` gives that class, (N,) int64."""
+    """Each sample's label as ``model``'s index of that class, (N,) int64."""
     names = model.categories
     if names is None:
-        raise InputError(
-            f"model {model.name} has no class names; it cannot be told what {dataset.name} shows"
-        )
+        raise InputError(f"model {model.name} has no class names to match with those of {dataset.name}")
     lacking = [name for name in dataset.categories if name not in names]
     wanted = {s.label for s in dataset.samples}
     for name in lacking:
@@ -196,14 +194,14 @@ def labels_for(model: LoadedModel, dataset: Dataset) -> Tensor:
 
 
 def preprocess_of(model: LoadedModel) -> Preprocess:
-    """The model's preprocessing, or `InputError` where it has none."""
+    """The model's preprocessing; raises `InputError` if it has none."""
     if model.preprocess is None:
         raise InputError(f"model {model.name} does not say how photos are prepared for it")
     return model.preprocess
 
 
 class _Heatmaps(NamedTuple):
-    """Averaged heatmaps (n, H, W) on the CPU, the probability (n,) of each photo's label, the photos' sizes."""
+    """Averaged heatmaps (n, H, W) on the CPU, the probability (n,) of each photo's label, and the photo sizes."""
 
     heatmaps: Tensor
     confidence: Tensor
@@ -217,7 +215,7 @@ def _heatmaps(
     options: TeacherOptions,
     photos: Photos | None = None,
 ) -> Iterator[_Heatmaps]:
-    """What the classifier shows of its photos, batch by batch."""
+    """The classifier's heatmaps of its photos, batch by batch."""
     for start in tracked(range(0, len(samples), options.batch_size), "maps"):
         part = range(start, min(start + options.batch_size, len(samples)))
         batch = [read_image(samples[i].source) if photos is None else photos[i] for i in part]
@@ -228,7 +226,7 @@ def _heatmaps(
 def average_heatmaps(
     model: LoadedModel, photos: Sequence[Image.Image], labels: Tensor, options: TeacherOptions
 ) -> tuple[Tensor, Tensor]:
-    """The mean heatmap (N, H, W) of every method, size and mirror image, and the mean probability (N,)."""
+    """The mean heatmap (N, H, W) over every method, size and mirror image, and the mean probability (N,)."""
     preprocess = preprocess_of(model)
     where = next(model.parameters()).device
     sizes = [(side, side) for side in options.sizes] or [preprocess.input_hw]

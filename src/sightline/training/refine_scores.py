@@ -1,4 +1,4 @@
-"""How well boxes fit, of the maps and of the regressor that learned from them: rows of one evaluation."""
+"""Scores of the maps' boxes and of the regressor trained on them, as rows of one evaluation."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from sightline.training.refine_recipe import TeacherOptions
 from sightline.types import Dataset
 
 MAPS, CENTRE, REFINED = "maps", "centre box", "refined"
-MARGIN = 1 / 8  # of the photo, left free by the centre box on every side
+MARGIN = 1 / 8  # of the photo, outside the centre box on every side
 
 
 def maps_source(model: LoadedModel, options: TeacherOptions, threshold: float, scoring: Scoring) -> BoxSource:
-    """The boxes of the maps themselves, by the rule that gave the pseudo-boxes, and the centre box."""
+    """The boxes of the maps themselves, by the same rule as the pseudo-boxes, and the centre box."""
     centre = centre_box((1, 1), MARGIN)
 
     def localise(batch: Batch, labels: Tensor) -> dict[str, Tensor]:
@@ -37,7 +37,7 @@ def maps_source(model: LoadedModel, options: TeacherOptions, threshold: float, s
 
 
 def refined_source(model: LoadedModel, scoring: Scoring, flip: bool = False) -> BoxSource:
-    """The boxes of a refined model; with ``flip`` averaged over the mirrored photo.
+    """The boxes of a refined model; with ``flip``, averaged with the mirrored photo's.
 
     Raises `InputError` for a model without a box regressor.
     """
@@ -56,7 +56,7 @@ def refined_source(model: LoadedModel, scoring: Scoring, flip: bool = False) -> 
 def score_boxes(
     teacher: LoadedModel, refined: LoadedModel, dataset: Dataset, options: TeacherOptions, threshold: float
 ) -> Report:
-    """Maps, centre box and regressor on ``dataset``, counted and compared as `sightline.evaluate` does it.
+    """Maps, centre box and regressor on ``dataset``, scored and compared as in `sightline.evaluate`.
 
     Raises `InputError` for a data set without boxes.
     """
@@ -69,7 +69,7 @@ def score_boxes(
 
 @torch.no_grad()
 def predicted_shares(network: RefinedNet, images: Tensor, flip: bool = False) -> Tensor:
-    """The regressor's boxes (N, 4) as shares, on the CPU; with ``flip`` averaged over the mirrored image."""
+    """The regressor's relative boxes (N, 4), on the CPU; with ``flip``, averaged with the mirrored image's."""
     edges = network.regress(images)
     if flip:
         mirrored = network.regress(images.flip(-1))
