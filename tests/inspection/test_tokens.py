@@ -191,3 +191,32 @@ def test_queries_that_fit_a_grid_are_no_map() -> None:
     torch.manual_seed(0)
     found = inspect_network(Queries().double(), make_images(size=16)).target
     assert f"{found} {found.layout}" == "norm ntc:4x4"
+
+
+class Scales(nn.Module):
+    """Two scales of tokens side by side, whose means are scored together; of one trunk, or each of its own patches."""
+
+    def __init__(self, trunk: bool) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 2, 2) if trunk else nn.Identity()
+        first = 6 if trunk else 3
+        self.fine, self.coarse = nn.Conv2d(first, 6, 2, 2), nn.Conv2d(first, 6, 4, 4)
+        self.norm_fine, self.norm_coarse, self.fc = nn.LayerNorm(6), nn.LayerNorm(6), nn.Linear(12, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        fine = self.norm_fine(self.fine(x).flatten(2).transpose(1, 2))
+        coarse = self.norm_coarse(self.coarse(x).flatten(2).transpose(1, 2))
+        return self.fc(torch.cat([fine.mean(1), coarse.mean(1)], 1))
+
+
+def test_of_two_scales_of_one_trunk_the_last_is_explained() -> None:
+    torch.manual_seed(0)
+    found = inspect_network(Scales(True).double().eval(), make_images(size=32))
+    assert f"{found.target} {found.target.layout}" == "norm_coarse ntc:4x4"
+
+
+def test_two_streams_of_tokens_are_named_and_neither_is_drawn() -> None:
+    torch.manual_seed(0)
+    with pytest.raises(InputError, match=r"'norm_coarse', 'norm_fine'; name one"):
+        sightline.explain(Scales(False).double().eval(), make_images(size=32))

@@ -18,6 +18,8 @@ from sightline.inspection.recording import Call, Key, Op, Record, key_of, ref_of
 from sightline.inspection.tokens import possible_grids
 from sightline.targets import logits_of
 
+_EARLY = 40  # calls in which a common trunk is looked for
+
 
 class Reader:
     """Answers questions about one record."""
@@ -285,6 +287,17 @@ class Reader:
         around = dependent(self.flows, self.source, keys) & leading(self.flows, self.sinks, keys)
         before = leading(self.flows, [(key, -1) for key in keys])
         return self._ops_of(around - before)
+
+    def share_a_trunk(self, calls: list[Call], trunk: list[Call]) -> bool:
+        """Whether all of the calls depend on the image through one and the same call of ``trunk``."""
+        made = {key: i for i, flow in enumerate(self.flows) for key, _ in flow.writes}
+        ends = {made[cast(Key, call.output_key)] for call in calls}
+        for call in trunk[:_EARLY]:
+            if call not in calls and not ends & dependent(
+                self.flows, self.source, {cast(Key, call.output_key)}
+            ):
+                return True
+        return False
 
     def calls_beside(self, last: Call, calls: list[Call]) -> list[Call]:
         """Of the calls those that neither lead to ``last`` nor come from it; of each line of them the last."""

@@ -208,7 +208,7 @@ def _of_tokens(
     last = found.live[-1]
     beside = reader.calls_beside(last, found.live)
     structure = Structure(patchless=frozenset(found.patchless), tokens=True)
-    if beside:
+    if beside and not reader.share_a_trunk([last, *beside], whole):  # streams, and not scales of one trunk
         names = [reader.named(call) for call in (last, *beside)]
         return replace(structure, why_no_target=_side_by_side(names)), found.layouts
     layout, maps = found.layouts[place_of(last)], cast(Tensor, last.output)
