@@ -25,7 +25,12 @@ from typing import Any
 
 HERE = Path(__file__).parent
 SMALLEST = HERE / "networks_smallest.txt"
-SIDES = {"inception_v3": 299}
+SIDES = {
+    "inception_v3": 299,
+    "efficientnet_b5": 456,
+    "efficientnet_b6": 528,
+    "efficientnet_b7": 600,
+}  # 224: the others
 HEADINGS = ("network", "family", "layer", "layout", "map", "cam", "checks")
 
 
