@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -146,9 +146,9 @@ class OpCounter(TorchFunctionMode):
 class Recorder(OpCounter):
     """Writes down the operations, the calls of modules, and what every function read and wrote."""
 
-    def __init__(self, gradients: bool = False) -> None:
+    def __init__(self, gradients: bool = False, leaves: Leaves | None = None) -> None:
         super().__init__(self._write)
-        self.gradients = gradients
+        self.gradients, self.leaves = gradients, leaves
         self.ops: list[Op] = []
         self.flows: list[Flow] = []
         self.calls: list[Call] = []
@@ -192,16 +192,20 @@ class Recorder(OpCounter):
 
         return hook
 
-    def leave(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
+    def leave(self, name: str) -> Callable[..., Tensor | None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> Tensor | None:
             while self.stack[-1].module != name:  # a call that ended in an exception which the network caught
                 self.stack.pop()
             call = self.stack.pop()
             call.last_op = self.count
-            if isinstance(output, Tensor):
-                with self.pause():
-                    call.output, call.output_key = output, key_of(output)
-                    call.edge = _edge(output) if self.gradients else None
+            if not isinstance(output, Tensor):
+                return None
+            with self.pause():
+                made = None if self.leaves is None else self.leaves.at(name, call.call, output)
+                output = output if made is None else made
+                call.output, call.output_key = output, key_of(output)
+                call.edge = _edge(output) if self.gradients else None
+            return made
 
         return hook
 
@@ -257,25 +261,46 @@ class Record:
     score: Any
 
 
+class Leaves:
+    """Calls of modules from whose outputs on a graph is kept: nothing before ``start`` needs one."""
+
+    def __init__(self, places: Collection[tuple[str, int]], start: tuple[str, int]) -> None:
+        self.places, self.start, self.keeper = places, start, GradientKeeper()
+
+    def at(self, name: str, call: int, output: Tensor) -> Tensor | None:
+        """What is passed on instead of the output of a call, if anything is."""
+        if (name, call) == self.start:
+            self.keeper.start()
+        if not self.keeper.started or (name, call) not in self.places or output.requires_grad:
+            return None
+        return output.detach().requires_grad_().clone() if output.is_floating_point() else None
+
+
 def record(
     network: nn.Module,
     images: Tensor,
     score: Callable[[Any], Any] | None = None,
     *,
     gradients: bool = False,
+    leaves: Leaves | None = None,
 ) -> Record:
     """One pass of ``images`` in eval mode, written down together with ``score`` of the output.
 
-    ``gradients``: with a graph from the images on, and an edge for each operation and call.
+    ``gradients``: with a graph from the images on, or from ``leaves`` on, and an edge for each operation and call.
     """
-    recorder = Recorder(gradients)
+    recorder = Recorder(gradients, leaves)
+    keeper = leaves.keeper if leaves is not None else GradientKeeper() if gradients else None
     handles = []
     try:
         for name, module in network.named_modules():
             handles.append(module.register_forward_pre_hook(own_thread(recorder.enter(name))))
             handles.append(module.register_forward_hook(own_thread(recorder.leave(name))))
-        with eval_mode(network), torch.set_grad_enabled(gradients), _kept(gradients):
-            given = images.detach().requires_grad_(gradients).clone()  # it may be worked on in place
+        with eval_mode(network), torch.set_grad_enabled(False), keeper.on() if keeper else ExitStack():
+            if keeper is not None and leaves is None:
+                keeper.start()
+            given = (
+                images.detach().requires_grad_(gradients and leaves is None).clone()
+            )  # may be worked on in place
             with recorder:
                 output = network(given)
                 scored = output if score is None else score(output)
@@ -283,13 +308,3 @@ def record(
         for handle in handles:
             handle.remove()
     return Record(recorder, given, output, scored)
-
-
-@contextmanager
-def _kept(gradients: bool) -> Iterator[None]:
-    if not gradients:
-        yield
-        return
-    with GradientKeeper().on() as keeper:
-        keeper.start()
-        yield

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from sightline.inspection.layout import Layout
 from sightline.inspection.probes import Place, fitting_layouts, placed
-from sightline.inspection.recording import Call, Record, record, tensors_in
+from sightline.inspection.recording import Call, Leaves, Record, record, tensors_in
 
 _ENOUGH = 0.9  # of the positions must have a gradient
+_LATE = 12  # so many of the last layers are looked at first
 _PATCHES = (4, 8, 14, 16, 32)  # where the image is cut up by reshaping
 _NORMS = frozenset(["layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm"])
 
@@ -85,27 +86,49 @@ def find_token_layers(
     fitting = {place: fits[0] for place, fits in unknown.items() if place not in layouts}
     if not layouts:
         return found
-    gradients = _gradients(network, image, score, {*layouts, *fitting})
     wanted = {place_of(call) for call in nameable}
-    for call in sorted(calls, key=lambda call: (call.last_op, -call.first_op)):
-        place = place_of(call)
-        if place not in gradients:
-            continue
-        layout = layouts.get(place) or fitting[place]
-        moved = layout.to_map(gradients[place]).abs().amax(1) > 0
-        share = float(moved.float().mean())
-        if share > _ENOUGH and place in wanted and place in layouts:
-            found.live.append(call)
-        elif share == 0 and layout.prefix:
-            found.patchless.add(place)
+    ordered = sorted(calls, key=lambda call: (call.last_op, -call.first_op))
+    placed_ones = [place_of(call) for call in ordered if place_of(call) in {*layouts, *fitting}]
+    nameable_ones = [place for place in placed_ones if place in wanted and place in layouts]
+    for start in (nameable_ones[-_LATE:][:1], []):  # late ones first: less of the network needs a graph
+        gradients = _gradients(network, image, score, placed_ones, start[0] if start else None)
+        _sort_out(found, ordered, gradients, wanted, fitting)
+        if found.live or len(nameable_ones) <= _LATE:
+            break
     return found
 
 
+def _sort_out(
+    found: TokenLayers,
+    ordered: Sequence[Call],
+    gradients: Mapping[Place, Tensor],
+    wanted: set[Place],
+    fitting: Mapping[Place, Layout],
+) -> None:
+    """Which calls are live, and of which the patches have no gradient."""
+    for call in ordered:
+        place = place_of(call)
+        if place not in gradients:
+            continue
+        layout = found.layouts.get(place) or fitting[place]
+        moved = layout.to_map(gradients[place]).abs().amax(1) > 0
+        share = float(moved.float().mean())
+        if share > _ENOUGH and place in wanted and place in found.layouts:
+            found.live.append(call)
+        elif share == 0 and layout.prefix:
+            found.patchless.add(place)
+
+
 def _gradients(
-    network: nn.Module, image: Tensor, score: Callable[[Any], Any], places: set[Place]
+    network: nn.Module,
+    image: Tensor,
+    score: Callable[[Any], Any],
+    places: Sequence[Place],
+    start: Place | None,
 ) -> dict[Place, Tensor]:
-    """∂/∂A of a random direction of the score, for each of the calls that lead to it."""
-    again = record(network, image, score, gradients=True)
+    """∂/∂A of a random direction of the score, for each of the calls from ``start`` on that lead to it."""
+    leaves = Leaves(frozenset(places), start) if start is not None else None
+    again = record(network, image, score, gradients=True, leaves=leaves)
     calls = {place_of(call): call for call in again.recorder.calls if call.edge is not None}
     known = [place for place in places if place in calls]
     for outputs in (tensors_in(again.score), before_zero_heads(again, network)):
