@@ -100,7 +100,7 @@ def test_weights_of_another_network(tmp_path):
     with pytest.raises(InputError, match=r"another network: .* the first is layer1\.0\.conv1"):
         build_gapnet("resnet50-gap", trunk_weights=str(tmp_path / "w.safetensors"))
     (tmp_path / "bad.pth").write_bytes(b"no weights")
-    with pytest.raises(InputError, match=r"bad\.pth is damaged or no file"):
+    with pytest.raises(InputError, match=r"bad\.pth is damaged or was not written by torch\.save"):
         build_gapnet("resnet18-gap", trunk_weights=str(tmp_path / "bad.pth"))
     with pytest.raises(InputError, match=r"none\.pth"):
         build_gapnet("resnet18-gap", trunk_weights=str(tmp_path / "none.pth"))
@@ -145,7 +145,7 @@ def test_the_head_is_what_surgery_added():
     network = build_gapnet("alexnet-gap", 5)
     assert [tuple(p.shape) for p in head_parameters(network)] == [(1024, 256, 3, 3), (1024,), (5, 1024), (5,)]
     assert len(head_parameters(build_classifier("squeezenet1_1", 5))) == 2
-    with pytest.raises(UnsupportedError, match="no head"):
+    with pytest.raises(UnsupportedError, match="has no known head; expected a GapNet"):
         head_parameters(torch.nn.Identity())
 
 
