@@ -220,3 +220,41 @@ def test_two_streams_of_tokens_are_named_and_neither_is_drawn() -> None:
     torch.manual_seed(0)
     with pytest.raises(InputError, match=r"'norm_coarse', 'norm_fine'; name one"):
         sightline.explain(Scales(False).double().eval(), make_images(size=32))
+
+
+class Subsampled(nn.Module):
+    """As LeViT goes down: every second row and column asks, all are asked, and nothing is added to what they answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.q, self.kv, self.out = (
+            nn.Conv2d(3, 8, 4, 4),
+            nn.Linear(8, 8),
+            nn.Linear(8, 16),
+            Last(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.patch(x)
+        tokens = maps.flatten(2).transpose(1, 2)
+        n, _, c = tokens.shape
+        some = tokens.view(n, *maps.shape[2:], c)[:, ::2, ::2].reshape(n, -1, c)
+        q = self.q(some).view(n, -1, 2, 4).permute(0, 2, 1, 3)
+        k, v = (t.view(n, -1, 2, 4).permute(0, 2, 1, 3) for t in self.kv(tokens).chunk(2, -1))
+        seen = ((q @ k.transpose(2, 3)) / 2).softmax(-1) @ v
+        return self.out(seen.transpose(1, 2).reshape(n, -1, c))
+
+
+class Last(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.fc = nn.LayerNorm(8), nn.Linear(8, CLASSES)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.fc(self.norm(tokens).mean(1))
+
+
+def test_what_attention_gives_lies_in_the_order_of_its_queries() -> None:
+    torch.manual_seed(0)
+    found = inspect_network(Subsampled().double(), make_images(size=32)).target
+    assert f"{found} {found.layout}" == "out.norm ntc:4x4"

@@ -1,8 +1,8 @@
 """Which axis of a tensor is what, followed from the image through the operations that keep or move axes.
 
 A convolution's output is channels first; a permutation moves axes; flattening a map gives its positions row by row;
-tokens that are put before those of the patches are a prefix. What mixes or cuts up positions (windows, attention,
-rolling) ends the trail, and an addition to what is known takes it up again.
+tokens that are put before those of the patches are a prefix; what attention gives lies in the order of its queries.
+What mixes or cuts up positions (windows, rolling) ends the trail, and an addition to what is known takes it up again.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ _RESHAPES = frozenset(
 )
 _PERMUTES = frozenset(["permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis"])
 _CATS = frozenset(["cat", "concat", "concatenate"])
+_ATTENTION = frozenset(["matmul", "bmm", "scaled_dot_product_attention"])
+Rows = tuple[Layout, int]  # tokens, and the axis of a tensor of four that holds them
 _IMAGE = {3: "ncl", 4: "nchw", 5: "ncdhw"}
 
 
@@ -55,11 +57,40 @@ def layouts_of(ops: Sequence[Op], image: Tensor, image_key: Key) -> dict[Key, La
     found: dict[Key, Layout] = {}
     if image.ndim in _IMAGE:
         found[image_key] = Layout(_IMAGE[image.ndim])
+    rows: dict[Key, Rows] = {}
     for op in ops:
-        layout = _after(op, found)
+        layout = _after(op, found) or _gathered(op, rows)
         if layout is not None and not layout.mismatch(op.output):
             found.setdefault(op.output_key, layout)
+        row = _rows_after(op, found, rows)
+        if row is not None:
+            rows.setdefault(op.output_key, row)
     return found
+
+
+def _rows_after(op: Op, known: dict[Key, Layout], rows: dict[Key, Rows]) -> Rows | None:
+    """Tokens cut into heads, and on through attention: (N, T, H, d), (N, H, T, d), (N, H, T, T)."""
+    if not op.inputs or op.output.ndim != 4:
+        return None
+    name, first, out = bare(op.function), op.inputs[0], tuple(op.output.shape)
+    layout, given = known.get(op.input_keys[0]), rows.get(op.input_keys[0])
+    if name in _RESHAPES and layout is not None and layout.order == "ntc":
+        return (layout, 1) if out[:2] == tuple(first.shape[:2]) else None
+    if given is None:
+        return None
+    if name in _PERMUTES:
+        order = _new_order(op, 4)
+        return (given[0], order.index(given[1])) if order is not None and order[0] == 0 else None
+    if name in _ATTENTION:
+        return given if given[1] == 2 and out[:3] == tuple(first.shape[:3]) else None
+    return given if name in POINTWISE and out == tuple(first.shape) else None
+
+
+def _gathered(op: Op, rows: dict[Key, Rows]) -> Layout | None:
+    """(N, T, H, d) -> (N, T, C): the heads of each token together again."""
+    given = rows.get(op.input_keys[0]) if op.inputs else None
+    gathers = given is not None and given[1] == 1 and bare(op.function) in _RESHAPES
+    return given[0] if given is not None and gathers and op.output.ndim == 3 else None
 
 
 def _after(op: Op, known: dict[Key, Layout]) -> Layout | None:
@@ -76,7 +107,7 @@ def _after(op: Op, known: dict[Key, Layout]) -> Layout | None:
     if name in _CATS:
         return _joined(op, known)
     if given is None:
-        return None
+        return known.get(op.input_keys[-1]) if _unfolds(op, name) else None
     if name == "linear":
         last = given.channel_axis == first.ndim - 1 and op.output.shape[:-1] == first.shape[:-1]
         return given if last else None
@@ -87,6 +118,15 @@ def _after(op: Op, known: dict[Key, Layout]) -> Layout | None:
     if name == "getitem":
         return _cut(op, first, given)
     return None
+
+
+def _unfolds(op: Op, name: str) -> bool:
+    """(N·T, C) made like (N, T, C) again, after a norm over both, say."""
+    first, like = op.inputs[0], op.inputs[-1]
+    folded = (
+        first.ndim == 2 and like.ndim == 3 and first.shape == (like.shape[0] * like.shape[1], like.shape[2])
+    )
+    return name in ("view_as", "reshape_as") and folded
 
 
 def _shared(op: Op, known: dict[Key, Layout]) -> Layout | None:
@@ -193,6 +233,11 @@ def _cut(op: Op, first: Tensor, given: Layout) -> Layout | None:
     index: Any = op.arguments[0][1] if len(op.arguments[0]) > 1 else None
     if op.output.shape == first.shape:
         return given
+    if given.order == "nhwc" and op.output.ndim == 4:  # every second row and column
+        even = isinstance(index, tuple) and all(
+            isinstance(i, slice) and i.start is None and i.stop is None for i in index
+        )
+        return given if even and len(index) <= 3 else None
     if given.order != "ntc" or given.grid is None or op.output.ndim != 3:
         return None
     left = op.output.shape[1] - math.prod(given.grid)
