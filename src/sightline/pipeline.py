@@ -264,4 +264,9 @@ def _run(
     else:
         maps = torch.stack([method.function(evidence, t, **options) for t in targets], 1)
     maps = maps.detach().to(torch.promote_types(maps.dtype, torch.float32))
+    if not torch.compiler.is_compiling() and not torch.isfinite(maps).all():
+        raise InputError(
+            f"the maps of {method.name!r} hold NaN or Inf, though the network's output does not: "
+            "look at the target and at the method's options"
+        )
     return (maps.abs().amax(2), maps) if method.signed else (maps, None)

@@ -18,7 +18,7 @@ from sightline.errors import InputError, unknown
 from sightline.explanation import Explanation
 from sightline.methods.registry import get_method
 from sightline.methods.spec import MethodSpec, parse_methods
-from sightline.models.loading import LoadedModel
+from sightline.models.loading import LoadedModel, load_model
 from sightline.pictures.overlay import colour_table
 from sightline.pictures.panel import Cell, panel, unsure_note
 from sightline.pipeline import explain, load_photos
@@ -126,6 +126,8 @@ def explain_files(
     """
     options = replace(options or ExplainOptions(), **_known(changes))
     photos = photos_to_explain(inputs, out)
+    if not isinstance(model, LoadedModel):
+        model = load_model(model)
     manifest = _describe(model, options)
     with OutputFolder(out, KIND) as folder:
         try:

@@ -162,6 +162,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = _plugins_first(sys.argv[1:] if arguments is None else arguments)
     shown, warnings.showwarning = warnings.showwarning, _show_warning
+    for stream in (sys.stdout, sys.stderr):  # a file name need not be text
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         with _environment_kept(VARIABLE):
             code = build_app()(with_new_verbs(given), prog_name="sightline", standalone_mode=False)

@@ -127,12 +127,18 @@ def _dataset_or_photos(
     data: Path, dataset: str | None, split: str, held_per_class: int, pairs: list[str]
 ) -> Dataset:
     """A data set in its layout, or a plain folder of photos."""
-    from sightline.data import load_dataset, parse_data_options
+    from sightline.data import detect_dataset, load_dataset, parse_data_options
     from sightline.data.items import IMAGE_SUFFIXES
+    from sightline.errors import InputError
     from sightline.evaluation.faithfulness import photo_folder
 
     plain = data.is_dir() and any(path.suffix.lower() in IMAGE_SUFFIXES for path in data.iterdir())
     if dataset is None and plain:
-        return photo_folder(data)
+        try:
+            detect_dataset(data)
+        except InputError:  # it has no layout: just photos
+            if split not in ("val", "all"):
+                raise InputError(f"{data} is a plain folder of photos and has no split {split!r}") from None
+            return photo_folder(data)
     options = parse_data_options(data, dataset, pairs)
     return load_dataset(data, dataset, split, held_per_class=held_per_class, **options)

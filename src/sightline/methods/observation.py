@@ -136,7 +136,9 @@ def _verify_head(evidence: Evidence, maps: Tensor) -> None:
     again = _by_the_head(evidence, head, maps)
     low = logits.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(maps.device.type)
     slack = (5e-2 if low else 5e-3) * float(logits.float().abs().amax())
-    if again is not None and float((again - logits).float().abs().amax()) > slack + 1e-6:
+    if again is None:
+        return
+    if again.shape != logits.shape or float((again - logits).float().abs().amax()) > slack + 1e-6:
         raise OtherPathError(f"the scores are not those of the head '{head.module}' this time")
 
 

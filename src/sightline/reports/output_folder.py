@@ -105,7 +105,7 @@ class OutputFolder:
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a text file in UTF-8."""
-        return self.write(name, lambda file: file.write(text.encode()))
+        return self.write(name, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
     def write_picture(self, name: str, picture: PIL.Image.Image) -> Path:
         """Write a PNG."""
@@ -114,7 +114,9 @@ class OutputFolder:
     def finish(self, manifest: dict[str, Any], *, durable: bool = False) -> Path:
         """Write manifest.json, including the kind of this run."""
         text = as_json({"kind": self.kind, **manifest}) + "\n"
-        return self.write(MANIFEST, lambda file: file.write(text.encode()), durable=durable)
+        return self.write(
+            MANIFEST, lambda file: file.write(text.encode("utf-8", "backslashreplace")), durable=durable
+        )
 
 
 def as_json(content: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -106,7 +106,7 @@ def resolve_classes(classes: Classes, logits: Tensor, categories: Sequence[str] 
         if not 1 <= k <= count:
             raise InputError(f"classes={classes!r}: expected top1 to top{count} for {count} classes")
         return logits.detach().topk(k, dim=1).indices
-    items = [classes] if isinstance(classes, (str, int)) else list(classes)
+    items = _items(classes)
     if not items:
         raise InputError("classes is empty; expected at least one class, e.g. 'top1'")
     indices = [_index(item, categories) for item in items]
@@ -136,11 +136,28 @@ def _checked(indices: Tensor, count: int) -> Tensor:
     return indices
 
 
-def _index(item: str | int, categories: Sequence[str] | None) -> int:
+def _items(classes: Any) -> list[Any]:
+    """One class or several, as a list; arrays become Python numbers."""
+    if hasattr(classes, "tolist"):  # NumPy's numbers and arrays
+        classes = classes.tolist()
+    if isinstance(classes, (str, bytes, int, float)) or not isinstance(classes, Iterable):
+        return [classes]
+    return [item.tolist() if hasattr(item, "tolist") else item for item in classes]
+
+
+def _index(item: Any, categories: Sequence[str] | None) -> int:
+    if isinstance(item, bool) or not isinstance(item, (str, int)):
+        raise InputError(f"class {item!r} is a {type(item).__name__}; expected an index or a category name")
     if isinstance(item, int):
-        return item
+        return min(max(item, -1), 2**62)  # whatever lies outside is out of range all the same
     if item.strip().lstrip("-").isdecimal():
-        return int(item)
+        index = int(item)
+        named = [i for i, name in enumerate(categories or ()) if name.strip() == item.strip()]
+        if named and named != [index]:
+            raise InputError(
+                f"class {item!r} is the name of class {named[0]} and the index of another; give an int, or a tensor"
+            )
+        return min(max(index, -1), 2**62)
     if categories is None:
         raise InputError(f"class {item!r}: this model has no category names; give an index, or categories=")
     return find_category(item, categories)

@@ -1,0 +1,106 @@
+"""What an outside tester broke once: each case as small as it can be, with the value or the line that is right."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import sightline
+from sightline.cli import main
+from sightline.errors import InputError
+
+
+def network(classes: int = 4) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes)
+    ).eval()
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        (np.int64(3), [3]),
+        ([np.int64(3), 1], [3, 1]),
+        (np.array([2, 0]), [2, 0]),
+        (np.int32(0), [0]),
+    ],
+)
+def test_classes_may_be_numpys(classes: object, expected: list[int]) -> None:
+    found = sightline.explain(network(), torch.rand(2, 3, 16, 16), classes=classes)  # type: ignore[arg-type]
+    assert found.classes.tolist() == [expected, expected]
+
+
+@pytest.mark.parametrize("classes", [True, [True], [1.0], [None], [[1], [2]], b"tabby", 1.5, None])
+def test_what_is_no_class_is_one_line(classes: object) -> None:
+    with pytest.raises(InputError, match="expected an index or a category name"):
+        sightline.explain(network(), torch.rand(1, 3, 16, 16), classes=classes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("classes", [10**30, -(10**30), "9" * 30])
+def test_a_huge_index_is_out_of_range(classes: object) -> None:
+    with pytest.raises(InputError, match="is out of range; expected 0 to 3"):
+        sightline.explain(network(), torch.rand(1, 3, 16, 16), classes=classes)  # type: ignore[arg-type]
+
+
+def test_a_number_that_names_another_class_is_ambiguous() -> None:
+    model = sightline.load_model(network(), categories=["3", "2", "1", "0"])
+    with pytest.raises(InputError, match="'0' is the name of class 3 and the index of another"):
+        sightline.explain(model, torch.rand(1, 3, 16, 16), classes="0")
+    assert sightline.explain(model, torch.rand(1, 3, 16, 16), classes=0).category(0, 0) == "3"
+
+
+def test_maps_that_hold_nan_are_refused() -> None:
+    with pytest.raises(InputError, match="the maps of 'gradcam' hold NaN or Inf"):
+        sightline.explain(
+            network(), torch.rand(1, 3, 16, 16), "gradcam", target=lambda out: out[:, 0] * float("nan")
+        )
+
+
+class TwoTasks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.task, self.four, self.seven = "four", network(4), network(7)
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: Tensor = (self.four if self.task == "four" else self.seven)(images)
+        return found
+
+
+def test_a_head_of_another_width_after_the_first_explanation() -> None:
+    both, images = TwoTasks().eval(), torch.rand(1, 3, 16, 16)
+    sightline.explain(both, images, "cam", classes=[0])
+    both.task = "seven"
+    found = sightline.explain(both, images, "cam", classes=[6])
+    assert torch.allclose(found.maps, sightline.explain(both.seven, images, "cam", classes=[6]).maps)
+
+
+def test_a_plain_folder_of_photos_has_no_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.new("RGB", (16, 16), "red").save(folder / "a.png")
+    code = main(["faithfulness", "--data", str(folder), "--split", "nope", "--out", str(tmp_path / "out")])
+    assert code == 2
+    assert "is a plain folder of photos and has no split 'nope'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")
+def test_a_file_name_that_is_not_text(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.new("RGB", (16, 16), "red").save(folder / "a.png")
+    name = os.fsencode(folder) + b"/b\xff.png"
+    with open(name, "wb") as file:
+        Image.new("RGB", (16, 16), "blue").save(file, format="PNG")
+    out = tmp_path / "out"
+    assert main(["explain", str(folder), "--out", str(out)]) == 0
+    images = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["images"]
+    assert sorted(os.fsencode(image["path"]) for image in images) == [os.fsencode(folder) + b"/a.png", name]
