@@ -104,3 +104,29 @@ def test_a_file_name_that_is_not_text(tmp_path: Path) -> None:
     assert main(["explain", str(folder), "--out", str(out)]) == 0
     images = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["images"]
     assert sorted(os.fsencode(image["path"]) for image in images) == [os.fsencode(folder) + b"/a.png", name]
+
+
+class Reordered(nn.Module):
+    """Tokens of 8 × 8 patches in another order than row by row."""
+
+    def __init__(self, order: Tensor | slice) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches, self.block, self.head = nn.Conv2d(3, 4, 8, 8), nn.LayerNorm(4), nn.Linear(4, 2)
+        self.order = order
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.patches(images).flatten(2).transpose(1, 2)
+        found: Tensor = self.head(self.block(tokens[:, self.order]).mean(1))
+        return found
+
+
+def test_tokens_in_another_order_are_not_drawn_row_by_row() -> None:
+    images = torch.rand(1, 3, 32, 32)
+    straight = sightline.explain(Reordered(slice(None)).eval(), images, "gradcam", classes=[0])
+    assert straight.maps.shape == (1, 1, 4, 4)
+    column_major = torch.arange(16).view(4, 4).t().flatten()
+    for order in (column_major, torch.arange(16).view(4, 4).flip(1).flatten(), torch.randperm(16)):
+        network = Reordered(order).eval()
+        with pytest.raises(InputError, match="no target layer was found|layer"):
+            sightline.explain(network, images, "gradcam", classes=[0])

@@ -232,7 +232,9 @@ def _cut(op: Op, first: Tensor, given: Layout) -> Layout | None:
     """x[:, k:] of tokens: fewer tokens before the patches."""
     index: Any = op.arguments[0][1] if len(op.arguments[0]) > 1 else None
     if op.output.shape == first.shape:
-        return given
+        parts = index if isinstance(index, tuple) else (index,)
+        whole = all(part is Ellipsis or isinstance(part, slice) for part in parts)
+        return given if whole else None  # a tensor or a list of indices puts the positions in another order
     if given.order == "nhwc" and op.output.ndim == 4:  # every second row and column
         even = isinstance(index, tuple) and all(
             isinstance(i, slice) and i.start is None and i.stop is None for i in index
