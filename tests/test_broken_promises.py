@@ -128,5 +128,5 @@ def test_tokens_in_another_order_are_not_drawn_row_by_row() -> None:
     column_major = torch.arange(16).view(4, 4).t().flatten()
     for order in (column_major, torch.arange(16).view(4, 4).flip(1).flatten(), torch.randperm(16)):
         network = Reordered(order).eval()
-        with pytest.raises(InputError, match="no target layer was found|layer"):
+        with pytest.raises(InputError, match="layer"):
             sightline.explain(network, images, "gradcam", classes=[0])
