@@ -47,7 +47,7 @@ def test_files_of_other_kinds(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "plain.safetensors")
     assert read_checkpoint(tmp_path / "plain.safetensors")[1] == {}
     (tmp_path / "text.safetensors").write_text("not weights at all")
-    with pytest.raises(InputError, match=r"text\.safetensors is damaged or no safetensors"):
+    with pytest.raises(InputError, match=r"text\.safetensors is damaged or not a safetensors file"):
         read_checkpoint(tmp_path / "text.safetensors")
     with pytest.raises(InputError, match=r"none\.safetensors"):
         read_checkpoint(tmp_path / "none.safetensors")
