@@ -48,7 +48,12 @@ EXTRAS = {
     "onnxscript": ("export",),
     "onnxruntime": ("export",),
     "gradio": ("app",),
-    "pycocotools": ("export",),
+    "pycocotools": (),
+    "ipywidgets": (),
+    "IPython": (),
+    "pandas": (),
+    "supervision": (),
+    "fiftyone": (),
 }
 # What the command line may import before a verb runs: `sightline --help` must not wait for torch.
 LIGHT = {"typer", "click", "rich", "sightline", *sys.stdlib_module_names}

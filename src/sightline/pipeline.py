@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sightline.data.images import PhotoSource
+from sightline.data.images import PhotoSource, path_of
 from sightline.data.items import Item
 from sightline.data.photos import VIEWS, PhotoBatch
 from sightline.engine import Evidence
@@ -71,10 +72,13 @@ def explain(
     if spec.combines:
         if layout != "auto":
             raise InputError(f"layout={str(layout)!r} is given beside the combinators of {spec.label!r}")
-        return _explain_combined(model, photos, spec, classes, target, layer)
-    if spec.layers:
-        layer = list(spec.layers) if len(spec.layers) > 1 else spec.layers[0]
-    return _explain_once(model, photos, spec, classes, target, layer, layout)
+        found = _explain_combined(model, photos, spec, classes, target, layer)
+    else:
+        if spec.layers:
+            layer = list(spec.layers) if len(spec.layers) > 1 else spec.layers[0]
+        found = _explain_once(model, photos, spec, classes, target, layer, layout)
+    names = [path_of(source) for source in photos.sources] or None
+    return replace(found, names=names, _explain=partial(explain, model, target=target))
 
 
 def _spec_of(method: str | MethodSpec, layer: Layer, options: dict[str, Any]) -> MethodSpec:

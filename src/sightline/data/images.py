@@ -89,6 +89,17 @@ def _explained(read: Callable[[], Image.Image], name: str) -> Image.Image:
             raise ImageError(f"{name} is damaged or truncated: {reason}") from error
 
 
+def path_of(source: PhotoSource) -> str:
+    """A photo's path, or that of the file which Pillow opened; empty for an image that has none.
+
+    >>> path_of("a/b.jpg"), path_of(Image.new("RGB", (1, 1)))
+    ('a/b.jpg', '')
+    """
+    if isinstance(source, Image.Image):
+        return str(getattr(source, "filename", ""))
+    return "" if isinstance(source, np.ndarray) else source_name(source)
+
+
 def source_name(source: PhotoSource) -> str:
     """A photo's name in messages: its path, or a description of an in-memory image.
 

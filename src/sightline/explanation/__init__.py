@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
 from sightline.boxes import make_boxes, make_masks
 from sightline.engine import Evidence
-from sightline.errors import InputError, UnsupportedError, unknown
+from sightline.errors import InputError, unknown
+from sightline.explanation import shown
+from sightline.explanation.contributions import Contributions, contributions_of
 from sightline.heatmap import make_heatmaps
 from sightline.methods import get_method
 from sightline.methods.observation import observe_for
@@ -23,23 +26,14 @@ from sightline.types import BoxRule, Geometry, Prediction
 if TYPE_CHECKING:
     import PIL.Image
 
-KIND = "explanation"  # the manifest's `kind` in a folder that `save` writes
+    from sightline.explanation.explorer import Explorer
+
 MASK_SIZES = ("input", "photo")
+PER_IMAGE = ("maps", "classes", "logits", "signed", "geometries", "photos", "images", "names")
 Layer = Any  # a name, a module, or a list of either
 
 
-class Contributions(NamedTuple):
-    """The channel maps that sum to a class map, largest first.
-
-    ``maps`` (N, K, top, h, w) = w_k^c A^k; ``channels`` (N, K, top) int64; ``weights`` (N, K, top).
-    """
-
-    maps: Tensor
-    channels: Tensor
-    weights: Tensor
-
-
-@dataclass
+@dataclass(repr=False)
 class Explanation:
     """Where the network looks: ``maps`` (N, K, h, w), raw, for ``classes`` (N, K), on the model's device.
 
@@ -47,6 +41,7 @@ class Explanation:
     image, which part of the photo the network saw. K = 1 and ``classes`` = −1 for a callable
     target. ``score_rule``: how logits become probabilities (`sightline.scores`); None without logits. ``rule``: a
     named method's own rule; its threshold is the default. ``target``: what is explained if it is not a class.
+    ``names``: the photos' paths, where they have one. In a notebook an explanation is its panel.
     """
 
     maps: Tensor
@@ -66,11 +61,53 @@ class Explanation:
     score_rule: ScoreRule | None = None
     rule: BoxRule | None = None
     target: str = "target"
-    _model: nn.Module | None = field(default=None, repr=False)
-    _evidence: Evidence | None = field(default=None, repr=False)
+    names: list[str] | None = None
+    _model: nn.Module | None = None
+    _evidence: Evidence | None = None
+    _explain: Callable[..., Explanation] | None = None  # as `explain`, for the same model and target
 
     def __len__(self) -> int:
         return len(self.maps)
+
+    def __getitem__(self, i: int) -> Explanation:
+        """The explanation of image i alone; raises IndexError beyond the last.
+
+        >>> len(example()[0]), [one.maps.shape for one in example()]
+        (1, [torch.Size([1, 1, 6, 6])])
+        """
+        place = range(len(self))[i]
+
+        def alone(values: Any) -> Any:
+            return None if values is None else values[place : place + 1]
+
+        return replace(
+            self,
+            **{name: alone(getattr(self, name)) for name in PER_IMAGE},
+            _evidence=self._evidence if len(self) == 1 else None,
+        )
+
+    def of_class(self, k: int) -> Explanation:
+        """The explanation of the k-th class of each image alone.
+
+        >>> example().of_class(0).classes.tolist()
+        [[1]]
+        """
+        signed = None if self.signed is None else self.signed[:, k : k + 1]
+        maps, classes = self.maps[:, k : k + 1], self.classes[:, k : k + 1]
+        return replace(self, maps=maps, classes=classes, signed=signed)
+
+    def __repr__(self) -> str:
+        return shown.summary(self)
+
+    def _repr_png_(self) -> bytes | None:
+        return shown.png_bytes(self.panel()) if self._drawable else None
+
+    def _repr_html_(self) -> str | None:
+        return shown.html_of(self) if self._drawable else None
+
+    @property
+    def _drawable(self) -> bool:
+        return bool(self.maps.shape[0] and self.maps.shape[1]) and (self.photos or self.images) is not None
 
     def heatmaps(
         self, size_hw: tuple[int, int] | None = None, normalise: str = "minmax", percentile: float = 90
@@ -146,22 +183,7 @@ class Explanation:
         >>> example("cam").contributions(top=2).maps.shape
         torch.Size([1, 1, 2, 6, 6])
         """
-        if self.method != "cam" or self._evidence is None:
-            raise UnsupportedError(
-                f"contributions() splits a class map by channel; the method is {self.method!r}, not 'cam'"
-            )
-        weight, _ = self._evidence.classifier_weights()
-        activations = self._evidence.activations
-        chosen = weight[self.classes]
-        if self.options.get("nwc"):
-            chosen = chosen.clamp(min=0)
-        if not 1 <= top <= chosen.shape[2]:
-            raise InputError(f"top={top}; expected 1 to {chosen.shape[2]} channels")
-        share = chosen * activations.mean((2, 3))[:, None]
-        channels = share.topk(top, dim=2).indices
-        weights = chosen.gather(2, channels)
-        n = torch.arange(len(activations), device=activations.device)[:, None, None]
-        return Contributions(weights[..., None, None] * activations[n, channels], channels, weights)
+        return contributions_of(self, top)
 
     @property
     def scores(self) -> Tensor | None:
@@ -262,6 +284,62 @@ class Explanation:
             shown_xyxy=self.geometries[i].shown_xyxy,
         )
 
+    def panel(
+        self, i: int = 0, rule: BoxRule | None = None, *, colormap: str = "turbo", **shorthand: Any
+    ) -> PIL.Image.Image:
+        """The panel of image i: the photo, and one column per class with its score, heatmap and box.
+
+        >>> example().panel().mode
+        'RGB'
+        """
+        return shown.draw_panel(self[i], self.box_rule(rule, **shorthand), colormap)
+
+    def show(self, i: int | None = None) -> None:
+        """Show the panel of image i (None: of the first few), in the notebook or in the system's picture viewer."""
+        shown.display(self, i)
+
+    def explore(self, methods: Sequence[str] | None = None) -> Explorer:
+        """Widgets for image, method, class and threshold in a notebook; extra ``[notebook]``. See `Explorer`.
+
+        >>> example().explore().method.value
+        'gradcam'
+        """
+        from sightline.explanation.explorer import METHODS, Explorer
+
+        return Explorer(self, METHODS if methods is None else methods)
+
+    def to_dataframe(self, rule: BoxRule | float | None = None, **shorthand: Any) -> Any:
+        """A pandas DataFrame with one row per box: photo, class, score, corners in photo pixels.
+
+        >>> example().to_dataframe()[["category", "x0", "y0"]].values.tolist()
+        [['class 1', 0.0, 0.0]]
+        """
+        names, sizes = [self.name(i) for i in range(len(self))], [g.photo_hw for g in self.geometries]
+        return shown.table_of(self.predictions(rule, **shorthand), names, sizes)
+
+    def with_method(self, method: str, classes: Any = None, **options: Any) -> Explanation:
+        """The same images and model explained again: by another method, or for other classes.
+
+        Raises `InputError` for an explanation that `sightline.explain` did not make.
+        """
+        batch = self.photos if self.photos is not None else self.images
+        if self._explain is None or batch is None:
+            raise InputError(
+                "this explanation does not know how it was made; expected one of sightline.explain"
+            )
+        if bool((self.classes < 0).any()):
+            return self._explain(batch, method, **options)
+        view = {} if self.view == "tensor" else {"view": self.view}
+        return self._explain(batch, method, self.classes if classes is None else classes, **view, **options)
+
+    def name(self, i: int) -> str:
+        """The photo's file name; "image 3" for an image that has none.
+
+        >>> example().name(0)
+        'image 0'
+        """
+        return (Path(self.names[i]).name if self.names else "") or f"image {i}"
+
     def save(
         self,
         folder: str | os.PathLike[str],
@@ -278,37 +356,9 @@ class Explanation:
         >>> sorted(p.name for p in example().save(tempfile.mkdtemp()).iterdir())
         ['000000_1.png', 'manifest.json']
         """
-        from sightline.reports.manifest import describe_run
-        from sightline.reports.output_folder import OutputFolder
+        from sightline.explanation.saving import save
 
-        rule, rows = self.box_rule(rule, **shorthand), []
-        with OutputFolder(folder, KIND) as out:
-            for i, row in enumerate(self.predictions(rule)):
-                for k, p in enumerate(row):
-                    name = f"{i:06d}_{p.class_index if p.class_index >= 0 else 'target'}.png"
-                    out.write_picture(name, self.overlay(i, k, colormap, rule=rule))
-                    rows.append(
-                        {
-                            "image": i,
-                            "class": p.class_index,
-                            "category": p.category,
-                            "score": None if p.score != p.score else p.score,
-                            "boxes_xyxy": p.boxes_xyxy.tolist(),
-                            "file": name,
-                        }
-                    )
-            manifest = describe_run(
-                method=self.method,
-                options={**self.options, **rule.as_dict(), "colormap": colormap},
-                model=self.model_name,
-                weights_sha256=self.weights_sha256,
-                view=self.view,
-                layers=self.layers,
-                scores=None if self.score_rule is None else self.score_rule.name,
-                results=rows,
-            )
-            out.finish(manifest)
-        return out.path
+        return save(self, folder, self.box_rule(rule, **shorthand), colormap)
 
 
 def example(method: str = "gradcam") -> Explanation:
