@@ -116,7 +116,7 @@ def in_notebook() -> bool:
         from IPython import get_ipython
     except ImportError:
         return False
-    return hasattr(get_ipython(), "kernel")  # type: ignore[no-untyped-call]
+    return hasattr(get_ipython(), "kernel")
 
 
 def table_of(predictions: list[list[Prediction]], names: list[str], sizes_hw: list[tuple[int, int]]) -> Any:
