@@ -15,7 +15,7 @@ import sys
 import tempfile
 import traceback
 
-BASE = ("torch", "torchvision", "timm", "sightline.cli", "sightline.pipeline", "sightline.models.loading")
+BASE = ("torch", "sightline.cli", "sightline.pipeline_files", "sightline.models.loading", "rich.markdown")
 hidden: set[str] = set()
 
 
@@ -77,6 +77,7 @@ def main():
     for module in BASE:
         importlib.import_module(module)
     sys.modules["torch"].set_num_threads(1)
+    sys.modules["sightline.cli"].build_app()  # imports every verb, for all children
     print(json.dumps([result(case) for case in told["cases"]]))
 
 

@@ -97,15 +97,21 @@ def fill(arguments, out):
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    found = run_all([(ALL, run) for run in BASE.values()], tmp_path_factory.mktemp("base"))
-    return dict(zip(BASE, found, strict=True))
+def results(tmp_path_factory):
+    """All cases in one process, which imports torch once."""
+    base = [(ALL, run) for run in BASE.values()]
+    needs = [(ALL if package == "everything" else [package], run) for package, _, run in NEEDS]
+    return run_all([*base, *needs], tmp_path_factory.mktemp("extras"))
 
 
 @pytest.fixture(scope="module")
-def needs(tmp_path_factory):
-    cases = [(ALL if package == "everything" else [package], run) for package, _, run in NEEDS]
-    return run_all(cases, tmp_path_factory.mktemp("needs"))
+def base(results):
+    return dict(zip(BASE, results, strict=False))
+
+
+@pytest.fixture(scope="module")
+def needs(results):
+    return results[len(BASE) :]
 
 
 @pytest.mark.parametrize("name", BASE)

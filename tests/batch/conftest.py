@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
@@ -25,6 +24,4 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def processes() -> BaseContext:
     """Processes that share the import of torch."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sightline.batch.run", "sightline.cli.explain"])
-    return context
+    return toybatch.processes()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -179,14 +178,14 @@ def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_later(
         "--workers",
         "0",
     ]
-    process = multiprocessing.get_context("spawn").Process(
+    process = toybatch.processes().Process(
         target=toybatch.main_with_full_disk, args=(100_000, [*arguments, "--shard-size", "1"], report)
     )
     process.start()  # heatmaps of 224 × 224 bytes fit below the limit, those of 16 bits would not
     process.join()
     assert report.read_text().splitlines()[-1] == "0"
     (out / "results" / "part-00001.parquet").unlink()
-    process = multiprocessing.get_context("spawn").Process(
+    process = toybatch.processes().Process(
         target=toybatch.main_with_full_disk, args=(20_000, [*arguments, "--shard-size", "1"], report)
     )
     process.start()

@@ -1,11 +1,19 @@
-"""The ONNX file gives what PyTorch gives: onnxruntime beside `sightline.explain`, the files, the refusals."""
+"""The ONNX file gives what PyTorch gives, and docs/export.md works: the files, the page's example, the refusals.
+
+One file: importing the exporter takes longer than most of its tests.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,12 +21,15 @@ from torch import Tensor, nn
 import sightline
 from sightline.errors import InputError, UnsupportedError
 from sightline.export.onnx import boxes_array, example_images, export_onnx
+from sightline.methods import get_method
 from sightline.models.families.gapnet import build_gapnet
 from sightline.models.preprocess import Preprocess
 
 onnx = pytest.importorskip("onnx", reason="the extra [onnx] is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
 
+PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+EXAMPLE, SNIPPET = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 SIDES = Preprocess((32, 40), (32, 40), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 NAMES = ["red", "green", "blue", "grey"]
 
@@ -193,13 +204,15 @@ def test_eight_bit_input_normalised_by_max_without_boxes_at_one_size(tmp_path: P
 
 
 def test_a_graph_that_computes_something_else_is_not_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sightline.export import graph as onnx_graph
-
-    monkeypatch.setattr(onnx_graph, "cam", lambda e, t: 1.001 * sightline.methods.cam.cam(e, t))
+    model, path, _ = exported
+    cam = sightline.methods.cam.cam
+    monkeypatch.setattr("sightline.export.onnx._trace", lambda graph, size_hw: onnx.load(path))
+    changed = replace(get_method("cam"), function=lambda e, t: cam(e, t) / 1.001)
+    monkeypatch.setattr("sightline.pipeline.get_method", lambda name: changed)
     with pytest.raises(UnsupportedError, match=r"results differ from PyTorch's: maps differ by 1\.0e-03"):
-        export_onnx(tiny(), tmp_path / "wrong.onnx", top=1, boxes=False)
+        export_onnx(model, tmp_path / "wrong.onnx", top=3)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -283,3 +296,36 @@ def test_example_images_are_of_the_kind_asked_for() -> None:
         assert images.shape == (2, 3, 9, 7)
         assert images.dtype == (torch.uint8 if kind == "uint8" else torch.float32)
         assert low <= float(images.min()) < float(images.max()) <= high
+
+
+def test_the_example_of_the_page(
+    exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, path, _ = exported
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(path, "tiny40.onnx")
+    pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    PIL.Image.fromarray(pixels).save("photo.jpg", quality=95)
+    names: dict[str, Any] = {}
+    exec(EXAMPLE, names)
+    told = capsys.readouterr().out.splitlines()
+    expected = sightline.explain(model, "photo.jpg", method="cam", classes="top3")
+    assert [line.split()[0] for line in told] == [p.category for p in expected.predictions()[0]]
+    in_photo = names["out"]["boxes"][0] * names["scale"]
+    for box, seen in zip(in_photo, expected.predictions()[0], strict=True):
+        found = seen.boxes_xyxy[0].numpy() if len(seen.boxes_xyxy) else np.zeros(4)
+        assert np.allclose(box, found, atol=1e-3)
+
+
+def test_the_lines_for_boxes_of_the_page() -> None:
+    names: dict[str, Any] = {}
+    exec(SNIPPET, names)
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(3, 4, 6, 6, generator=generator)
+    heatmaps = (nn.functional.interpolate(coarse, size=(40, 31), mode="bicubic") - 0.4).clamp(0, 1)
+    heatmaps[1, 2] = 0
+    for threshold in (0.2, 0.6):
+        found = names["boxes_from_heatmaps"](heatmaps.numpy(), threshold)
+        assert np.array_equal(found, boxes_array(heatmaps, threshold).numpy())
+    assert found[1, 2].tolist() == [0, 0, 0, 0]
+    assert np.unique(found.reshape(-1, 4), axis=0).shape[0] > 6
