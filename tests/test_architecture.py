@@ -21,8 +21,8 @@ LONGEST = 420  # lines of a module
 ORDER = (
     "errors", "plugins", "registry", "options", "types", "demo_photos", "progress", "heatmap", "components",
     "boxes", "scores", "targets", "data", "inspection", "models", "engine", "methods", "metrics", "pictures",
-    "reports", "explanation", "pipeline", "pipeline_files", "evaluation", "batch", "training", "export",
-    "discovery", "app", "cli",
+    "reports", "labels", "explanation", "pipeline", "pipeline_files", "labelling", "evaluation", "batch", "training",
+    "export", "discovery", "app", "cli",
 )  # fmt: skip
 # The package itself hands out names of every room, at first use; __main__ starts the command line.
 DOORS = ("", "__main__")

@@ -26,6 +26,9 @@ from sightline.plugins import VARIABLE, load_plugin
 ORDER = (
     "explain",
     "batch",
+    "boxes",
+    "masks",
+    "label_studio",
     "demo",
     "methods",
     "models",
@@ -56,9 +59,9 @@ def verbs() -> list[str]:
     """The names of the verbs, in the order of ``--help``.
 
     >>> verbs()[:3]
-    ['explain', 'batch', 'demo']
+    ['explain', 'batch', 'boxes']
     """
-    return verbs_in(__path__, ORDER)
+    return [name.replace("_", "-") for name in verbs_in(__path__, ORDER)]
 
 
 def build_app() -> typer.Typer:
@@ -71,12 +74,12 @@ def build_app() -> typer.Typer:
     )
     app.callback(invoke_without_command=True)(_root)
     for verb in verbs():
-        module = importlib.import_module(f"{__name__}.{verb}")
-        name = verb.replace("_", "-")
+        function = verb.replace("-", "_")
+        module = importlib.import_module(f"{__name__}.{function}")
         if hasattr(module, "app"):
-            app.add_typer(module.app, name=name)
+            app.add_typer(module.app, name=verb)
         else:
-            app.command(name)(getattr(module, verb))
+            app.command(verb)(getattr(module, function))
     return app
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import PIL.Image
 
     from sightline.explanation.explorer import Explorer
+    from sightline.labels import Labels
 
 MASK_SIZES = ("input", "photo")
 PER_IMAGE = ("maps", "classes", "logits", "signed", "geometries", "photos", "images", "names")
@@ -85,16 +86,6 @@ class Explanation:
             **{name: alone(getattr(self, name)) for name in PER_IMAGE},
             _evidence=self._evidence if len(self) == 1 else None,
         )
-
-    def of_class(self, k: int) -> Explanation:
-        """The explanation of the k-th class of each image alone.
-
-        >>> example().of_class(0).classes.tolist()
-        [[1]]
-        """
-        signed = None if self.signed is None else self.signed[:, k : k + 1]
-        maps, classes = self.maps[:, k : k + 1], self.classes[:, k : k + 1]
-        return replace(self, maps=maps, classes=classes, signed=signed)
 
     def __repr__(self) -> str:
         return shown.summary(self)
@@ -246,17 +237,11 @@ class Explanation:
 
     def photo(self, i: int) -> PIL.Image.Image:
         """The original photo; for a tensor, the tensor itself stretched to 8 bits."""
-        import PIL.Image
-
         if self.photos is not None:
             return self.photos[i]
         if self.images is None:
             raise InputError("this explanation holds no photo to draw on")
-        image = self.images[i].float().cpu()
-        low, high = image.amin(), image.amax()
-        image = ((image - low) / (high - low).clamp(min=1e-12) * 255).round().to(torch.uint8)
-        array = image.permute(1, 2, 0).numpy()
-        return PIL.Image.fromarray(array[..., 0] if array.shape[2] == 1 else array[..., :3]).convert("RGB")
+        return shown.stretched(self.images[i])
 
     def overlay(
         self,
@@ -316,6 +301,52 @@ class Explanation:
         """
         names, sizes = [self.name(i) for i in range(len(self))], [g.photo_hw for g in self.geometries]
         return shown.table_of(self.predictions(rule, **shorthand), names, sizes)
+
+    def labels(
+        self,
+        rule: BoxRule | float | None = None,
+        *,
+        masks: bool = False,
+        files: Sequence[str] | None = None,
+        **shorthand: Any,
+    ) -> Labels:
+        """The boxes as `Labels`, each with its score, stability and doubt; with ``masks`` also its region.
+
+        ``files``: the photos' names in the annotations; by default their file names. Raises `InputError` for
+        pixel-level methods, whose scattered pixels form no region.
+
+        >>> example().labels().photos[0].labels[0].box_xyxy
+        (0.0, 0.0, 8.0, 8.0)
+        """
+        from sightline.explanation.labelled import labels_of
+
+        return labels_of(self, self.box_rule(rule, **shorthand), masks, files)
+
+    def to_coco(self, rule: BoxRule | float | None = None, **options: Any) -> dict[str, Any]:
+        """COCO's dictionary of images, annotations and categories; options as in `labels`."""
+        return self.labels(rule, **options).coco()
+
+    def to_voc(self, rule: BoxRule | float | None = None, **options: Any) -> dict[str, str]:
+        """PASCAL VOC's XML, by file name."""
+        return self.labels(rule, **options).voc()
+
+    def to_yolo(self, rule: BoxRule | float | None = None, **options: Any) -> dict[str, str]:
+        """YOLO's text, by file name."""
+        return self.labels(rule, **options).yolo()
+
+    def to_label_studio(
+        self, rule: BoxRule | float | None = None, *, prefix: str = "", **options: Any
+    ) -> list[dict[str, Any]]:
+        """Label Studio's tasks with predictions; an image's URL is ``prefix`` and its name."""
+        return self.labels(rule, **options).label_studio(prefix)
+
+    def to_supervision(self, rule: BoxRule | float | None = None, **options: Any) -> list[Any]:
+        """One ``supervision.Detections`` per image; extra ``[supervision]``."""
+        return self.labels(rule, **options).supervision()
+
+    def to_fiftyone(self, rule: BoxRule | float | None = None, **options: Any) -> list[Any]:
+        """One ``fiftyone.Detections`` per image; needs ``pip install fiftyone``."""
+        return self.labels(rule, **options).fiftyone()
 
     def with_method(self, method: str, classes: Any = None, **options: Any) -> Explanation:
         """The same images and model explained again: by another method, or for other classes.

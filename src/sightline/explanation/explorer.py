@@ -101,8 +101,15 @@ class Explorer:
         if key not in self._maps:
             own = [k for k, c in enumerate(self.explanation.classes[i].tolist()) if c == class_index]
             if method == self.explanation.method and own:
-                self._maps[key] = self.explanation[i].of_class(own[0])
+                self._maps[key] = _of_class(self.explanation[i], own[0])
             else:
                 classes = None if class_index < 0 else [class_index]
                 self._maps[key] = self.explanation[i].with_method(method, classes)
         return self._maps[key]
+
+
+def _of_class(explanation: Explanation, k: int) -> Explanation:
+    """The explanation of the k-th class of each image alone."""
+    signed = None if explanation.signed is None else explanation.signed[:, k : k + 1]
+    maps, classes = explanation.maps[:, k : k + 1], explanation.classes[:, k : k + 1]
+    return replace(explanation, maps=maps, classes=classes, signed=signed)

@@ -7,6 +7,10 @@ import html
 import io
 from typing import TYPE_CHECKING, Any
 
+import PIL.Image
+import torch
+from torch import Tensor
+
 from sightline.pictures.overlay import Image
 from sightline.pictures.panel import CELL, Cell, panel
 from sightline.types import BoxRule, Prediction
@@ -45,6 +49,15 @@ def draw_panel(one: Explanation, rule: BoxRule, colormap: str = "turbo", cell: i
         threshold=rule.threshold if rule.relative_to == "max" and not pixels else None,
         cell=cell,
     )
+
+
+def stretched(image: Tensor) -> Image:
+    """An image tensor (C, H, W) from its lowest to its highest value, in 8 bits."""
+    image = image.float().cpu()
+    low, high = image.amin(), image.amax()
+    image = ((image - low) / (high - low).clamp(min=1e-12) * 255).round().to(torch.uint8)
+    array = image.permute(1, 2, 0).numpy()
+    return PIL.Image.fromarray(array[..., 0] if array.shape[2] == 1 else array[..., :3]).convert("RGB")
 
 
 def png_bytes(picture: Image) -> bytes:

@@ -1,0 +1,101 @@
+"""From an `Explanation` to `Labels`: each box with its score, its stability and, if wanted, its region."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sightline.boxes import iou, make_boxes
+from sightline.errors import InputError
+from sightline.labels import Label, LabelledPhoto, Labels
+from sightline.labels.rle import encode
+from sightline.types import BoxRule
+
+if TYPE_CHECKING:
+    from sightline.explanation import Explanation
+
+AROUND = (0.8, 1.2)  # times the threshold: a box that changes little between them does not hang on it
+
+
+def labels_of(
+    explanation: Explanation, rule: BoxRule, masks: bool = False, files: Sequence[str] | None = None
+) -> Labels:
+    """The boxes of every image and class; see `Explanation.labels`."""
+    if explanation.signed is not None:
+        raise InputError(
+            f"{explanation.method} marks single pixels, which form no region; label with another method, e.g. localise"
+        )
+    heatmaps = explanation.heatmaps(normalise=rule.normalise, percentile=rule.percentile)
+    found, steady = make_boxes(heatmaps, rule), stabilities(heatmaps, rule)
+    regions = explanation.masks(rule, size="photo") if masks else None
+    photos = []
+    for i, geometry in enumerate(explanation.geometries):
+        labels = [
+            _label(explanation, i, k, geometry.to_photo(box[None])[0], float(share), regions)
+            for k, boxes in enumerate(found[i])
+            for box, share in zip(boxes, steady[i][k], strict=True)
+        ]
+        photos.append(LabelledPhoto(_file(explanation, i, files), geometry.photo_hw, tuple(labels)))
+    targets = bool((explanation.classes < 0).any())
+    return Labels(photos, (explanation.target,) if targets else explanation.categories or ())
+
+
+def stabilities(heatmaps: Tensor, rule: BoxRule) -> list[list[Tensor]]:
+    """The stability of each box of `make_boxes`: its mean IoU with the boxes at 0.8 and 1.2 times the threshold.
+
+    Of several boxes there, the one that overlaps most counts. A list (N) of lists (K) of (B,).
+
+    >>> stabilities(torch.tensor([[[[1.0, 0.22, 0.0]]]]), BoxRule(0.2))
+    [[tensor([0.7500])]]
+    """
+    others = [make_boxes(heatmaps, replace(rule, threshold=min(rule.threshold * by, 1.0))) for by in AROUND]
+    return [
+        [
+            torch.stack([_best(boxes, other[i][k]) for other in others]).mean(0)
+            for k, boxes in enumerate(per_image)
+        ]
+        for i, per_image in enumerate(make_boxes(heatmaps, rule))
+    ]
+
+
+def _best(boxes: Tensor, others: Tensor) -> Tensor:
+    return iou(boxes, others).amax(1) if len(others) else torch.zeros(len(boxes))
+
+
+def _label(
+    explanation: Explanation, i: int, k: int, box: Tensor, stability: float, regions: list[Tensor] | None
+) -> Label:
+    scores, rule = explanation.scores, explanation.score_rule
+    known = scores is not None and rule is not None and rule.gives_probabilities
+    x0, y0, x1, y1 = (round(value, 2) for value in box.tolist())
+    return Label(
+        max(int(explanation.classes[i, k]), 0),
+        explanation.category(i, k),
+        (x0, y0, x1, y1),
+        round(float(scores[i, k]), 6) if known and scores is not None else None,
+        round(stability, 4),
+        None if regions is None else encode(_within(regions[i][k].cpu().numpy(), (x0, y0, x1, y1))),
+    )
+
+
+def _within(region: NDArray[np.bool_], box_xyxy: tuple[float, float, float, float]) -> NDArray[np.bool_]:
+    """The part of a region inside a box: with several regions of one class, each box's own."""
+    x0, y0, x1, y1 = box_xyxy
+    inside = np.zeros_like(region)
+    rows, columns = slice(int(y0), int(np.ceil(y1))), slice(int(x0), int(np.ceil(x1)))
+    inside[rows, columns] = region[rows, columns]
+    return inside
+
+
+def _file(explanation: Explanation, i: int, files: Sequence[str] | None) -> str:
+    if files is not None:
+        return files[i]
+    path = explanation.names[i] if explanation.names else ""
+    return Path(path).name if path else f"{i:06d}.png"
