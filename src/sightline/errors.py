@@ -148,7 +148,7 @@ def no_such(argument: str) -> str:
     >>> no_such("/nowhere/a.jpg")
     "no such file or folder: '/nowhere/a.jpg' (/ has no 'nowhere')"
     """
-    path = Path(argument).expanduser()
+    path = Path(os.path.expanduser(argument))
     folder = path.parent
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline.errors import InputError
+from sightline.files import read_text
 
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
@@ -127,9 +128,9 @@ def _is_list(kind: Any) -> bool:
 def _lines(path: Path) -> list[str]:
     """The lines of a file; an empty line in the middle is an error, since it would shift those after it."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"@{path}: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}") from None
+        lines = [line.strip() for line in read_text(path).rstrip().splitlines()]
+    except InputError as error:
+        raise InputError(f"@{path}: {error}") from None
     if not all(lines):
         raise InputError(f"@{path}: line {lines.index('') + 1} is empty")
     return lines

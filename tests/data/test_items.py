@@ -86,7 +86,7 @@ def test_a_list_is_read_relative_to_itself_with_or_without_ids(tree: Path, kind:
 
 def test_a_damaged_list_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(InputError, match=r"bad\.parquet cannot be read as a list"):
+    with pytest.raises(InputError, match=r"bad\.parquet cannot be read: .*expected a list of images"):
         read_items([str(tmp_path / "bad.parquet")])
     with pytest.raises(InputError, match=r"no such file or folder: .*gone\.csv"):
         read_items([str(tmp_path / "gone.csv")])

@@ -174,7 +174,7 @@ def test_options_are_read_by_the_adapter_s_annotations(tmp_path: Path) -> None:
         ("keep_difficult=2", "option keep_difficult='2' of dataset voc: expected true or false"),
         ("category=dog", "unknown option of dataset 'voc' 'category'; did you mean 'categories'"),
         ("categories", "data option 'categories'; expected NAME=VALUE, e.g. images=FOLDER"),
-        ("categories=@gone.txt", "@gone.txt: No such file or directory"),
+        ("categories=@gone.txt", "@gone.txt: no such file or folder: 'gone.txt'"),
     ):
         with pytest.raises(InputError) as caught:
             parse_data_options("VOCdevkit", "voc", [pair])

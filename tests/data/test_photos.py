@@ -170,7 +170,10 @@ def one_line(source: object) -> str:
 def test_text_called_jpg(tmp_path: Path) -> None:
     path = tmp_path / "notes.jpg"
     path.write_text("not a photo")
-    assert one_line(path) == f"{path} is not an image of a known format, whatever its name says"
+    assert (
+        one_line(path)
+        == f"{path} is not an image of a known format, whatever its name says; expected JPEG, PNG, WebP, GIF, TIFF, BMP, PNM or AVIF"
+    )
 
 
 def test_zero_bytes(tmp_path: Path) -> None:
@@ -254,7 +257,7 @@ def test_zip_errors(tmp_path: Path) -> None:
     plain = tmp_path / "c.zip"
     plain.write_text("no archive")
     message = one_line(ZipMember(plain, "x.png"))
-    assert message == f"{plain}!x.png cannot be read from its archive: File is not a zip file"
+    assert message == f"{plain} cannot be read: File is not a zip file; expected a zip archive"
 
 
 def test_no_pixels_nan_and_wrong_type() -> None:

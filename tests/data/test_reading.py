@@ -118,7 +118,7 @@ def test_check_images_finds_what_reading_cannot_see(tmp_path: Path) -> None:
         first
         == f"{dataset.samples[0].source}: box x0 y0 x1 y1 = 10 10 55 30 lies 5 pixels outside its image of 50×40 pixels"
     )
-    assert second.startswith(f"{dataset.samples[1].source}: cannot identify image file")
+    assert second.startswith(f"{dataset.samples[1].source} is not an image of a known format")
 
 
 def test_check_images_turns_the_photo_as_its_exif_says(tmp_path: Path) -> None:

@@ -64,5 +64,5 @@ def test_the_size_of_a_photo_in_an_archive(tmp_path: Path) -> None:
 
 def test_a_photo_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"nothing")
-    with pytest.raises(ImageError, match="cannot be read as an image"):
+    with pytest.raises(ImageError, match="is not an image of a known format"):
         photo_size(tmp_path / "a.jpg")

@@ -28,6 +28,7 @@ from sightline.data.items import (
     open_binary,
 )
 from sightline.errors import InputError, no_such, unknown
+from sightline.files import MOST_PICTURE_BYTES, escaped, expanded, missing, reading, reason
 
 SCHEMA = pa.schema(
     [
@@ -56,7 +57,7 @@ def read_items(
     """
     if not arguments:
         raise InputError("no images given; expected files, folders, patterns, a CSV, a Parquet or tar files")
-    named = [os.fspath(argument) for argument in arguments]
+    named = [os.fsdecode(argument) for argument in arguments]
     tables = [_checked(argument, _table(_items(argument, without))) for argument in named]
     items = pa.concat_tables(tables).combine_chunks()
     member = pc.fill_null(items["member"], "")
@@ -85,13 +86,25 @@ def digest(table: pa.Table) -> str:
 
 def _table(items: Iterable[Item]) -> pa.Table:
     remaining, batches = iter(items), []
-    while rows := list(islice(remaining, 4096)):  # a list of all rows would be larger than the table
+    while rows := [
+        _as_text(item) for item in islice(remaining, 4096)
+    ]:  # a list of all rows would be larger than the table
         columns = [
             pa.array(column, field.type)
             for column, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)
         ]
         batches.append(pa.record_batch(columns, schema=SCHEMA))
     return pa.Table.from_batches(batches, SCHEMA)
+
+
+def _as_text(item: Item) -> Item:
+    """The item, or, where its name is not text and cannot stand in a table, one that says so."""
+    try:
+        "".join(text for text in (item.id, item.file, item.member) if text).encode()
+    except UnicodeEncodeError:
+        id, file, member = (text and escaped(text) for text in (item.id, item.file, item.member))
+        return Item(str(id), str(file), member, fault=f"{file}: the file's name is not UTF-8 text; rename it")
+    return item
 
 
 def _checked(argument: str, table: pa.Table) -> pa.Table:
@@ -136,7 +149,7 @@ def _matching(argument: str) -> list[str]:
 
 
 def _local_images(argument: str, without: Collection[str | os.PathLike[str]]) -> Iterator[Item]:
-    path = Path(argument).expanduser()
+    path = expanded(argument)
     if path.is_dir():
         start = len(path.parts)
         yield from (Item("/".join(file.parts[start:]), str(file)) for file in images_below(path, without))
@@ -148,7 +161,7 @@ def _local_images(argument: str, without: Collection[str | os.PathLike[str]]) ->
                 _local_images(str(match), without) if match.is_dir() else [Item(match.name, str(match))]
             )
     else:
-        raise InputError(no_such(argument))
+        raise InputError(missing(argument))
 
 
 def _remote_images(argument: str) -> Iterator[Item]:
@@ -189,9 +202,10 @@ def _listed(file: str) -> Iterator[Item]:
     folder = file.rpartition("/")[0] if is_url(file) else os.path.dirname(file)
     ids = pa.nulls(len(table)) if name is None else table[name]
     for number, (path, given) in enumerate(zip(table[place], ids, strict=True), start=1):
-        text = path.as_py()
-        if not text:
-            raise InputError(f"{file}: row {number} has no path")
+        with reading(f"{file}: row {number}"):
+            text = path.as_py()
+        if not text or "\0" in text:
+            raise InputError(f"{file}: row {number} has no path{' but a NUL byte' if text else ''}")
         whole = text if is_url(text) or os.path.isabs(text) else "/".join(filter(None, [folder, text]))
         yield Item(str(text if given.as_py() is None else given.as_py()), whole)
 
@@ -205,18 +219,19 @@ def _read_list(file: str) -> pa.Table:
     import pyarrow.parquet
 
     wanted = (*PATH_COLUMNS, *ID_COLUMNS)
-    try:
-        with open_binary(file) as stream:
-            if file.lower().endswith(".parquet"):
-                whole: Any = pyarrow.parquet.ParquetFile(stream)
-                there = [name for name in whole.schema_arrow.names if name in wanted]
-                return whole.read(columns=there) if there else whole.schema_arrow.empty_table()
+    with reading(file, "a list of images"), open_binary(file) as stream:
+        if file.lower().endswith(".parquet"):
+            whole: Any = pyarrow.parquet.ParquetFile(stream)
+            there = [name for name in whole.schema_arrow.names if name in wanted]
+            table = whole.read(columns=there) if there else whole.schema_arrow.empty_table()
+        else:
             text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(wanted, pa.string()))
-            return pyarrow.csv.read_csv(stream, convert_options=text)
-    except FileNotFoundError:
-        raise InputError(no_such(file)) from None
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{file} cannot be read as a list: {' '.join(str(error).split())}") from error
+            table = pyarrow.csv.read_csv(stream, convert_options=text)
+    for name in (name for name in PATH_COLUMNS if name in table.column_names):
+        kind = table.schema.field(name).type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
+            raise InputError(f"{file}: column {name!r} holds {kind}; expected text")
+    return table
 
 
 def tar_items(file: str) -> Iterator[Item]:
@@ -233,16 +248,18 @@ def tar_items(file: str) -> Iterator[Item]:
             with tarfile.open(fileobj=stream, mode="r:") as archive:
                 while (member := archive.next()) is not None:
                     vars(archive)["members"] = []  # tarfile would keep every header
+                    if member.size < 0 or archive.offset <= member.offset:
+                        raise tarfile.HeaderError(f"a member of {member.size} bytes")
                     last = member.name
                     if member.isreg() and is_image(PurePosixPath(member.name)):
                         yield _member(file, name, member, length)
                 stream.seek(archive.offset)
                 end = stream.read(tarfile.BLOCKSIZE)
             cut = None if end == bytes(tarfile.BLOCKSIZE) else "it has no end mark"
-        except tarfile.TarError as error:
+        except Exception as error:  # tarfile raises ValueError, struct.error, … on damaged headers
             if last == "its beginning":
-                raise InputError(f"{file} is not an uncompressed tar: {error}") from None
-            cut = str(error)
+                raise InputError(f"{file} is not an uncompressed tar: {reason(error)}") from None
+            cut = reason(error)
     if cut is not None:
         yield Item(name, file, fault=f"{file} is cut off after {last}: {cut}; what it held beyond is lost")
 
@@ -251,6 +268,8 @@ def _member(file: str, name: str, member: tarfile.TarInfo, length: int) -> Item:
     fault = None
     if member.issparse():
         fault = f"{file}!{member.name} is stored sparse; pack the tar without --sparse"
+    elif member.size > MOST_PICTURE_BYTES:
+        fault = f"{file}!{member.name} has {member.size:,} bytes; expected at most {MOST_PICTURE_BYTES:,}"
     elif member.offset_data + member.size > length:
         fault = f"{file}!{member.name} is cut off with its tar"
     return Item(f"{name}/{member.name}", file, member.name, member.offset_data, member.size, fault)

@@ -193,11 +193,12 @@ def _called(name: str) -> str:
 
 def read_categories(path: Path) -> list[str]:
     """Class names, one per line; an empty line in the middle is an error, since it would shift the rest."""
+    from sightline.files import read_text
+
     try:
-        names = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise InputError(f"--categories {path}: {reason}") from None
+        names = read_text(path).rstrip().splitlines()
+    except InputError as error:
+        raise InputError(f"--categories {path}: {error}") from None
     empty = [number for number, name in enumerate(names, start=1) if not name.strip()]
     if empty or not names:
         raise InputError(f"--categories {path}: line {(empty or [1])[0]} is empty; expected a class name")

@@ -9,18 +9,22 @@ from collections.abc import Callable
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from sightline.data.items import Item, file_bytes
-from sightline.errors import ImageError, InputError, near_matches, no_such
+from sightline.errors import ImageError, InputError, near_matches
+from sightline.files import MOST_PICTURE_BYTES, check_regular, open_zip, read_member
 from sightline.types import ZipMember
 
+T = TypeVar("T")
 PhotoSource = str | Path | ZipMember | Item | Image.Image | NDArray[Any]  # whatever `read_image` reads
 
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF")  # MPO: JPEG from some cameras
+_FORMATS_READ = "JPEG, PNG, WebP, GIF, TIFF, BMP, PNM or AVIF"
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {  # EXIF 2.3, tag 0x0112: the inverse of each orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -70,7 +74,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     return _explained(read, name)
 
 
-def _explained(read: Callable[[], Image.Image], name: str) -> Image.Image:
+def _explained(read: Callable[[], T], name: str) -> T:
     """Call ``read``; turn its errors into an `ImageError` with a one-line reason."""
     with warnings.catch_warnings():
         # Pillow warns about much that is handled here or harmless. Only its own warnings are silenced, so that
@@ -83,10 +87,12 @@ def _explained(read: Callable[[], Image.Image], name: str) -> Image.Image:
         except Image.DecompressionBombError:
             raise ImageError(f"{name}: too many pixels; {_limit()}") from None
         except UnidentifiedImageError:
-            raise ImageError(f"{name} is not an image of a known format, whatever its name says") from None
+            raise ImageError(
+                f"{name} is not an image of a known format, whatever its name says; expected {_FORMATS_READ}"
+            ) from None
         except Exception as error:  # Pillow's decoders raise almost anything on damaged data
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ImageError(f"{name} is damaged or truncated: {reason}") from error
+            words = " ".join(str(error).split()) or type(error).__name__
+            raise ImageError(f"{name} is damaged or truncated: {words}") from error
 
 
 def path_of(source: PhotoSource) -> str:
@@ -148,12 +154,29 @@ def _bytes_of(source: str | Path | ZipMember | Item) -> bytes:
 def _open(data: bytes, name: str) -> Image.Image:
     if not data:
         raise ImageError(f"{name} is empty (0 bytes)")
-    image = Image.open(BytesIO(data))
+    image = open_picture(data)
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         pixels = f"{image.width} × {image.height} = {image.width * image.height:,} pixels"
         raise ImageError(f"{name}: {pixels}, too many; {_limit()}")
     return image
+
+
+def open_picture(source: bytes | Path) -> Image.Image:
+    """`PIL.Image.open`, for the documented formats only: others run programs (PostScript) or are little tested.
+
+    Formats that another package registered with Pillow (HEIF, say) are read too: somebody installed them on purpose.
+
+    >>> open_picture(b"%!PS-Adobe-3.0 EPSF-3.0")
+    Traceback (most recent call last):
+    PIL.UnidentifiedImageError: cannot identify image file ...
+    """
+    if isinstance(source, Path):
+        check_regular(source, MOST_PICTURE_BYTES, "an image file", ImageError)
+    Image.init()
+    foreign = [f for f, (factory, _) in Image.OPEN.items() if not factory.__module__.startswith("PIL.")]
+    formats = [f for f in (*FORMATS, *foreign) if f in Image.OPEN]
+    return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
 
 
 def _limit() -> str:
@@ -176,30 +199,28 @@ def read_bytes(source: PhotoSource) -> bytes:
 @lru_cache(maxsize=4)
 def _archive(path: Path, process: int) -> zipfile.ZipFile:
     """An open archive; one per process, since forked processes would share its file position."""
-    return zipfile.ZipFile(path)
+    return open_zip(path)
 
 
 def _member_bytes(source: ZipMember) -> bytes:
     try:
-        return _archive(source.archive, os.getpid()).read(source.member)
-    except FileNotFoundError:
-        raise ImageError(no_such(str(source.archive))) from None
+        archive = _archive(source.archive, os.getpid())
+        return read_member(archive, source.member, str(source), MOST_PICTURE_BYTES, ImageError)
     except KeyError:
-        names = _archive(source.archive, os.getpid()).namelist()
-        raise ImageError(
-            f"{source.archive} has no member {source.member!r}{near_matches(source.member, names)}"
-        ) from None
-    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-        raise ImageError(f"{source} cannot be read from its archive: {error}") from error
+        near = near_matches(source.member, archive.namelist())
+        raise ImageError(f"{source.archive} has no member {source.member!r}{near}") from None
+    except InputError as error:
+        raise error if isinstance(error, ImageError) else ImageError(str(error)) from error
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if not (image.width and image.height):
         raise ImageError(f"{name} has no pixels: {image.width} × {image.height}")
+    form = image.format
     image.load()
     orientation = _orientation(image)
     if image.mode == "F" or image.mode.startswith("I"):
-        image = _eight_bits(image, name)
+        image = _eight_bits(image, name, form)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -218,18 +239,20 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _eight_bits(image: Image.Image, name: str) -> Image.Image:
+def _eight_bits(image: Image.Image, name: str, form: str | None) -> Image.Image:
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
         raise ImageError(f"{name} holds NaN or Inf")
-    low, high = _value_range(image.mode, float(values.min()), float(values.max()))
+    low, high = _value_range(image.mode, form, float(values.min()), float(values.max()))
     scaled = (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
     return Image.fromarray(scaled.round().astype(np.uint8))
 
 
-def _value_range(mode: str, low: float, high: float) -> tuple[float, float]:
-    """The values mapped to 0 and to 255."""
-    if mode.startswith("I;16"):
+def _value_range(mode: str, form: str | None, low: float, high: float) -> tuple[float, float]:
+    """The values mapped to 0 and to 255: those of the format, however dark the picture is."""
+    if mode.startswith("I;16") or (
+        mode == "I" and form in ("PNG", "PPM")
+    ):  # some versions of Pillow widen 16 bits
         return 0.0, 65535.0
     usual = [255.0, 65535.0] if mode == "I" else [1.0, 255.0, 65535.0]
     top = next((top for top in usual if low >= 0 and high <= top), None)
@@ -245,10 +268,11 @@ def photo_size(source: PhotoSource) -> tuple[int, int]:
     if isinstance(source, (Image.Image, np.ndarray)):
         photo = read_image(source)
         return photo.height, photo.width
-    try:
-        with Image.open(source if isinstance(source, (str, Path)) else BytesIO(_bytes_of(source))) as header:
+    header_of = Path(source) if isinstance(source, (str, Path)) else _bytes_of(source)
+
+    def size() -> tuple[int, int]:
+        with open_picture(header_of) as header:
             lying = _orientation(header) >= 5  # orientations 5 to 8 swap the sides
-            width, height = header.size
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ImageError(f"{source_name(source)} cannot be read as an image") from error
-    return (width, height) if lying else (height, width)
+            return header.size if lying else (header.height, header.width)
+
+    return _explained(size, source_name(source))

@@ -8,7 +8,16 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import BinaryIO, NamedTuple
 
-from sightline.errors import ImageError, InputError, need, no_such
+from sightline.errors import ImageError, InputError, need
+from sightline.files import (
+    MOST_PICTURE_BYTES,
+    check_regular,
+    check_size,
+    expanded,
+    missing,
+    read_bytes,
+    reading,
+)
 
 IMAGE_SUFFIXES = tuple(
     ".avif .bmp .gif .jpeg .jpg .jpe .pbm .pgm .png .ppm .tif .tiff .webp".split()  # noqa: SIM905
@@ -43,17 +52,14 @@ class Item(NamedTuple):
             raise ImageError(self.fault)
         if self.offset is None and not is_url(self.file):
             return file_bytes(Path(self.file))
-        try:
-            with open_binary(self.file) as file:
-                if self.offset is None:
-                    return file.read()
-                file.seek(self.offset)
-                return file.read(-1 if self.size is None else self.size)
-        except FileNotFoundError:
-            raise ImageError(f"no such file: {self.file!r}") from None
-        except Exception as error:  # each store has errors of its own
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ImageError(f"{self.path} cannot be read: {reason}") from error
+        with (
+            reading(self.path, kind=ImageError),
+            open_binary(self.file) as file,
+        ):  # each store has its own errors
+            file.seek(self.offset or 0)
+            content = file.read(MOST_PICTURE_BYTES + 1 if self.size is None else max(self.size, 0))
+        check_size(self.path, len(content), MOST_PICTURE_BYTES, ImageError)
+        return content
 
 
 def is_url(path: str) -> bool:
@@ -64,6 +70,7 @@ def is_url(path: str) -> bool:
 def open_binary(path: str) -> BinaryIO:
     """A file of this machine, or of a store that fsspec reads."""
     if not is_url(path):
+        check_regular(path, 2**63)
         return open(path, "rb")
     fsspec = need("fsspec", "batch")
 
@@ -73,16 +80,10 @@ def open_binary(path: str) -> BinaryIO:
 
 def file_bytes(path: Path) -> bytes:
     """The content of a file that should be an image; `ImageError` with the reason where it cannot be had."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise ImageError(no_such(str(path))) from None
-    except IsADirectoryError:
-        raise ImageError(f"{path} is a folder; expected an image file") from None
-    except OSError as error:
-        if path.is_dir():  # Windows reports a folder as "permission denied"
-            raise ImageError(f"{path} is a folder; expected an image file") from None
-        raise ImageError(f"{path} cannot be opened: {error.strerror or error}") from error
+    if path.is_dir():
+        with reading(path, "a folder whose images can be listed", ImageError):
+            os.scandir(path).close()
+    return read_bytes(path, MOST_PICTURE_BYTES, "an image file", ImageError)
 
 
 def expand_paths(
@@ -109,14 +110,14 @@ def expand_paths(
 
 
 def _expand(argument: str, without: Collection[str | os.PathLike[str]]) -> list[Path]:
-    path = Path(argument).expanduser()
+    path = expanded(argument)
     if path.is_dir():
         return list(images_below(path, without)) or _none(f"{argument} is a folder without images")
     if path.exists():
         return [path]
     if glob.has_magic(argument):
         return list(_images_matching(str(path), without)) or _none(f"no image matches {argument!r}")
-    raise InputError(no_such(argument))
+    raise InputError(missing(argument))
 
 
 def _none(what: str) -> list[Path]:
@@ -131,13 +132,17 @@ def is_image(path: PurePath) -> bool:
 def images_below(folder: Path, without: Collection[str | os.PathLike[str]] = ()) -> Iterator[Path]:
     """The images below a folder (`IMAGE_SUFFIXES`; nothing hidden), sorted folder by folder.
 
-    Files and folders of ``without`` are left out; ``folder`` itself, or a folder that holds it, is not.
+    Files and folders of ``without`` are left out; ``folder`` itself, or a folder that holds it, is not. A folder that
+    may not be listed stands in the place of its images: reading it says so.
     """
-    absent = _absent(folder, without)
-    for parent, folders, files in os.walk(folder):
+    absent, closed = _absent(folder, without), list[str]()
+    for parent, folders, files in os.walk(folder, onerror=lambda error: closed.append(error.filename)):
+        yield from map(Path, closed)
+        closed.clear()
         place = Path(parent)
         folders[:] = sorted(n for n in folders if not n.startswith(".") and not _in(place / n, absent))
         yield from (p for p in map(place.joinpath, sorted(files)) if is_image(p) and not _in(p, absent))
+    yield from map(Path, closed)
 
 
 def matches(pattern: str, without: Collection[str | os.PathLike[str]] = ()) -> Iterator[Path]:

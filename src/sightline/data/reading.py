@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sightline import files
 from sightline.data.images import photo_size
 from sightline.errors import ImageError, InputError, unknown
 from sightline.types import Dataset, no_boxes
@@ -32,13 +33,10 @@ def at(path: Path, line: int) -> str:
 
 
 def read_text(path: Path) -> str:
-    """Read a required text file; raises `InputError`."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from None
+    """Read a required text file; raises `InputError`. Line ends are "\\n", whatever they are in the file."""
+    if not os.path.lexists(path):
+        raise InputError(f"{path} is missing")
+    return files.read_text(path).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def rows(
@@ -218,7 +216,7 @@ def check_images(dataset: Dataset) -> list[str]:
         try:
             size_hw = photo_size(sample.source)
         except ImageError as error:
-            faults.append(f"{sample.source}: {error.__cause__ or error}")
+            faults.append(str(error))
             continue
         for box in sample.boxes_xyxy.tolist():
             try:

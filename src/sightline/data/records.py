@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sightline.data.reading import at, read_text
+from sightline.data.reading import read_text
 from sightline.errors import InputError
+from sightline.files import parse_json
 
 Records = list[tuple[str, dict[str, Any]]]
 
@@ -29,10 +29,7 @@ def read_lists(path: Path, *names: str) -> dict[str, list[Any]]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object, {} if the file holds something else; raises `InputError` if it is not JSON."""
-    try:
-        content = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{at(path, error.lineno)}, column {error.colno}: not JSON ({error.msg})") from None
+    content = parse_json(read_text(path), path)
     return content if isinstance(content, dict) else {}
 
 

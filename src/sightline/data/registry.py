@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -12,6 +11,7 @@ from typing import Any
 
 from sightline.data.splits import PARTS, hold_out
 from sightline.errors import InputError, unknown
+from sightline.files import is_zip, open_zip, reading
 from sightline.options import option_kinds, read_value, split_pair
 from sightline.registry import Registry
 from sightline.types import Dataset
@@ -138,8 +138,9 @@ def detect_dataset(root: str | Path) -> str:
         raise InputError(f"{root}: no such folder or zip archive")
     for name in list_datasets():
         recognise = get_dataset(name).recognise
-        if recognise is not None and recognise(root):
-            return name
+        with reading(root):
+            if recognise is not None and recognise(root):
+                return name
     raise InputError(
         f"{root} has no layout known here: it {_holds(root)}; give dataset= one of {', '.join(list_datasets())}"
     )
@@ -176,8 +177,8 @@ def _holds(root: Path, most: int = 3) -> str:
     """What is in a folder or an archive, for a message."""
     if root.is_dir():
         names = [path.name + "/" * path.is_dir() for path in islice(root.iterdir(), 1000)]
-    elif zipfile.is_zipfile(root):
-        with zipfile.ZipFile(root) as archive:
+    elif is_zip(root):
+        with open_zip(root) as archive:
             names = archive.namelist()
     else:
         return "is neither a folder nor a zip archive"

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from sightline.data.images import photo_size
+from sightline.data.images import open_picture, photo_size
 from sightline.errors import InputError, no_such
+from sightline.files import check_regular, reading
 from sightline.types import Sample
 
 MAP_SUFFIXES = (".npy", ".npz", ".png")
@@ -74,12 +74,9 @@ class SavedMaps:
 
 def read_map(path: Path) -> Array:
     """One saved map as (h, w); leading dimensions of 1 are dropped. Raises `InputError` naming the file."""
-    try:
+    with reading(path):
+        check_regular(path)
         found = _read_png(path) if path.suffix.lower() == ".png" else _read_array(path)
-    except (OSError, ValueError, EOFError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     while found.ndim > 2 and found.shape[0] == 1:
         found = found[0]
     if found.ndim != 2 or found.size == 0 or found.dtype.kind not in "fiub":
@@ -117,7 +114,7 @@ def _read_array(path: Path) -> Array:
 
 
 def _read_png(path: Path) -> Array:
-    with Image.open(path) as picture:
+    with open_picture(path) as picture:
         if picture.mode not in _GREY:
             raise InputError(f"{path} is a colour image ({picture.mode}); expected grey values")
         return np.asarray(picture)

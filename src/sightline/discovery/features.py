@@ -21,6 +21,7 @@ from sightline.data.images import read_bytes, read_image
 from sightline.discovery.cache import VectorCache
 from sightline.engine import observe
 from sightline.errors import ImageError, InputError, UnsupportedError, need
+from sightline.files import reading
 from sightline.inspection.structure import LayerRef, inspect_network
 from sightline.models.weights import tensors_sha256
 from sightline.pipeline import as_batch
@@ -91,7 +92,7 @@ def load_features(path: str | Path) -> Features:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    try:
+    with reading(path, "a feature file written by sightline"):
         if path.suffix == ".parquet":
             table = need("pyarrow.parquet", "batch").read_table(path)
             ids = tuple(table["id"].to_pylist())
@@ -101,9 +102,9 @@ def load_features(path: str | Path) -> Features:
             with np.load(path, allow_pickle=False) as saved:
                 ids, values = tuple(saved["ids"].tolist()), saved["values"]
                 key = json.loads(str(saved["key"]))
-    except (KeyError, ValueError, OSError, TypeError) as error:
-        raise InputError(f"{path} is not a feature file written by sightline: {error}") from None
-    return Features(ids, np.asarray(values, np.float32), key, np.arange(len(ids)))
+        if not isinstance(key, dict) or values.ndim != 2 or len(values) != len(ids):
+            raise ValueError(f"it holds {len(ids)} ids and features of shape {values.shape}")
+        return Features(ids, np.asarray(values, np.float32), key, np.arange(len(ids)))
 
 
 def extract_features(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sightline.discovery.features import Features, probe_photo, target_layer
 from sightline.engine import observe
 from sightline.errors import InputError, UnsupportedError, require
+from sightline.files import check_regular, reading
 from sightline.inspection.structure import LayerRef, inspect_network
 from sightline.inspection.trunk import trunk_up_to
 from sightline.models.families.gapnet import GapNet
@@ -71,12 +72,11 @@ class LinearHead:
 
 def load_head(path: str | Path) -> LinearHead:
     """Load what `LinearHead.save` wrote. Raises `InputError` for any other file."""
-    try:
+    with reading(path, "a linear head written by sightline"):
+        check_regular(path)
         with np.load(path, allow_pickle=False) as saved:
             classes = tuple(str(name) for name in saved["classes"])
             return LinearHead(saved["weight"], saved["bias"], classes, float(saved["cost"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is not a linear head written by sightline: {error}") from None
 
 
 def fit_linear(

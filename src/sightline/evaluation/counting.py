@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sightline.boxes import make_boxes
+from sightline.data.images import open_picture
 from sightline.errors import InputError
+from sightline.files import reading
 from sightline.heatmap import make_heatmaps
 from sightline.metrics.accumulators import BoxTally, PixelTally
 from sightline.metrics.ilsvrc import ILSVRC
@@ -139,13 +141,8 @@ def true_mask(sample: Sample) -> Array:
 
 
 def _read_mask(path: Path) -> Array:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("L")) > 127 if picture.mode == "1" else np.asarray(picture) > 0
-    except (OSError, ValueError, SyntaxError):
-        raise InputError(f"mask {path} cannot be read as an image") from None
+    with reading(f"mask {path}", "an image"), open_picture(path) as picture:
+        return np.asarray(picture.convert("L")) > 127 if picture.mode == "1" else np.asarray(picture) > 0
 
 
 def update(tally: BoxTally | PixelTally | None, maps: Sequence[Any], batch: Batch) -> None:

@@ -14,7 +14,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sightline.errors import InputError, unknown
-from sightline.models.architecture_options import checked_architecture_options
+from sightline.files import reading, reason
+from sightline.models.architecture_options import (
+    checked_architecture,
+    checked_architecture_options,
+    checked_categories,
+)
 from sightline.models.families import lite, timm, torchvision
 from sightline.models.families.base import Family, Published, imagenet_categories, outputs
 from sightline.models.families.lookup import class_count, family_of, network_names
@@ -294,7 +299,7 @@ def _from_file(
     if name is None:
         if made_of is None:
             raise InputError(_without_architecture(path, state))
-        name = str(made_of)
+        name = checked_architecture(made_of, str(path))
     elif name != made_of:
         description = {}
     family = family_of(name)
@@ -303,13 +308,16 @@ def _from_file(
     options = checked_architecture_options(description.get("architecture_options", {}), str(path), name)
     try:
         network = hollow(partial(family.build, name, 1000 if classes is None else classes, options))
-    except TypeError as error:
-        raise InputError(f"{path}: {name} cannot be built with {options}: {error}") from error
+    except InputError:
+        raise
+    except Exception as error:  # builders check their options in many ways, or not at all
+        raise InputError(f"{path}: {name} cannot be built with {options}: {reason(error)}") from error
     fill(network, state, path, name, advice=lambda: _advice(name, made_of, state))
     if categories is None:
-        categories = description.get("categories")
+        categories = checked_categories(description.get("categories"), str(path))
     if transform is None and "preprocess" in description:
-        transform = Preprocess.from_dict(description["preprocess"])
+        with reading(f"{path}: its preprocessing"):
+            transform = Preprocess.from_dict(description["preprocess"])
     names = _categories(categories, classes, str(path))
     scores = description.get("scores", "auto")
     return LoadedModel(network, name, names, _preprocess(transform, family, name), path.name, path, scores)

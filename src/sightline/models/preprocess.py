@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -28,6 +29,7 @@ _FIELDS = ("input_hw", "resize", "mean", "std", "interpolation")
 # A 1×10000 photo whose shorter side becomes 256 would have 655 million pixels. Above this size only the
 # cropped part is computed; below it the whole, because that matches torchvision bit for bit.
 _MOST_PIXELS = 64_000_000
+MOST_PIXELS_SIDE = 16_384  # of an input that a file asks for
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class Preprocess:
                 f"input_hw={self.input_hw} and resize={self.resize}; expected two positive integers, "
                 "and one (the shorter side) or two (height, width)"
             )
-        if len(self.mean) != len(self.std) or not self.mean or 0 in self.std:
+        numbers = all(isinstance(x, (int, float)) and math.isfinite(x) for x in (*self.mean, *self.std))
+        if len(self.mean) != len(self.std) or not self.mean or 0 in self.std or not numbers:
             raise InputError(f"mean={self.mean} and std={self.std}; expected as many of each, no std of 0")
         if self.interpolation not in _RESAMPLE:
             raise unknown("interpolation", self.interpolation, _RESAMPLE)
@@ -160,12 +163,19 @@ class Preprocess:
         >>> Preprocess.from_dict(Preprocess((64, 64), 64).to_dict()) == Preprocess((64, 64), 64)
         True
         """
+        if not isinstance(saved, Mapping):
+            raise InputError(f"the saved preprocessing is a {type(saved).__name__}; expected an object")
         missing = [name for name in _FIELDS if name not in saved]
         if missing:
             raise InputError(f"the saved preprocessing lacks {', '.join(missing)}; it has {', '.join(saved)}")
         values: dict[str, Any] = {
             name: tuple(saved[name]) if isinstance(saved[name], list) else saved[name] for name in _FIELDS
         }
+        sides = [*values["input_hw"], *(r if isinstance(r := values["resize"], tuple) else (r,))]
+        if max(sides) > MOST_PIXELS_SIDE:
+            raise InputError(
+                f"the saved preprocessing has a side of {max(sides):,} pixels; at most {MOST_PIXELS_SIDE:,}"
+            )
         return cls(**values)
 
     @classmethod

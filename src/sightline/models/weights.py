@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 import threading
 from collections import OrderedDict
@@ -16,13 +15,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from sightline.errors import InputError, no_such
+from sightline.errors import InputError
+from sightline.files import GIB, MIB, check_regular, check_size, is_zip, open_zip, parse_json, reading
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 
 State = dict[str, Tensor]
 
 # The keys that training scripts store a state dict under, and the prefixes that wrappers add to its names.
+MOST_WRAPPINGS = 8  # a pickle can hold itself
+MOST_WEIGHTS = 1024 * GIB
+MOST_DESCRIPTION = 16 * MIB
 _WRAPPINGS = ("state_dict", "model_state_dict", "model", "model_state", "network", "net")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "network.")
 
@@ -35,16 +38,21 @@ def read_weights(path: str | Path) -> tuple[State, dict[str, Any]]:
     file. Raises `InputError` for a file that is missing, damaged, or holds code or no tensors.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(no_such(str(path)))
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; expected a weights file ({', '.join(WEIGHT_SUFFIXES)})")
-    if path.stat().st_size == 0:
+    if check_regular(path, MOST_WEIGHTS, f"a weights file ({', '.join(WEIGHT_SUFFIXES)})") == 0:
         raise InputError(f"{path} is empty (0 bytes)")
-    tensors, description = (
-        _read_safetensors(path) if path.suffix == ".safetensors" else (_read_torch(path), {})
-    )
-    return {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}, description
+    with reading(path, "a weights file"):
+        is_safe = path.suffix == ".safetensors"
+        tensors, description = _read_safetensors(path) if is_safe else (_read_torch(path), {})
+        return {name: _dense(tensor, name, path) for name, tensor in tensors.items()}, description
+
+
+def _dense(tensor: Tensor, name: str, path: Path) -> Tensor:
+    """A tensor as a network's weights may be: dense, on the CPU, floats in single precision."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_complex():
+        kind = "quantised" if tensor.is_quantized else "without data" if tensor.is_meta else str(tensor.dtype)
+        kind = str(tensor.layout).removeprefix("torch.") if tensor.layout != torch.strided else kind
+        raise InputError(f"{path}: tensor {name!r} is {kind}; expected dense numbers")
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _read_safetensors(path: Path) -> tuple[State, dict[str, Any]]:
@@ -54,10 +62,9 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is damaged or not a safetensors file: {error}") from error
-    try:
-        description = json.loads(metadata.get("sightline", "{}"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: its entry 'sightline' is not JSON: {error}") from error
+    text = metadata.get("sightline", "{}")
+    check_size(f"{path}: its entry 'sightline'", len(text), MOST_DESCRIPTION)
+    description = parse_json(text, f"{path}: its entry 'sightline'")
     if not isinstance(description, dict):
         raise InputError(
             f"{path}: its entry 'sightline' is a {type(description).__name__}; expected an object"
@@ -66,6 +73,10 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, Any]]:
 
 
 def _read_torch(path: Path) -> State:
+    if is_zip(path):
+        with open_zip(path) as archive:  # torch.save does not compress
+            inflated = sum(entry.file_size for entry in archive.infolist())
+        check_size(f"{path}, unpacked,", inflated, GIB + 4 * path.stat().st_size)
     try:
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -78,11 +89,14 @@ def _read_torch(path: Path) -> State:
         if "TorchScript" in str(error):
             raise InputError(_code(path)) from error
         raise InputError(f"{path} is damaged or was not written by torch.save") from error
-    while isinstance(found, Mapping):
-        inner = next((found[key] for key in _WRAPPINGS if isinstance(found.get(key), Mapping)), None)
+    for _ in range(MOST_WRAPPINGS):
+        inside = found if isinstance(found, Mapping) else {}
+        inner = next((inside[key] for key in _WRAPPINGS if isinstance(inside.get(key), Mapping)), None)
         if inner is None:
             break
         found = inner
+    else:
+        raise InputError(f"{path} holds dictionaries in dictionaries without end; expected a state dict")
     if not isinstance(found, Mapping):
         raise InputError(f"{path} holds a {type(found).__name__}; expected a state dict: names and tensors")
     tensors = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
@@ -138,7 +152,9 @@ def hollow(build: Callable[[], nn.Module]) -> nn.Module:
     except (
         NotImplementedError,
         RuntimeError,
-    ):  # a network that computes with its weights during construction
+    ) as error:  # a network that computes with its weights during construction
+        if "allocate" in str(error):
+            raise
         hook.remove()
         with torch.random.fork_rng(devices=[]):
             return build()
@@ -169,11 +185,17 @@ def fill(
         for key in own
         if key in state and state[key].shape != own[key].shape
     ]
-    if missing or unexpected or reshaped:
+    whole = [
+        f"{key} {state[key].dtype} instead of {own[key].dtype}"
+        for key in own
+        if key in state and own[key].is_floating_point() and not state[key].is_floating_point()
+    ]
+    if missing or unexpected or reshaped or whole:
         wrong = [
             f"{len(missing)} of its {len(own)} tensors missing ({_some(missing)})" if missing else "",
             f"{len(unexpected)} unexpected ({_some(unexpected)})" if unexpected else "",
             f"{len(reshaped)} of another shape ({_some(reshaped, 1)})" if reshaped else "",
+            f"{len(whole)} of another type ({_some(whole, 1)})" if whole else "",
         ]
         raise InputError(f"{source} does not fit {name}: {', '.join(filter(None, wrong))}{advice()}")
     ready = OrderedDict(state)

@@ -19,6 +19,7 @@ from sightline.boxes import areas, make_boxes
 from sightline.data.images import read_image
 from sightline.data.photos import PhotoBatch
 from sightline.errors import InputError
+from sightline.files import read_text, reader
 from sightline.heatmap import make_heatmaps
 from sightline.metrics.accumulators import DELTA
 from sightline.metrics.localisation import BoxAccuracy, grid_index
@@ -61,10 +62,10 @@ class PseudoBoxes:
         write_atomically(path, lambda file: file.write(text.getvalue().encode()))
 
 
+@reader
 def read_pseudo_boxes(path: Path) -> PseudoBoxes:
     """Read what `PseudoBoxes.save` wrote; raises `InputError` for any other file."""
-    with path.open(newline="", encoding="utf-8") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
+    header, *rows = list(csv.reader(io.StringIO(read_text(path), newline=""))) or [[]]
     if tuple(header) != COLUMNS or not rows:
         raise InputError(f"{path} holds no pseudo-boxes; expected the columns {', '.join(COLUMNS)}")
     numbers = torch.tensor([[float(value) for value in row[2:]] for row in rows])

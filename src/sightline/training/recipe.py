@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import types
 import typing
 from collections.abc import Sequence
@@ -11,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import yaml
-
+from sightline import files
 from sightline.errors import InputError, unknown
+from sightline.files import parse_yaml
 
 
 @dataclass
@@ -140,12 +141,9 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def read_yaml(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The nested keys of a YAML recipe (None: empty) with ``overrides`` applied, not yet validated."""
-    try:
-        given = {} if path is None else yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"no such recipe: {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if path is not None and not os.path.lexists(path):
+        raise InputError(f"no such recipe: {path}")
+    given = {} if path is None else files.read_yaml(path)
     if not isinstance(given, dict):
         raise InputError(f"{path} is not a recipe; expected keys such as data, model, optimiser")
     for override in overrides:
@@ -175,8 +173,8 @@ def _override(given: dict[str, Any], override: str) -> None:
         if not isinstance(given, dict):
             raise InputError(f"--set {override!r}: {part} has no keys")
     try:
-        given[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
+        given[last] = parse_yaml(text, "the value")
+    except InputError:
         raise InputError(f"--set {override!r}: {text!r} is not a YAML value") from None
 
 
@@ -231,7 +229,7 @@ def _number(value: Any) -> float | None:
         return None
     try:
         number = float(value)  # YAML 1.1 reads 1e-3 as text
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 

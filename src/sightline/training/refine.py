@@ -27,6 +27,7 @@ from sightline.data import load_dataset
 from sightline.data.photos import PhotoBatch
 from sightline.data.splits import hold_out
 from sightline.errors import InputError, UnsupportedError
+from sightline.files import read_json
 from sightline.models.families.gapnet import GapNet
 from sightline.models.families.refined import RefinedNet
 from sightline.models.loading import LoadedModel, load_model, tiny40_file
@@ -193,7 +194,7 @@ def _threshold(recipe: RefineRecipe, teacher: Teacher, held_out: Dataset | None,
         _write_json(
             path, {"threshold": chosen, "split": split.split, "images": len(split), "gt_known": shares}
         )
-    return float(json.loads(path.read_text(encoding="utf-8"))["threshold"])
+    return float(read_json(path)["threshold"])
 
 
 def _first_boxes(

@@ -10,6 +10,7 @@ from sightline.data.adapters.coco import image_folder
 from sightline.data.reading import Files, at, read_text
 from sightline.data.records import field, read_lists, records
 from sightline.errors import InputError
+from sightline.files import reader
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class CaptionedImage:
     captions: tuple[str, ...]
 
 
+@reader
 def read_captions(path: str | Path, images: str | Path | None = None) -> list[CaptionedImage]:
     """Read all images with captions, in the order of the file.
 

@@ -10,6 +10,7 @@ from sightline.data.records import field, read_lists
 from sightline.data.records import records as numbered
 from sightline.data.registry import register_dataset
 from sightline.errors import InputError, unknown
+from sightline.files import reader
 from sightline.types import Dataset, Sample
 
 
@@ -19,6 +20,7 @@ def recognise(root: Path) -> bool:
 
 
 @register_dataset("coco", recognise=recognise, order=50)
+@reader
 def read_coco(
     root: str | Path,
     split: str = "val",

@@ -7,6 +7,7 @@ from pathlib import Path
 from sightline.data.reading import BoxCheck, Files, at, boxes_tensor, finish, four_numbers, keyed
 from sightline.data.registry import register_dataset
 from sightline.errors import InputError, unknown
+from sightline.files import reader
 from sightline.types import Dataset, Sample
 
 Table = dict[str, tuple[int, list[str]]]  # key -> (line, the other columns)
@@ -19,6 +20,7 @@ def recognise(root: Path) -> bool:
 
 
 @register_dataset("cub", recognise=recognise, order=20)
+@reader
 def read_cub(
     root: str | Path, split: str = "test", *, bad_boxes: str = "refuse", allow_empty: bool = False
 ) -> Dataset:

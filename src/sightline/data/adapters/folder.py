@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections import defaultdict
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from sightline.data.items import IMAGE_SUFFIXES
 from sightline.data.reading import Box, BoxCheck, at, boxes_tensor, finish, four_numbers
 from sightline.data.registry import register_dataset
 from sightline.errors import InputError, unknown
+from sightline.files import read_text, reader, reading
 from sightline.types import Dataset, Sample
 
 _HEADERS = (["file", "x0", "y0", "x1", "y1"], ["file", "x0", "y0", "x1", "y1", "class"])
@@ -30,6 +32,7 @@ def recognise(root: Path) -> bool:
 
 
 @register_dataset("folder", recognise=recognise, order=90)
+@reader
 def read_folder(
     root: str | Path, split: str = "val", *, bad_boxes: str = "refuse", allow_empty: bool = False
 ) -> Dataset:
@@ -109,8 +112,8 @@ def _read_boxes(
     check: BoxCheck,
     boxes: dict[Path, list[Box]],
 ) -> None:
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
+    reader = csv.reader(io.StringIO(read_text(table), newline=""))
+    with reading(table):
         header = next(reader, [])
         if header not in _HEADERS:
             raise InputError(

@@ -13,6 +13,7 @@ from sightline.data.adapters.voc_xml import read_voc_xml
 from sightline.data.reading import Box, BoxCheck, Files, at, boxes_tensor, finish, four_numbers, rows, whole
 from sightline.data.registry import register_dataset
 from sightline.errors import InputError, unknown
+from sightline.files import reader
 from sightline.types import Dataset, Sample
 
 _VAL = "ILSVRC2012_val_"
@@ -34,6 +35,7 @@ def recognise(root: Path) -> bool:
 
 
 @register_dataset("ilsvrc", recognise=recognise, order=30)
+@reader
 def read_ilsvrc(
     root: str | Path,
     split: str = "val",

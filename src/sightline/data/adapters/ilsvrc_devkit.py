@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from sightline.data.adapters.mat import read_structs
 from sightline.data.reading import at, distinct, rows, whole
-from sightline.errors import InputError, need
+from sightline.errors import InputError
+from sightline.files import reading
 
 # Two pairs of classes share their first synonym; these are torchvision's names for the second of each.
 _TORCHVISION = {"n02012849": "crane bird", "n03710721": "maillot tank suit"}
@@ -73,32 +73,17 @@ def _devkit_classes(devkit: DevkitFiles) -> Iterator[tuple[int, str, str]]:
 
 
 def _mat_classes(path: Path) -> Iterator[tuple[int, str, str]]:
-    import numpy as np
-
-    loadmat = need("scipy.io", "evaluate").loadmat
-    MatReadError = need("scipy.io.matlab", "evaluate").MatReadError
-
-    faults = (
-        MatReadError,
-        zlib.error,
-        NotImplementedError,
-        OSError,
-        ValueError,
-        KeyError,
-        StopIteration,
-        TypeError,
-    )
-
     try:
-        synsets: Any = np.atleast_1d(loadmat(path, squeeze_me=True)["synsets"])
-        fields = synsets.dtype.names or ()
-        number = next(name for name in fields if name.startswith("ILSVRC") and name.endswith("_ID"))
-        words = next(name for name in ("words", "name") if name in fields)
-        for synset in synsets:
-            # meta.mat of 2012 also lists the 860 synsets above the classes: those have children.
-            if "num_children" not in fields or int(synset["num_children"]) == 0:
+        synsets = read_structs(path, "synsets")
+    except InputError as error:
+        raise InputError(f"{path} is not the devkit's table of synsets ({error})") from None
+    fields = synsets[0]
+    number = next((name for name in fields if name.startswith("ILSVRC") and name.endswith("_ID")), "")
+    words = next((name for name in ("words", "name") if name in fields), "")
+    if not (number and words and "WNID" in fields):
+        raise InputError(f"{path} is not the devkit's table of synsets (it has {', '.join(fields)})")
+    for synset in synsets:
+        # meta.mat of 2012 also lists the 860 synsets above the classes: those have children.
+        if "num_children" not in fields or synset["num_children"] == 0:
+            with reading(path, "the devkit's table of synsets"):
                 yield int(synset[number]), str(synset["WNID"]), str(synset[words]).replace("_", " ")
-    except faults as error:
-        raise InputError(
-            f"{path} is not the devkit's table of synsets ({type(error).__name__}: {error})"
-        ) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -12,10 +13,30 @@ from PIL import ImageDraw
 
 from sightline.data.reading import read_text
 from sightline.errors import InputError
+from sightline.files import DEEPEST, MOST_XML_BYTES, check_size, reader, reading
 
 Polygons = dict[str, list[list[tuple[float, float]]]]
 
 
+class _Bounded(ET.TreeBuilder):
+    """A tree of at most `DEEPEST` levels."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path, self.level = path, 0
+
+    def start(self, tag: Any, attributes: Any, /) -> ET.Element:
+        self.level += 1
+        if self.level > DEEPEST:
+            raise InputError(f"{self.path}: nested more than {DEEPEST} levels deep")
+        return super().start(tag, attributes)
+
+    def end(self, tag: Any, /) -> ET.Element:
+        self.level -= 1
+        return super().end(tag)
+
+
+@reader
 def read_polygons(path: Path) -> Polygons:
     """Object name -> outlines, each of three or more points (x, y) in pixels; deleted objects are skipped.
 
@@ -25,10 +46,15 @@ def read_polygons(path: Path) -> Polygons:
     Traceback (most recent call last):
     sightline.errors.InputError: nowhere.xml is missing
     """
-    try:
-        tree = ET.fromstring(read_text(path).strip())
-    except ET.ParseError as error:
-        raise InputError(f"{path}: not XML ({error})") from None
+    text = read_text(path).strip()
+    check_size(str(path), len(text), MOST_XML_BYTES)
+    if "<!ENTITY" in text:
+        raise InputError(f"{path} declares an entity; expected plain XML")
+    with reading(path):
+        try:
+            tree = ET.fromstring(text, ET.XMLParser(target=_Bounded(path)))
+        except ET.ParseError as error:
+            raise InputError(f"{path}: not XML ({error})") from None
     found: Polygons = {}
     for number, entry in enumerate(tree.iter("object"), 1):
         name, outline = (entry.findtext("name") or "").strip().lower(), entry.find("polygon")

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from sightline.data.adapters.coco import image_folder, read_coco
 from sightline.data.adapters.coco import recognise as is_coco
 from sightline.data.adapters.labelme import Polygons, polygon_mask, read_polygons
-from sightline.data.images import read_image
+from sightline.data.images import open_picture, read_image
 from sightline.data.items import images_below
 from sightline.data.reading import Files, finish, keyed, rows, whole
 from sightline.data.records import field, read_lists, records
 from sightline.data.splits import hold_out
 from sightline.errors import InputError, unknown
+from sightline.files import reader
 from sightline.types import Dataset, Sample
 
 Mask = NDArray[np.bool_]
@@ -40,6 +41,7 @@ class Scenes:
     objects: Mapping[str, Regions]
 
 
+@reader
 def read_scenes(
     root: str | Path, split: str = "val", layout: str | None = None, held_per_class: int = 30
 ) -> Scenes:
@@ -113,10 +115,8 @@ def _object_names(path: Path) -> dict[int, str]:
 
 
 def _index_mask(path: Path, names: Mapping[int, str], size_hw: tuple[int, int]) -> dict[str, Mask]:
-    import PIL.Image
-
     read_image(path)  # for its error messages; the indices must not be converted to RGB
-    with PIL.Image.open(path) as picture:
+    with open_picture(path) as picture:
         index = np.asarray(picture if picture.mode in ("L", "P") or picture.mode.startswith("I") else None)
     if index.ndim != 2:
         raise InputError(f"{path}: expected a mask of object indices, one channel")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from sightline.data.registry import register_dataset
 from sightline.errors import InputError, unknown
+from sightline.files import decode, is_zip, open_zip, read_member, read_text, reader
 from sightline.types import Dataset, ImageSource, Sample, ZipMember
 
 SPLITS = ("train", "val")
@@ -24,11 +24,11 @@ class _Tree:
         self.root = root
         self.is_zip = root.is_file()
         if self.is_zip:
-            if not zipfile.is_zipfile(root):
+            if not is_zip(root):
                 raise InputError(
                     f"{root} is neither a folder nor a zip archive; expected Tiny ImageNet as either"
                 )
-            with zipfile.ZipFile(root) as archive:
+            with open_zip(root) as archive:
                 found = archive.namelist()
         elif root.is_dir():
             found = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
@@ -48,10 +48,12 @@ class _Tree:
         if name not in self.names:
             raise InputError(f"{self.describe(name)} is missing")
         if self.is_zip:
-            with zipfile.ZipFile(self.root) as archive:
-                text = archive.read(self.prefix + name).decode("utf-8")
+            with open_zip(self.root) as archive:
+                text = decode(
+                    read_member(archive, self.prefix + name, self.describe(name)), self.describe(name)
+                )
         else:
-            text = (self.root / (self.prefix + name)).read_text(encoding="utf-8")
+            text = read_text(self.root / (self.prefix + name))
         return ((n, line.rstrip("\r")) for n, line in enumerate(text.split("\n"), 1) if line.strip())
 
     def image(self, name: str) -> ImageSource:
@@ -119,14 +121,15 @@ def _categories(tree: _Tree, wnids: list[str]) -> tuple[str, ...]:
 def recognise(root: Path) -> bool:
     """Whether a folder, or a zip archive, holds Tiny ImageNet's ``wnids.txt``, itself or in its one folder."""
     if root.is_file():
-        if not zipfile.is_zipfile(root):
+        if not is_zip(root):
             return False
-        with zipfile.ZipFile(root) as archive:
+        with open_zip(root) as archive:
             return any(PurePosixPath(name).name == "wnids.txt" for name in archive.namelist())
     return any((top / "wnids.txt").is_file() for top in (root, *root.glob("*/")))
 
 
 @register_dataset("tiny-imagenet", recognise=recognise, order=10)
+@reader
 def read_tiny_imagenet(root: str | Path, split: str = "val") -> Dataset:
     """Tiny ImageNet (Le & Yang 2015): 64×64 photos, one class and one box each.
 

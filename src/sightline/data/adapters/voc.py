@@ -10,6 +10,7 @@ from sightline.data.adapters.voc_xml import read_voc_xml
 from sightline.data.reading import Box, BoxCheck, Files, at, boxes_tensor, finish, rows
 from sightline.data.registry import register_dataset
 from sightline.errors import InputError, unknown
+from sightline.files import reader
 from sightline.types import Dataset, Sample
 
 # fmt: off
@@ -32,6 +33,7 @@ def recognise(root: Path) -> bool:
 
 
 @register_dataset("voc", recognise=recognise, order=40)
+@reader
 def read_voc(
     root: str | Path,
     split: str = "val",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from xml.parsers import expat
 
 from sightline.data.reading import Box, at, four_numbers, whole
 from sightline.errors import InputError
+from sightline.files import DEEPEST, MOST_XML_BYTES, read_bytes, reading
 
 _CORNERS = ("bndbox/xmin", "bndbox/ymin", "bndbox/xmax", "bndbox/ymax")
 
@@ -33,22 +35,31 @@ class XmlAnnotation:
 class _Reader:
     """Collects the text of each tag by its path, so that an object's parts are kept separate from it."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.parser = expat.ParserCreate()
         self.parser.buffer_text = True
         self.parser.StartElementHandler = self.start
         self.parser.EndElementHandler = self.end
         self.parser.CharacterDataHandler = self.data
+        self.parser.EntityDeclHandler = self.entity
         self.tags: list[str] = []
         self.text = ""
         self.head: dict[str, str] = {}
         self.objects: list[tuple[int, dict[str, str]]] = []
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
+        if len(self.tags) == DEEPEST:
+            raise InputError(
+                f"{at(self.path, self.parser.CurrentLineNumber)}: nested more than {DEEPEST} levels deep"
+            )
         self.tags.append(tag)
         self.text = ""
         if self.tags[1:] == ["object"]:
             self.objects.append((self.parser.CurrentLineNumber, {}))
+
+    def entity(self, *_: object) -> None:
+        raise InputError(f"{self.path} declares an entity; expected plain XML")
 
     def data(self, text: str) -> None:
         self.text += text
@@ -64,15 +75,16 @@ class _Reader:
 
 def read_voc_xml(path: Path) -> XmlAnnotation:
     """Read one annotation file. Raises `InputError` naming the line of what is missing or malformed."""
-    reader = _Reader()
-    try:
-        reader.parser.Parse(path.read_bytes(), True)
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing") from None
-    except expat.ExpatError as error:
-        raise InputError(
-            f"{at(path, error.lineno)}: not well-formed XML ({expat.ErrorString(error.code)})"
-        ) from None
+    reader = _Reader(path)
+    if not os.path.lexists(path):
+        raise InputError(f"{path} is missing")
+    content = read_bytes(path, MOST_XML_BYTES, "an XML file")
+    with reading(path):
+        try:
+            reader.parser.Parse(content, True)
+        except expat.ExpatError as error:
+            reason = expat.ErrorString(error.code)
+            raise InputError(f"{at(path, error.lineno)}: not well-formed XML ({reason})") from None
     return XmlAnnotation(_size(reader.head, path), tuple(_object(path, *found) for found in reader.objects))
 
 

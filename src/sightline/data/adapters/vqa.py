@@ -12,6 +12,7 @@ from torch import Tensor
 from sightline.data.reading import Files, boxes_tensor, four_numbers
 from sightline.data.records import field, read_json, read_lists, records
 from sightline.errors import InputError, unknown
+from sightline.files import reader
 from sightline.types import checked_boxes
 
 
@@ -32,6 +33,7 @@ class Question:
     boxes_xyxy: Tensor
 
 
+@reader
 def read_vqa(
     root: str | Path,
     split: str = "train",

@@ -21,6 +21,7 @@ from sightline.data.reading import (
 )
 from sightline.data.registry import register_dataset
 from sightline.errors import InputError, unknown
+from sightline.files import reader
 from sightline.types import Dataset, Sample
 
 _CLASS_COLUMNS, _SIZE_COLUMNS = "image_id class", "image_id width height"
@@ -41,6 +42,7 @@ def recognise(root: Path) -> bool:
 
 
 @register_dataset("wsol", recognise=recognise, order=60)
+@reader
 def read_wsol_metadata(
     root: str | Path,
     split: str = "test",
