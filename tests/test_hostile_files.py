@@ -354,7 +354,7 @@ def test_a_checkpoint_that_inflates(tmp_path: Path) -> None:
         ({"architecture": "small-gap", "architecture_options": {"widths": [65_536] * 5}}, "a.safetensors"),
         (
             {"architecture": "refined", "architecture_options": {"base": "hf/x/y-gap"}},
-            "the name of a network",
+            "unknown network 'hf/x/y-gap'",
         ),
         (
             {"architecture": "refined", "architecture_options": {"grid": 65_536, "hidden": 65_536}},

@@ -357,7 +357,7 @@ def test_an_interrupt_keeps_what_is_finished(
     [
         (b"boxer\n\ntabby\n", "line 2 is empty; expected a class name"),
         (b"", "line 1 is empty; expected a class name"),
-        (b"\xff\xfe\x00", "it is not UTF-8 text"),
+        (b"\xff\xfe\x00", "is not UTF-8 text (byte 0)"),
         (b"boxer\ntabby\n", "2 categories were given, but"),
     ],
 )

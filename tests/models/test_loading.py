@@ -547,9 +547,9 @@ def test_checkpoint_errors(tmp_path: Path, resnet_file: Path, few_names: None) -
     assert refusal(path).startswith(f"{path}: small-gap cannot be built with {{'wings': 2}}: ")
     checkpoint(path, preprocess={"input_hw": [64, 64]})
     assert refusal(path).startswith("the saved preprocessing lacks resize, mean, std, interpolation")
-    for text, what in (("{", "is not JSON: "), ("[]", "is a list; expected an object")):
+    for text, what in (("{", ", line 1, column 2: not JSON"), ("[]", " is a list; expected an object")):
         save_file({"w": torch.zeros(1)}, path, metadata={"sightline": text})
-        assert refusal(path).startswith(f"{path}: its entry 'sightline' {what}")
+        assert refusal(path).startswith(f"{path}: its entry 'sightline'{what}")
     assert refusal(resnet_file) == (
         f"{resnet_file} does not say which network its weights belong to; name it: "
         f"load_model('resnet18', weights={str(resnet_file)!r})"

@@ -59,7 +59,7 @@ ALLOWED: dict[str, tuple[str, Callable[[object], bool]]] = {
     "strides": _COUNTS,
     "norm": ("batch or group", _one_of("batch", "group")),
     # a classifier with a box regressor
-    "base": ("the name of a network", lambda v: isinstance(v, str) and _NAME.fullmatch(v) is not None),
+    "base": ("the name of a network", lambda v: isinstance(v, str)),
     "base_options": ("an object", lambda v: isinstance(v, Mapping)),
     "shared": _COUNT,
     "hidden": _COUNT,
@@ -126,6 +126,8 @@ def checked_architecture_options(given: Any, source: str, name: str, depth: int 
         expected, fits = ALLOWED[option]
         if not fits(value):
             raise InputError(f"{source}: {option}={value!r:.300} for {name}; expected {expected}")
+        if option == "base":
+            checked_architecture(value, source)
         if option == "base_options":
             if depth == DEEPEST:
                 raise InputError(f"{source}: base_options are nested too deep for {name}")
