@@ -170,10 +170,8 @@ def one_line(source: object) -> str:
 def test_text_called_jpg(tmp_path: Path) -> None:
     path = tmp_path / "notes.jpg"
     path.write_text("not a photo")
-    assert (
-        one_line(path)
-        == f"{path} is not an image of a known format, whatever its name says; expected JPEG, PNG, WebP, GIF, TIFF, BMP, PNM or AVIF"
-    )
+    message = f"{path} is not an image of a known format, whatever its name says; expected "
+    assert one_line(path) == f"{message}JPEG, PNG, WebP, GIF, TIFF, BMP, PNM or AVIF"
 
 
 def test_zero_bytes(tmp_path: Path) -> None:
