@@ -93,6 +93,14 @@ DataOptions = Annotated[
         rich_help_panel=DATA,
     ),
 ]
+ClassNames = Annotated[
+    str | None,
+    typer.Option(
+        help="What the model calls the classes: a CSV of two columns, or a table that is included "
+        "(cub-200-2011, leeds-butterflies).",
+        rich_help_panel=DATA,
+    ),
+]
 Limit = Annotated[
     int | None, typer.Option(min=1, help="At most this many images, evenly spaced.", rich_help_panel=DATA)
 ]

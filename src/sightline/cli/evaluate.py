@@ -13,6 +13,7 @@ from sightline.cli._options import (
     METHODS,
     BatchSize,
     Categories,
+    ClassNames,
     CommonLayers,
     CommonOptions,
     DataOptions,
@@ -48,6 +49,7 @@ def evaluate(
     ] = None,
     held_per_class: HeldPerClass = 30,
     data_option: DataOptions = None,
+    class_names: ClassNames = None,
     limit: Limit = None,
     on_bad: OnBad = "refuse",
     unknown_classes: UnknownClasses = "refuse",
@@ -153,7 +155,8 @@ def evaluate(
         workers=workers,
         resamples=resamples,
     )
-    own = {"held_per_class": held_per_class, **parse_data_options(data, dataset, data_option or [])}
+    own: dict[str, Any] = {"held_per_class": held_per_class, "class_names": class_names}
+    own.update(parse_data_options(data, dataset, data_option or []))
     reported = load_dataset(data, dataset, split, **own)
     choose_on = (
         None if choose_threshold_on is None else load_dataset(data, dataset, choose_threshold_on, **own)

@@ -11,6 +11,7 @@ from sightline.cli._options import (
     DATA,
     BatchSize,
     Categories,
+    ClassNames,
     CommonLayers,
     CommonOptions,
     DataOptions,
@@ -46,6 +47,7 @@ def faithfulness(
     split: Split = "val",
     held_per_class: HeldPerClass = 30,
     data_option: DataOptions = None,
+    class_names: ClassNames = None,
     limit: Limit = None,
     on_bad: OnBad = "refuse",
     unknown_classes: UnknownClasses = "refuse",
@@ -110,7 +112,7 @@ def faithfulness(
     options = FaithfulnessOptions(
         limit, view, input_size, on_bad, steps, seed, batch_size, workers, resamples, unknown_classes
     )
-    photos = _dataset_or_photos(data, dataset, split, held_per_class, data_option or [])
+    photos = _dataset_or_photos(data, dataset, split, held_per_class, data_option or [], class_names)
     prepare_folder(out, "faithfulness")
     loaded = load(model, weights, categories, device, scores)
     with progress_bar("scoring", quiet=json) as progress:
@@ -124,7 +126,12 @@ def faithfulness(
 
 
 def _dataset_or_photos(
-    data: Path, dataset: str | None, split: str, held_per_class: int, pairs: list[str]
+    data: Path,
+    dataset: str | None,
+    split: str,
+    held_per_class: int,
+    pairs: list[str],
+    class_names: str | None = None,
 ) -> Dataset:
     """A data set in its layout, or a plain folder of photos."""
     from sightline.data import detect_dataset, load_dataset, parse_data_options
@@ -141,4 +148,6 @@ def _dataset_or_photos(
                 raise InputError(f"{data} is a plain folder of photos and has no split {split!r}") from None
             return photo_folder(data)
     options = parse_data_options(data, dataset, pairs)
-    return load_dataset(data, dataset, split, held_per_class=held_per_class, **options)
+    return load_dataset(
+        data, dataset, split, held_per_class=held_per_class, class_names=class_names, **options
+    )

@@ -9,7 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sightline.data.splits import PARTS, hold_out
+from sightline.data.class_names import read_class_names, with_class_names
+from sightline.data.splits import HALVES, PARTS, halves, hold_out
 from sightline.errors import InputError, unknown
 from sightline.files import is_zip, open_zip, reading
 from sightline.options import option_kinds, read_value, split_pair
@@ -98,13 +99,16 @@ def load_dataset(
     split: str = "val",
     *,
     held_per_class: int = 30,
+    class_names: str | Path | None = None,
     **options: Any,
 ) -> Dataset:
     """Read one split of a data set; without ``dataset``, the layout is detected.
 
     ``train-fit`` and ``train-heldout`` (likewise for any split) are the two parts made by `hold_out`, with
-    ``held_per_class`` samples of each class held out to choose thresholds on. ``options`` are those of the adapter.
-    Images are not opened. Raises `InputError` naming the file and line of the fault.
+    ``held_per_class`` samples of each class held out to choose thresholds on; ``val-choose`` and ``val-report``
+    (likewise) are the two `halves`. ``class_names``: what a model calls the classes, see `read_class_names`.
+    ``options`` are those of the adapter. Images are not opened. Raises `InputError` naming the file and line of
+    the fault.
 
     >>> load_dataset("photos", dataset="cubs")
     Traceback (most recent call last):
@@ -115,10 +119,14 @@ def load_dataset(
     strange = [key for key in options if key not in reader.options]
     if strange:
         raise _unknown_option(reader, strange[0])
-    part = next((part for part in PARTS if split.endswith(part)), "")
+    part = next((part for part in (*PARTS, *HALVES) if split.endswith(part)), "")
     whole = reader.read(root, split.removesuffix(part), **options)
+    if class_names is not None:
+        whole = with_class_names(whole, read_class_names(class_names))
     if not part:
         return whole
+    if part in HALVES:
+        return halves(whole)[HALVES.index(part)]
     if len({sample.source for sample in whole.samples}) < len(whole.samples):
         raise InputError(
             f"split {split!r}: {reader.name} lists an image once for each of its classes and cannot be split"

@@ -1,4 +1,4 @@
-"""A part of a training set held out, the same part on every machine: there thresholds are chosen."""
+"""A part of a split set aside, the same part on every machine: there thresholds are chosen."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from sightline.errors import InputError
 from sightline.types import Dataset, Sample
 
 PARTS = ("-fit", "-heldout")  # what the two parts of a split are called after it
+HALVES = ("-choose", "-report")
 
 
 def hold_out(dataset: Dataset, per_class: int = 30, seed: int = 0) -> tuple[Dataset, Dataset]:
@@ -41,4 +42,28 @@ def hold_out(dataset: Dataset, per_class: int = 30, seed: int = 0) -> tuple[Data
     return (
         replace(dataset, samples=parts[0], split=f"{dataset.split}-fit"),
         replace(dataset, samples=parts[1], split=f"{dataset.split}-heldout"),
+    )
+
+
+def halves(dataset: Dataset, seed: int = 0) -> tuple[Dataset, Dataset]:
+    """Split into two halves, by a hash of seed and file name: one to choose settings on, one to report.
+
+    For data sets with few images per class. The choice depends neither on order nor on platform, nor on the layout in
+    which the same files are read; all samples of one file are in the same half.
+
+    >>> from pathlib import Path
+    >>> samples = [Sample(f"photos/{i}.jpg", Path(f"{i}.jpg"), 0) for i in range(6)]
+    >>> choose, report = halves(Dataset("d", "val", samples, ("a",)))
+    >>> [s.id for s in choose.samples], len(report), choose.split, report.split
+    (['photos/1.jpg', 'photos/2.jpg', 'photos/3.jpg', 'photos/5.jpg'], 2, 'val-choose', 'val-report')
+    """
+    chosen: list[Sample] = []
+    others: list[Sample] = []
+    for sample in dataset.samples:
+        name = sample.id.rsplit("/", 1)[-1]
+        first = hashlib.sha256(f"{seed}:{name}".encode()).digest()[0] < 128
+        (chosen if first else others).append(sample)
+    return (
+        replace(dataset, samples=chosen, split=f"{dataset.split}{HALVES[0]}"),
+        replace(dataset, samples=others, split=f"{dataset.split}{HALVES[1]}"),
     )
