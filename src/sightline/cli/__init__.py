@@ -33,6 +33,7 @@ ORDER = (
     "methods",
     "models",
     "datasets",
+    "data",
     "metrics",
     "layers",
     "train",
