@@ -10,7 +10,9 @@ from sightline.data.subsets import coco, cub, icdar, ilsvrc, leeds, scene15
 from sightline.data.subsets.base import Subset, check, listed
 from sightline.errors import InputError, unknown
 
-SUBSETS: dict[str, Subset] = {one.SUBSET.name: one.SUBSET for one in (ilsvrc, cub, leeds, scene15, icdar, coco)}
+SUBSETS: dict[str, Subset] = {
+    one.SUBSET.name: one.SUBSET for one in (ilsvrc, cub, leeds, scene15, icdar, coco)
+}
 
 
 def get_subset(name: str) -> Subset:
