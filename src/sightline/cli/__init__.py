@@ -39,6 +39,8 @@ ORDER = (
     "train",
     "evaluate",
     "faithfulness",
+    "audit",
+    "report",
     "refine",
     "discover",
     "export",
