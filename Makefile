@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow test-oldest lint benchmark clean
+.PHONY: setup demo test test-slow test-oldest lint docs gallery benchmark clean
 
 setup: .venv/.installed
 
@@ -26,6 +26,13 @@ test: lint
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 3600
+
+# The documentation site, into site/; `make gallery` draws its pictures again.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+gallery: setup
+	$(BIN)/python tools/gallery.py
 
 # The tests on the lowest versions in pyproject.toml, in a separate environment. Old packages warn about newer ones, so
 # warnings are not errors here.
@@ -54,4 +61,4 @@ benchmark: setup
 	$(BIN)/python benchmarks/export.py --write benchmarks/export.md
 
 clean:
-	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf out build dist site .mypy_cache .ruff_cache .pytest_cache
