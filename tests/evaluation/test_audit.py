@@ -69,6 +69,17 @@ def test_the_planted_watermark_is_caught(audited) -> None:
     assert set(audited.cases) == {"green"}
 
 
+def test_a_map_without_heat_is_no_suspect(model) -> None:
+    """Its heat lies nowhere: it is counted, not measured."""
+    box = (8, 8, 16, 16)
+    one = Sample("a", photo((0, 0, 200), box), 1, torch.tensor([box]).float())
+    dark = Dataset("dark", "val", [one], ("red", "green"))
+    found = audit(model, dark, method="cam", checked=0)
+    assert found.metrics["blank"] == 1
+    assert found.metrics["heat_in_box"] is None
+    assert not found.suspects
+
+
 def test_every_number_of_the_table(audited) -> None:
     assert set(audited.metrics) == set(METRICS)
     assert audited.metrics["suspects"] == 1

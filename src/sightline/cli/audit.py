@@ -61,7 +61,7 @@ def audit(
     ```
 
     Writes audit.html, which opens without a network, and audit.json beside it. Metrics for --fail-if: accuracy,
-    gt_known, heat_in_box, box_area, heat_on_border, gini, entropy, ece, sensitivity, randomisation, suspects,
+    gt_known, heat_in_box, box_area, heat_on_border, gini, entropy, blank, ece, sensitivity, randomisation, suspects,
     worst_accuracy, worst_heat_in_box. A metric that was not measured fails too.
 
     Exit code 0: done; 2: a mistake in the command; 3: some images could not be read; 4: a --fail-if holds.

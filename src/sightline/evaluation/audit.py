@@ -84,6 +84,7 @@ def audit(
     Heat is the true class's map, normalised by its maximum (negative values 0), at the network's input size. With true
     boxes: ``heat_in_box``, the share of heat inside them, ``box_area``, the share of the input they cover, and
     ``gt_known``, whether the box has IoU ≥ 0.5. ``heat_on_border``: the share in a frame of 5 %, 19 % of the area.
+    ``blank``: the share of maps without a positive value, which have no heat to measure.
     A class is a **suspect** if its heat prefers the surroundings (``heat_in_box`` < ``box_area``) or lies on the border
     (``heat_on_border`` > 0.38). Raises `InputError` for classes that the model lacks.
     """
@@ -174,6 +175,7 @@ class _Run:
         for i, (sample, label) in enumerate(zip(samples, labels, strict=True)):
             own = explanation.geometries[i].to_photo(boxes[i][0])
             numbers = {name: float(values[i]) for name, values in spread.items()}
+            numbers["blank"] = float(not bool(heat[i].any()))
             if len(sample.boxes_xyxy):
                 numbers |= _on_object(heat[i], own, sample, explanation.geometries[i])
             index = int(best.indices[i])
@@ -245,6 +247,7 @@ class _Run:
     def _cases(self, label: int) -> list[Case]:
         """Photos of a class: those with the least heat in the object, or the most on the border, first."""
         of = [one for one in self.found if one.label == label]
+        of = [one for one in of if not one.numbers["blank"]]
         of.sort(key=lambda one: one.numbers.get("heat_in_box", -one.numbers["heat_on_border"]))
         return [
             Case(
@@ -280,7 +283,7 @@ def _on_object(heat: Tensor, own: Tensor, sample: Sample, geometry: Geometry) ->
     if not mask.any():
         return {"iou": fits, "gt_known": float(fits >= 0.5)}
     return {
-        "heat_in_box": float(energy_in_mask(heat[None], mask[None])[0]),
+        "heat_in_box": float(energy_in_mask(heat[None], mask[None])[0]) if bool(heat.any()) else float("nan"),
         "box_area": float(mask.float().mean()),
         "iou": fits,
         "gt_known": float(fits >= 0.5),

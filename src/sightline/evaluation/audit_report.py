@@ -28,8 +28,9 @@ COLUMNS = {
     "heat_on_border": "heat on the border",
     "gini": "Gini index",
     "entropy": "entropy",
+    "blank": "maps without heat",
 }
-SHARES = ("accuracy", "gt_known", "heat_in_box", "box_area", "heat_on_border")
+SHARES = ("accuracy", "gt_known", "heat_in_box", "box_area", "heat_on_border", "blank")
 METRICS = (*COLUMNS, "ece", "sensitivity", "randomisation", "suspects", "worst_accuracy", "worst_heat_in_box")
 DEPENDS = (
     0.5  # mean rank correlation with the fully randomised network's maps: above it they hardly depend on it
