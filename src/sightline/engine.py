@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.errors import InputError, UnsupportedError, network_error
+from sightline.heatmap import place, upsample
 from sightline.inspection.finite import first_not_finite
 from sightline.inspection.guard import eval_mode, own_thread, unwrapped
 from sightline.inspection.layout import NCHW, Layout
@@ -165,6 +166,11 @@ class Evidence:
     @property
     def _layouts(self) -> list[Layout]:
         return [site.layout or NCHW for site in self.sites]
+
+    def upsampled(self, maps: Tensor, number: int = 0) -> Tensor:
+        """Maps (..., h, w) of a layer, the first or another, at the image's size: each cell where it looks."""
+        covers = self.sites[number].covers
+        return upsample(maps, self.size_hw) if covers is None else place(maps, covers, self.size_hw)
 
     @property
     def size_hw(self) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from sightline.types import NORMALISATIONS
 UPSAMPLING_MODES = ("bilinear", "bicubic", "nearest")
 REDUCTIONS = ("sum", "mean", "max")
 IVR_QUANTILE = 0.45
+Spans = Sequence[tuple[float, float]]  # (y0, y1), (x0, x1): pixel edges
 
 
 def upsample(maps: Tensor, size_hw: tuple[int, int], mode: str = "bilinear") -> Tensor:
@@ -42,6 +43,53 @@ def upsample(maps: Tensor, size_hw: tuple[int, int], mode: str = "bilinear") -> 
     else:
         resized = F.interpolate(flat, size=tuple(size_hw), mode=mode, align_corners=False)
     return resized.reshape(*maps.shape[:-2], *size_hw)
+
+
+def place(maps: Tensor, covers: Spans, size_hw: tuple[int, int]) -> Tensor:
+    """Maps (..., h, w) whose grid covers a part of an image, or more than it, on the whole image: (..., H, W).
+
+    ``covers``: the edges of the grid in pixels of the image, (y0, y1), (x0, x1). Bilinear, as `upsample`. What the grid
+    does not cover shows nothing: 0, or the map's minimum where that is lower; a constant map stays constant.
+
+    >>> place(torch.tensor([[1.0, 3.0]]), ((0, 1), (1, 3)), (1, 4))
+    tensor([[0., 1., 3., 0.]])
+    """
+    maps = _as_float_maps(maps)
+    height, width = size_hw
+    whole = ((0.0, float(height)), (0.0, float(width)))
+    rows, columns = _centres(whole[0], height, maps), _centres(whole[1], width, maps)
+    (top, bottom), (left, right) = covers
+    inside = ((rows >= top) & (rows <= bottom))[:, None] & (columns >= left) & (columns <= right)
+    low, high = torch.aminmax(maps.flatten(-2), dim=-1)
+    nothing = torch.where(low == high, low, low.clamp(max=0))[..., None, None]
+    return torch.where(inside, resample(maps, covers, whole, size_hw), nothing)
+
+
+def resample(maps: Tensor, covers: Spans, wanted: Spans, size_hw: tuple[int, int]) -> Tensor:
+    """Maps that cover one rectangle at the cells of a grid of ``size_hw`` over another; bilinear, edges repeated.
+
+    >>> resample(torch.tensor([[1.0, 3.0, 5.0]]), ((0, 1), (0, 3)), ((0, 1), (1, 3)), (1, 2))
+    tensor([[3., 5.]])
+    """
+    maps = _as_float_maps(maps)
+    sides = (maps.shape[-2], maps.shape[-1])
+    down, across = (
+        _weights(_centres(want, count, maps), have, side)
+        for want, count, have, side in zip(wanted, size_hw, covers, sides, strict=True)
+    )
+    return down @ maps @ across.T
+
+
+def _centres(span: tuple[float, float], count: int, like: Tensor) -> Tensor:
+    steps = torch.arange(count, dtype=like.dtype, device=like.device) + 0.5
+    return span[0] + steps * ((span[1] - span[0]) / count)
+
+
+def _weights(at: Tensor, span: tuple[float, float], side: int) -> Tensor:
+    """(len(at), side): how much each of the cells that cover a span counts at each place."""
+    cell = ((at - span[0]) / (span[1] - span[0]) * side - 0.5).clamp(0, side - 1)
+    cells = torch.arange(side, dtype=at.dtype, device=at.device)
+    return (1 - (cell[:, None] - cells).abs()).clamp(min=0)
 
 
 def normalise(maps: Tensor, how: str = "minmax", percentile: float = 90.0) -> Tensor:

@@ -273,4 +273,13 @@ def _run(
             f"the maps of {method.name!r} hold NaN or Inf, though the network's output does not: "
             "look at the target and at the method's options"
         )
-    return (maps.abs().amax(2), maps) if method.signed else (maps, None)
+    if method.signed:
+        return maps.abs().amax(2), maps
+    return _on_image(method, evidence, maps), None
+
+
+def _on_image(method: Method, evidence: Evidence, maps: Tensor) -> Tensor:
+    """A layer's maps; at the image's size, each cell where it looks, if the layer does not cover just the image."""
+    if "activations" not in method.needs or method.layers is not None or evidence.sites[0].covers is None:
+        return maps
+    return evidence.upsampled(maps) if maps.shape[2:] == evidence.activations.shape[2:] else maps

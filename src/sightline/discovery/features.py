@@ -298,4 +298,8 @@ def target_layer(network: nn.Module, images: Tensor) -> LayerRef:
         raise UnsupportedError(
             f"no target layer was found: {structure.why_no_target}; use a convolutional network"
         )
+    if structure.target.covers is not None:
+        raise UnsupportedError(
+            "this network crops or pads the image inside; do that to the images before, and use the rest of the network"
+        )
     return structure.target

@@ -41,4 +41,6 @@ def contributions_of(explanation: Explanation, top: int) -> Contributions:
     channels = share.topk(top, dim=2).indices
     weights = chosen.gather(2, channels)
     n = torch.arange(len(activations), device=activations.device)[:, None, None]
-    return Contributions(weights[..., None, None] * activations[n, channels], channels, weights)
+    maps = weights[..., None, None] * activations[n, channels]
+    covers = explanation._evidence.sites[0].covers
+    return Contributions(maps if covers is None else explanation._evidence.upsampled(maps), channels, weights)

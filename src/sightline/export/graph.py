@@ -98,6 +98,11 @@ class MapGraph(nn.Module):
                 f"{structure.why_no_head}. Export one with such a head (`sightline models '*-gap'`), "
                 "or explain this one in Python"
             )
+        if structure.target.covers is not None:
+            raise UnsupportedError(
+                "this network crops or pads the image inside, which the graph's heatmaps would not show; "
+                "do that to the images before, and export the rest of the network"
+            )
         self.network, self.layer, self.head = network, structure.target, structure.head
         weight = network.get_submodule(self.head.module).weight
         assert isinstance(weight, Tensor)

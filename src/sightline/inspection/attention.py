@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sightline.errors import InputError, UnsupportedError
+from sightline.heatmap import place
 from sightline.inspection.guard import eval_mode, unwrapped
+from sightline.inspection.layers import Spans
 from sightline.inspection.recording import tensors_in
 from sightline.inspection.structure import inspect_network
 
@@ -27,7 +29,8 @@ class AttentionPass:
 
     ``maps``: A_l of each block, (N, heads, T, T), or (N, T, T) where there are no heads; rows sum to 1; T = prefix +
     h·w. ``rows`` (T,) bool: the tokens whose last attention the output depends on: the class token where it is pooled,
-    the patches where they are averaged.
+    the patches where they are averaged. ``covers``: the part of the image (``size_hw``) that the grid covers, if it is
+    not all of it.
     """
 
     output: Any
@@ -35,6 +38,8 @@ class AttentionPass:
     prefix: int
     grid: tuple[int, int]
     rows: Tensor
+    covers: Spans | None = None
+    size_hw: tuple[int, int] = (0, 0)
 
     def gradients(self, score: Tensor) -> list[Tensor]:
         """∂y/∂A_l for each block; zeros where a block does not lead to the score."""
@@ -48,7 +53,8 @@ class AttentionPass:
     def shown(self, relevance: Tensor) -> Tensor:
         """What each patch means to the output, (N, T, T) -> (N, h, w): the mean of the rows that it depends on."""
         row = relevance[:, self.rows].mean(1)
-        return row[:, self.prefix :].reshape(len(row), *self.grid)
+        maps = row[:, self.prefix :].reshape(len(row), *self.grid)
+        return maps if self.covers is None else place(maps, self.covers, self.size_hw)
 
 
 def over_heads(maps: Tensor) -> Tensor:
@@ -65,7 +71,10 @@ def attend(network: nn.Module, images: Tensor) -> AttentionPass:
     tokens (decoders).
     """
     network = unwrapped(network)
-    target = inspect_network(network, images).target
+    structure = inspect_network(network, images)
+    target = structure.target
+    if structure.displaced:
+        raise UnsupportedError(structure.displaced)
     seen = _Attention(len(images))
     with eval_mode(network), torch.enable_grad(), seen:
         output = network(images.detach())
@@ -84,7 +93,9 @@ def attend(network: nn.Module, images: Tensor) -> AttentionPass:
     prefix = sizes.pop() - math.prod(grid)
     if prefix < 0:
         raise UnsupportedError(f"{name} attends between fewer tokens than its grid {grid} has; use 'gradcam'")
-    return AttentionPass(output, seen.maps, prefix, grid, _rows(output, seen.maps[-1], prefix))
+    rows = _rows(output, seen.maps[-1], prefix)
+    size_hw = (images.shape[2], images.shape[3])
+    return AttentionPass(output, seen.maps, prefix, grid, rows, target.covers if target else None, size_hw)
 
 
 def _rows(output: Any, last: Tensor, prefix: int) -> Tensor:

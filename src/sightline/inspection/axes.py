@@ -52,14 +52,22 @@ def bare(function: str) -> str:
     return function.strip("_")
 
 
-def layouts_of(ops: Sequence[Op], image: Tensor, image_key: Key) -> dict[Key, Layout]:
-    """The layout of every tensor whose axes can be followed from the image on."""
+def layouts_of(
+    ops: Sequence[Op], image: Tensor, image_key: Key, assumed: set[Key] | None = None
+) -> dict[Key, Layout]:
+    """The layout of every tensor whose axes can be followed from the image on.
+
+    ``assumed`` gathers those that could not be followed and are known only as what a convolution reads.
+    """
     found: dict[Key, Layout] = {}
     if image.ndim in _IMAGE:
         found[image_key] = Layout(_IMAGE[image.ndim])
     rows: dict[Key, Rows] = {}
     for op in ops:
+        before = len(found)
         layout = _after(op, found) or _gathered(op, rows)
+        if assumed is not None and len(found) > before:
+            assumed.add(op.input_keys[0])
         if layout is not None and not layout.mismatch(op.output):
             found.setdefault(op.output_key, layout)
         row = _rows_after(op, found, rows)
@@ -79,7 +87,7 @@ def _rows_after(op: Op, known: dict[Key, Layout], rows: dict[Key, Rows]) -> Rows
     if given is None:
         return None
     if name in _PERMUTES:
-        order = _new_order(op, 4)
+        order = new_order(op, 4)
         return (given[0], order.index(given[1])) if order is not None and order[0] == 0 else None
     if name in _ATTENTION:
         return given if given[1] == 2 and out[:3] == tuple(first.shape[:3]) else None
@@ -149,7 +157,7 @@ def _channels_first(op: Op, first: Tensor, given: Layout | None, known: dict[Key
 
 
 def _permuted(op: Op, first: Tensor, given: Layout) -> Layout | None:
-    order = _new_order(op, first.ndim)
+    order = new_order(op, first.ndim)
     if order is None or order[0] != 0:
         return None
     channels = order.index(given.channel_axis)
@@ -165,7 +173,7 @@ def _permuted(op: Op, first: Tensor, given: Layout) -> Layout | None:
     return given if channels == 1 else None
 
 
-def _new_order(op: Op, axes: int) -> list[int] | None:
+def new_order(op: Op, axes: int) -> list[int] | None:
     """Which old axis each new axis is."""
     args, kwargs = op.arguments
     name = bare(op.function)

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from sightline.inspection.layout import NCHW, Layout
 from sightline.inspection.probes import Place
 
+Spans = tuple[
+    tuple[float, float], ...
+]  # of each spatial axis the first and the last edge, in pixels of the input
+
 
 @dataclass(frozen=True)
 class LayerRef:
@@ -14,6 +18,7 @@ class LayerRef:
 
     The output of a module (``call`` numbers its calls in one pass; None: it is called once), or of operation
     ``op``, which ran inside module ``name``. ``layout`` says how its tensor is a map; None: channels first.
+    ``covers``: the part of the image that its grid covers (rows, columns); None: all of it.
     """
 
     name: str
@@ -21,6 +26,7 @@ class LayerRef:
     op: int | None = None
     function: str = ""
     layout: Layout | None = field(default=None, compare=False)
+    covers: Spans | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         if self.op is not None:
@@ -59,7 +65,9 @@ class Structure:
     """What was recognised: the target layer, the head (or why `cam` cannot work), the convolutions.
 
     ``layers`` can be named. ``patchless`` are token layers behind which only other tokens than the patches' lead to
-    the score. ``interrupts``: the network switches gradients off inside its forward pass.
+    the score. ``interrupts``: the network switches gradients off inside its forward pass. ``covers``: which part of
+    the image the layers' grids cover, where it is not all of it. ``lost``: the layers of which that is not known, with
+    the reason, or "" where it is to be looked for.
     """
 
     target: LayerRef | None = None
@@ -76,6 +84,9 @@ class Structure:
     undecided: dict[Place, list[Layout]] = field(default_factory=dict)
     types: dict[str, str] = field(default_factory=dict)
     rows: int = 1  # images that were looked at
+    covers: dict[Place, Spans] = field(default_factory=dict)
+    lost: dict[Place, str] = field(default_factory=dict)
+    displaced: str = ""  # why the target's maps do not lie on the image
 
     def suggestions(self) -> str:
         """The target and the last of the outermost layers that can be named, for a message."""

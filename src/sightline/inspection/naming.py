@@ -7,10 +7,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from sightline.errors import InputError, unknown
+from sightline.errors import InputError, UnsupportedError, unknown
 from sightline.inspection.guard import plain_name, unwrapped
 from sightline.inspection.layers import LayerRef, LayerRow, Structure, why_patchless
 from sightline.inspection.layout import Layout
+from sightline.inspection.locating import why_not_there
 from sightline.inspection.probes import Place, placed, probe_image
 from sightline.inspection.structure import inspect_network
 
@@ -38,14 +39,15 @@ def describe_layers(network: nn.Module, images: Tensor) -> tuple[LayerRow, ...]:
             )
         )
     order = {place: number for number, place in enumerate(structure.shapes)}
-    return tuple(sorted(rows, key=lambda row: order.get(_place_named(row.name), len(order))))
+    return tuple(sorted(rows, key=lambda row: order.get(place_named(row.name), len(order))))
 
 
 def _map_shape(shape: tuple[int, ...], layout: Layout) -> tuple[int, ...]:
     return tuple(layout.to_map(torch.empty(shape, device="meta")).shape[1:])
 
 
-def _place_named(name: str) -> Place:
+def place_named(name: str) -> Place:
+    """The module and the number of its call that a layer's name means: 'relu#1' is the second."""
     module, _, number = name.partition("#")
     return (module, int(number) if number.isdecimal() else 0)
 
@@ -83,14 +85,25 @@ def _with_layout(network: nn.Module, site: LayerRef, images: Tensor) -> LayerRef
     if shape is None or (site.call is None and (site.name, 1) in structure.shapes):
         return site  # observation says what is wrong
     for row in structure.layers:
-        if _place_named(row.name) == place:
-            return replace(site, layout=row.layout)
+        if place_named(row.name) == place:
+            return _where_it_lies(network, replace(site, layout=row.layout), images, structure)
     if place in structure.undecided and structure.rows == 1:
         fits = {place: structure.undecided[place]}
         layout = placed(network, probe_image(images), fits).get(place)
         if layout is not None:
             return replace(site, layout=layout)
     raise InputError(_why_no_layout(structure, site, place, shape))
+
+
+def _where_it_lies(network: nn.Module, site: LayerRef, images: Tensor, structure: Structure) -> LayerRef:
+    """The site with the part of the image that it covers; raises `UnsupportedError` if it lies elsewhere."""
+    place = (site.name, site.call or 0)
+    if place not in structure.lost:
+        return replace(site, covers=structure.covers.get(place))
+    why = structure.lost[place] or why_not_there(network, probe_image(images), site, structure)
+    if why:
+        raise UnsupportedError(why)
+    return site
 
 
 def _why_no_layout(structure: Structure, site: LayerRef, place: Place, shape: tuple[int, ...]) -> str:

@@ -29,7 +29,8 @@ class Reader:
         self.modules = dict(network.named_modules())
         self.recorder, self.flows = seen.recorder, seen.recorder.flows
         self.n = len(seen.images)
-        self.layouts = layouts_of(seen.recorder.ops, seen.images, key_of(seen.images))
+        self.assumed: set[Key] = set()
+        self.layouts = layouts_of(seen.recorder.ops, seen.images, key_of(seen.images), self.assumed)
         self.source = [ref_of(seen.images)]
         self.sinks = [ref_of(t) for t in tensors_in(seen.score)]
         live = dependent(self.flows, self.source) & leading(self.flows, self.sinks)

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from sightline.errors import InputError, UnsupportedError, unknown
+from sightline.inspection.layers import Spans
 from sightline.inspection.layout import NCHW
+from sightline.inspection.naming import place_named
 from sightline.inspection.structure import LayerRow, Structure, inspect_network
 
 
@@ -101,6 +103,12 @@ def _children(rows: Sequence[LayerRow], inside: str) -> Iterator[LayerRow]:
 
 def _area(size: Sequence[int]) -> int:
     return size[0] * size[1] if len(size) == 2 else 0
+
+
+def covered(network: nn.Module, layers: Sequence[str], images: Tensor) -> list[Spans | None]:
+    """The part of the image that each layer covers; None for all of it."""
+    covers = inspect_network(network, images).covers
+    return [covers.get(place_named(name)) for name in layers]
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from sightline.inspection.layers import LayerRef as LayerRef
 from sightline.inspection.layers import LayerRow as LayerRow
 from sightline.inspection.layers import Structure as Structure
 from sightline.inspection.layout import NCHW, Layout
+from sightline.inspection.locating import located
 from sightline.inspection.probes import Place, fitting_layouts, probe_image
 from sightline.inspection.reading import Reader
 from sightline.inspection.recording import Call, Key, Record, record, tensors_in
@@ -51,7 +52,7 @@ def explained(target: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
 def _inspect(network: nn.Module, images: Tensor, target: Callable[[Any], Any] | None) -> Structure:
     seen = _first_record(network, images, explained(target))
     reader = Reader(network, seen)
-    found = _structure(reader, network, explained(target))
+    found = located(_structure(reader, network, explained(target)), reader, network)
     return replace(found, interrupts=seen.recorder.interrupts, rows=reader.n)
 
 

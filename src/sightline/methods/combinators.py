@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from sightline.errors import InputError
-from sightline.heatmap import REDUCTIONS, fuse, propagate
-from sightline.inspection.stages import last_stages, watched
+from sightline.heatmap import REDUCTIONS, fuse, place, propagate, resample, upsample
+from sightline.inspection.layers import Spans
+from sightline.inspection.stages import covered, last_stages, watched
 from sightline.methods.registry import get_method
 from sightline.methods.spec import Affinity, MethodSpec
 
@@ -86,12 +87,23 @@ def propagated(method: Maps, affinity: Affinity) -> Maps:
         stages = last_stages(network, images, names) if isinstance(names, int) else names
         with watched(network, stages, images) as seen:
             found = method(model, images, classes, layer=layer)
-        walked = [propagate(found, features, affinity.power, affinity.steps) for features in seen()]
-        if len(walked) == 1:
-            return walked[0]
-        return _fused(walked, (images.shape[-2], images.shape[-1]))
+        size_hw = (images.shape[-2], images.shape[-1])
+        covers = covered(network, stages, images)
+        walked = [_walked(found, *one, affinity, size_hw) for one in zip(seen(), covers, strict=True)]
+        return walked[0] if len(walked) == 1 else _fused(walked, size_hw)
 
     return maps
+
+
+def _walked(
+    maps: Tensor, features: Tensor, covers: Spans | None, affinity: Affinity, size_hw: tuple[int, int]
+) -> Tensor:
+    """`propagate`; where the features cover only part of the image, on their grid, and back on the image."""
+    if covers is None:
+        return propagate(maps, features, affinity.power, affinity.steps)
+    whole = ((0.0, float(size_hw[0])), (0.0, float(size_hw[1])))
+    there = resample(upsample(maps, size_hw), whole, covers, (features.shape[2], features.shape[3]))
+    return place(propagate(there, features, affinity.power, affinity.steps), covers, size_hw)
 
 
 Resized = Callable[[tuple[int, int]], Tensor]  # a size (h, w) -> the same images at that size

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sightline.engine import Evidence, observe, refuse_inference_mode
-from sightline.heatmap import upsample
+from sightline.heatmap import place, upsample
 from sightline.inspection.structure import LayerRef, inspect_network
 from sightline.methods.registry import register_method
 from sightline.targets import Target
@@ -55,7 +55,8 @@ def bias_layers(network: nn.Module, images: Tensor) -> list[tuple[LayerRef, Tens
     >>> [str(site) for site, _ in bias_layers(net, torch.zeros(1, 3, 8, 8))]
     ['0', '3']
     """
-    rows = {row.name: row for row in inspect_network(network, images).layers}
+    structure = inspect_network(network, images)
+    rows = {row.name: row for row in structure.layers}
     modules = dict(network.named_modules())
     found = []
     for label, row in rows.items():
@@ -67,7 +68,10 @@ def bias_layers(network: nn.Module, images: Tensor) -> list[tuple[LayerRef, Tens
         site = f"{name}.{inside[0]}" if inside else name
         seen = rows.get(f"{site}{hashed}{call}")
         if seen is not None:
-            found.append((LayerRef(site, int(call) if call else None, layout=seen.layout), bias))
+            covers = structure.covers.get((site, int(call or 0)))
+            found.append(
+                (LayerRef(site, int(call) if call else None, layout=seen.layout, covers=covers), bias)
+            )
     return found
 
 
@@ -98,11 +102,13 @@ def fullgrad(evidence: Evidence, targets: Sequence[Target], *, rescale: bool = F
     >>> sightline.explain(net, torch.rand(1, 3, 8, 8), method="fullgrad").maps.shape
     torch.Size([1, 1, 8, 8])
     """
-    maps = []
+    maps, sites = [], [site for site, _ in bias_layers(evidence.network, evidence.images)]
     for parts in full_gradients(evidence, targets):
         total = _magnitude(parts.image, rescale)
-        for part in parts.biases:  # summed before upsampling: both are linear
-            total = total + upsample(_magnitude(part, rescale), evidence.size_hw)
+        for part, site in zip(parts.biases, sites, strict=True):  # summed before upsampling: both are linear
+            own = _magnitude(part, rescale)
+            size = evidence.size_hw
+            total = total + (upsample(own, size) if site.covers is None else place(own, site.covers, size))
         maps.append(total)
     return torch.stack(maps, 1)
 

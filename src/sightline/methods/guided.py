@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from sightline.engine import Evidence
-from sightline.heatmap import upsample
 from sightline.methods.gradcam import gradcam
 from sightline.methods.registry import register_method
 from sightline.targets import Target
@@ -50,5 +49,5 @@ def guided_gradcam(evidence: Evidence, target: Target) -> Tensor:
     >>> sightline.explain(net, torch.rand(1, 3, 8, 8), method="guided_gradcam", layer="1").maps.shape
     torch.Size([1, 1, 8, 8])
     """
-    coarse = upsample(gradcam(evidence, target), evidence.size_hw)
+    coarse = evidence.upsampled(gradcam(evidence, target))
     return coarse[:, None] * evidence.input_gradient(target, guided=True)

@@ -170,6 +170,8 @@ def _sites(
 ) -> list[LayerRef]:
     if layer is None and method.layers is not None:
         layer = options.get("layers", method.layers)
+        if layer in ("convs", "stages") and structure.displaced:
+            raise UnsupportedError(structure.displaced)
         if layer in ("convs", "stages"):
             found = structure.convs if layer == "convs" else structure.stages
             if not found:
@@ -181,6 +183,8 @@ def _sites(
         if not layer:
             raise InputError(f"layers={layer!r}; expected 'convs', 'stages' or names")
     if layer is None:
+        if structure.displaced:
+            raise UnsupportedError(structure.displaced)
         if structure.target is None:
             raise InputError(
                 f"no target layer was found: {structure.why_no_target}; give `layer=` "

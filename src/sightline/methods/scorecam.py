@@ -9,7 +9,6 @@ from torch import Tensor
 
 from sightline.engine import Evidence
 from sightline.errors import InputError
-from sightline.heatmap import upsample
 from sightline.methods.registry import register_method
 from sightline.targets import Target
 
@@ -53,7 +52,7 @@ def _one_image(
         return activations.new_zeros(len(targets), *activations.shape[1:])
     scores = []
     for some in torch.split(kept, chunk):
-        mask = upsample(activations[some], evidence.size_hw)
+        mask = evidence.upsampled(activations[some])
         low, high = mask.amin((1, 2), keepdim=True), mask.amax((1, 2), keepdim=True)
         mask = ((mask - low) / (high - low)).to(image.dtype)
         output = evidence.rescore(image * mask[:, None])

@@ -1,0 +1,114 @@
+"""Whether what moves in a layer follows the patch of the image that is changed."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sightline.inspection.guard import eval_mode, own_thread
+from sightline.inspection.layers import LayerRef, Spans
+from sightline.inspection.layout import NCHW
+from sightline.inspection.recording import OpCounter
+
+_SIDES = 3  # patches down and across
+_FOLLOWS = 0.5  # the correlation of the centre of what moves with the patch's
+
+
+def follows(network: nn.Module, image: Tensor, site: LayerRef) -> bool | None:
+    """Whether the cells that move in a layer follow a patch of the image (1, C, H, W), down and across.
+
+    One pass of ten images: the image, and nine copies with another patch changed each. None where nothing can be said:
+    nothing moves, or the same everywhere.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
+    >>> follows(net, torch.randn(1, 3, 12, 12), LayerRef("1"))
+    True
+    """
+    spans = site.covers or tuple((0.0, float(side)) for side in image.shape[2:])
+    batch, centres = _changed(image, spans)
+    tensor = _shown(network, batch, site)
+    layout = site.layout or NCHW
+    if tensor is None or layout.mismatch(tensor) or len(tensor) != len(batch):
+        return None
+    maps = layout.to_map(tensor).double()
+    moved = (
+        (maps[1:] - maps[:1]).flatten(3).norm(dim=1) if maps.ndim > 4 else (maps[1:] - maps[:1]).norm(dim=1)
+    )
+    common = moved.mean(0, keepdim=True)
+    own = moved - common
+    if not torch.isfinite(moved).all() or float(own.norm()) <= 0.05 * float(moved.norm()) + 1e-12:
+        return None
+    return _correlate(moved, centres)
+
+
+def _correlate(moved: Tensor, centres: Tensor) -> bool | None:
+    """Whether the centres of what moved (P, h, w) correlate with those of the patches (P, 2), along each axis."""
+    moved = moved - moved.amin((1, 2), keepdim=True)
+    weight = moved.sum((1, 2)).clamp(min=1e-30)
+    for axis in (0, 1):
+        if moved.shape[axis + 1] < 3:
+            continue
+        line = moved.sum(2 - axis)
+        places = torch.arange(line.shape[1], dtype=line.dtype, device=line.device)
+        at = (line * places).sum(1) / weight
+        found = torch.corrcoef(torch.stack([at.cpu(), centres[:, axis].to(at.dtype)]))[0, 1]
+        if math.isfinite(float(found)) and float(found) < _FOLLOWS:
+            return False
+    return True
+
+
+def _changed(image: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
+    """The image and its nine copies (10, C, H, W), and the centres (9, 2) of their patches."""
+    batch = image.repeat(1 + _SIDES**2, *[1] * (image.ndim - 1))
+    generator = torch.Generator().manual_seed(1)
+    scale = float(image.float().std()) or 1.0
+    lows = [max(0.0, start) for start, _ in spans]
+    highs = [min(float(side), stop) for side, (_, stop) in zip(image.shape[2:], spans, strict=True)]
+    centres = []
+    for number in range(_SIDES**2):
+        cut: list[slice] = []
+        centre: list[float] = []
+        for low, high, part in zip(lows, highs, divmod(number, _SIDES), strict=True):
+            middle = low + (high - low) * (part + 0.5) / _SIDES
+            half = max(0.5, (high - low) / (4 * _SIDES))
+            cut.append(slice(max(0, round(middle - half)), max(1, round(middle + half))))
+            centre.append(middle)
+        patch = batch[number + 1][(slice(None), *cut)]
+        patch += 2 * scale * torch.randn(patch.shape, generator=generator, dtype=torch.float32).to(patch)
+        centres.append(centre)
+    return batch, torch.tensor(centres)
+
+
+def _shown(network: nn.Module, images: Tensor, site: LayerRef) -> Tensor | None:
+    """The tensor of a layer; None where the network takes no such batch or does not get there."""
+    seen: list[Tensor] = []
+
+    def at_op(index: int, name: str, args: Any, output: Tensor) -> None:
+        if index == site.op and name == site.function:
+            seen.append(output.clone())
+
+    def hook(module: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            seen.append(output.clone() if len(seen) == (site.call or 0) else output)
+
+    counter = OpCounter(at_op)
+    handles = []
+    if site.op is None:
+        handles.append(network.get_submodule(site.name).register_forward_hook(own_thread(hook)))
+    try:
+        with eval_mode(network), torch.no_grad():
+            if site.op is None:
+                network(images)
+            else:
+                with counter:
+                    network(images)
+    except Exception:  # a network that takes one image at a time
+        return None
+    finally:
+        for handle in handles:
+            handle.remove()
+    place = 0 if site.op is not None else site.call or 0
+    return seen[place] if len(seen) > place else None
