@@ -21,8 +21,8 @@ LONGEST = 420  # lines of a module
 ORDER = (
     "errors", "files", "plugins", "registry", "options", "types", "demo_photos", "progress", "heatmap", "components",
     "boxes", "scores", "targets", "data", "inspection", "models", "engine", "methods", "metrics", "pictures",
-    "reports", "labels", "explanation", "pipeline", "pipeline_files", "labelling", "evaluation", "batch", "training",
-    "export", "discovery", "app", "cli",
+    "reports", "labels", "explanation", "pipeline", "attribution", "pipeline_files", "labelling", "evaluation", "batch",
+    "training", "export", "discovery", "app", "cli",
 )  # fmt: skip
 # The package itself hands out names of every room, at first use; __main__ starts the command line.
 DOORS = ("", "__main__")
@@ -34,7 +34,7 @@ EXTRAS = {
     "cv2": (),
     "scipy": ("metrics", "evaluation", "discovery"),
     "lightning": ("training",),
-    "torchmetrics": ("training",),
+    "torchmetrics": ("training", "metrics.torch_metrics"),
     "tensorboard": ("training",),
     "pyarrow": ("batch",),
     "fsspec": ("batch",),

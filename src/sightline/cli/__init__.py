@@ -72,7 +72,6 @@ def build_app() -> typer.Typer:
     app = typer.Typer(
         rich_markup_mode="markdown",
         pretty_exceptions_enable=False,
-        add_completion=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_root)
@@ -106,6 +105,7 @@ def _root(
     sightline explain photo.jpg
     sightline explain photos/ --model resnet50 --method cam --method layercam --classes top5
     sightline --plugin mine.py explain photo.jpg --method mine
+    sightline --install-completion
     ```
     """
     _load_plugins(plugin or [])

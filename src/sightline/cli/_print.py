@@ -12,8 +12,14 @@ WHOLE = ("photo", "panel", "method", "score")  # columns whose entries stay on o
 UNTRAINED = "the classification layer is untrained: classes and boxes mean nothing"
 
 
-def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout, as wide as the terminal; long text is wrapped, never truncated; file names are not wrapped."""
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], json: bool = False) -> None:
+    """A table on stdout, as wide as the terminal; long text is wrapped, never truncated; file names are not wrapped.
+
+    With ``json``: a JSON list with one object per row instead.
+    """
+    if json:
+        print_json([dict(zip(headings, row, strict=True)) for row in rows])
+        return
     from rich.console import Console
     from rich.table import Table
 
@@ -32,6 +38,13 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         console.width = 1000  # no wrapping in a file or a pipe
     console.width = max(console.width, needed)
     console.print(table)
+
+
+def print_json(content: object) -> None:
+    """Anything that JSON can hold, on stdout."""
+    import json
+
+    print(json.dumps(content, indent=1, ensure_ascii=False))
 
 
 def show(manifest: dict[str, Any], out: Path, most: int = 40) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from sightline.cli._options import TableJson
+
 
 def data(
     name: Annotated[str | None, typer.Argument(help="One data set. [default: list them]")] = None,
@@ -16,6 +18,7 @@ def data(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The folder to make. [default: data/NAME]")] = None,
     check: Annotated[Path | None, typer.Option(help="A copy to check.")] = None,
+    json: TableJson = False,
 ) -> None:
     """Say where a data set of the documents is, make the part of it that they use, and check it.
 
@@ -36,7 +39,7 @@ def data(
     if name is None:
         if source or check:
             raise InputError(f"--from and --check need a data set: {', '.join(SUBSETS)}")
-        print_table(("data set", "what it is"), [(one.name, one.title) for one in SUBSETS.values()])
+        print_table(("data set", "what it is"), [(one.name, one.title) for one in SUBSETS.values()], json)
         return
     subset = get_subset(name)
     folder = check or out or Path("data") / name

@@ -6,9 +6,12 @@ from typing import Annotated
 
 import typer
 
+from sightline.cli._options import TableJson
+
 
 def datasets(
     name: Annotated[str | None, typer.Argument(help="One data set: its layout and its options.")] = None,
+    json: TableJson = False,
 ) -> None:
     """List the data sets for `--dataset`, or describe one.
 
@@ -31,6 +34,5 @@ def datasets(
             typer.echo(f"  --data-option {option}={default}")
         return
     readers = map(get_dataset, list_datasets())
-    print_table(
-        ("data set", "what it is", "options"), [(r.name, r.summary, ", ".join(r.options)) for r in readers]
-    )
+    rows = [(r.name, r.summary, ", ".join(r.options)) for r in readers]
+    print_table(("data set", "what it is", "options"), rows, json)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sightline.cli._options import TableJson
+
 if TYPE_CHECKING:
     from sightline.models.loading import LoadedModel
 
@@ -18,6 +20,7 @@ TWO = ("Egyptian cat", "espresso")  # the classes explained in the last photo
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for panels and manifest.json.")] = Path("out/demo"),
+    json: TableJson = False,
 ) -> None:
     """Explain a cat, a cup of coffee, and both in one picture, and print the results.
 
@@ -40,7 +43,9 @@ def demo(
     both = {"cat_and_coffee": photo_path("cat_and_coffee")}
     two = explain_files(model, both, out / "two", methods=methods, classes=list(TWO))
     rows = [*_what_it_saw(one, out, 1), *_what_it_saw(two, out / "two", len(TWO))]
-    print_table(("photo", "class", "score", "box x0 y0 x1 y1", "panel"), rows)
+    print_table(("photo", "class", "score", "box x0 y0 x1 y1", "panel"), rows, json)
+    if json:
+        return
     typer.echo("\n".join([*unsure_notes(one), *unsure_notes(two), *model_notes(one["model"])]))
     typer.echo(f"boxes by {methods[0]}; everything else in {out / 'manifest.json'}")
 

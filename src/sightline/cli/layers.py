@@ -6,9 +6,12 @@ from typing import Annotated
 
 import typer
 
+from sightline.cli._options import TableJson
+
 
 def layers(
     model: Annotated[str, typer.Argument(help="A name from `sightline models`, or a checkpoint.")],
+    json: TableJson = False,
 ) -> None:
     """List the layers that can be explained, the map and layout of each, and the one that is chosen automatically.
 
@@ -35,6 +38,10 @@ def layers(
         ("→" if row.chosen else "", row.name, row.type, " × ".join(map(str, row.shape)), str(row.layout))
         for row in describe_layers(loaded.network, images)
     ]
+    if json:
+        names = ("chosen", "layer", "type", "shape", "layout")
+        print_table(names, [("yes" if row[0] else "", *row[1:]) for row in rows], json=True)
+        return
     print_table(("", "layer", "type", "channels × height × width", "layout"), rows)
     target = f"→ {structure.target} is chosen automatically" if structure.target else structure.why_no_target
     head = f"cam applies: {structure.head.module}" if structure.head else f"no cam: {structure.why_no_head}"

@@ -6,9 +6,12 @@ from typing import Annotated
 
 import typer
 
+from sightline.cli._options import TableJson
+
 
 def methods(
     name: Annotated[str | None, typer.Argument(help="One method: its equation and its options.")] = None,
+    json: TableJson = False,
 ) -> None:
     """List the methods with their papers, or describe one.
 
@@ -42,4 +45,4 @@ def methods(
         return
     rows = [(name, paper, ", ".join(get_method(name).options)) for name, paper in list_methods().items()]
     rows += [(one.name, f"= {one.text}", f"threshold {one.rule.threshold:g}") for one in named.values()]
-    print_table(("method", "paper", "options"), rows)
+    print_table(("method", "paper", "options"), rows, json)

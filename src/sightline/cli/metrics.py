@@ -6,9 +6,12 @@ from typing import Annotated
 
 import typer
 
+from sightline.cli._options import TableJson
+
 
 def metrics(
     name: Annotated[str | None, typer.Argument(help="One metric: its columns and what they mean.")] = None,
+    json: TableJson = False,
 ) -> None:
     """List the metrics of `sightline faithfulness`, or describe one.
 
@@ -34,4 +37,4 @@ def metrics(
         metric = get_metric(one)
         needs = [*metric.needs, *([] if metric.default else ["to be asked for"])]
         rows.append((one, summary, ", ".join(needs)))
-    print_table(("metric", "what it measures", "needs"), rows)
+    print_table(("metric", "what it measures", "needs"), rows, json)

@@ -6,11 +6,14 @@ from typing import Annotated
 
 import typer
 
+from sightline.cli._options import TableJson
+
 
 def models(
     pattern: Annotated[
         str, typer.Argument(help="A pattern with * and ?; timm's names begin with timm/.")
     ] = "*",
+    json: TableJson = False,
 ) -> None:
     """List the models by name, one per line, or describe a built-in one.
 
@@ -21,6 +24,7 @@ def models(
     sightline models 'timm/convnext*'
     ```
     """
+    from sightline.cli._print import print_json
     from sightline.errors import unknown
     from sightline.models.loading import about_model, list_models
 
@@ -30,4 +34,7 @@ def models(
     names = list_models(pattern)
     if not names:
         raise unknown("model", pattern, list_models("timm/*" if pattern.startswith("timm/") else "*"))
-    typer.echo("\n".join(names))
+    if json:
+        print_json(names)
+    else:
+        typer.echo("\n".join(names))
