@@ -104,7 +104,7 @@ class LocalisationLog(lightning.Callback):
     """After every ``every``-th validation: scores to all loggers, panels to those that take pictures.
 
     ``images``, ``labels``, ``boxes``: a few fixed images, as in `localisation_scores`. ``network``: the attribute of
-    the Lightning module that holds the network; "" for the module itself. Pictures go to TensorBoard (``add_image``) and
+    the Lightning module that holds the network; "" for the module itself. Panels go to TensorBoard (``add_image``) and
     to loggers with ``log_image`` (W&B); scores to every logger, with the names ``sightline/…``.
     """
 
