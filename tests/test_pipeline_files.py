@@ -99,6 +99,57 @@ def test_options_are_an_object_too(model: LoadedModel, photos: Path, tmp_path: P
     assert manifest["images"][0]["results"][0]["class_index"] == 0
 
 
+def test_panels_of_others_of_earlier_runs_and_in_the_input(
+    model: LoadedModel, photos: Path, tmp_path: Path
+) -> None:
+    out = photos / "out"
+    out.mkdir()
+    (out / "00.png").write_bytes(b"somebody's")
+    first = sightline.explain_files(model, [photos / "00.png", photos / "01.png"], out)
+    assert first["files"] == ["00-2.png", "01.png"]
+    assert (out / "00.png").read_bytes() == b"somebody's"
+    (out / "00.png").unlink()
+    # The panels are no photos, neither for this folder's next run nor for another's; and those of before go.
+    other = sightline.explain_files(model, [photos], photos / "other")
+    assert [Path(image["path"]).name for image in other["images"]] == ["00.png", "01.png", "02.png"]
+    again = sightline.explain_files(model, [photos / "00.png"], out)
+    assert again["files"] == ["00.png"]
+    assert {path.name for path in out.iterdir()} == {"00.png", "manifest.json"}
+
+
+def test_photos_with_long_names_and_names_that_differ_in_case(
+    model: LoadedModel, photos: Path, tmp_path: Path
+) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    names = ["x" * 251 + ".png", "x" * 250 + "y.png", "A.png", "a.png"]
+    for name in names:
+        (few / name).write_bytes((photos / "00.png").read_bytes())
+    manifest = sightline.explain_files(model, [few], tmp_path / "out")
+    assert manifest["errors"] == []
+    assert len({name.lower() for name in manifest["files"]}) == len(list(few.iterdir())) == 4
+    assert all((tmp_path / "out" / name).is_file() for name in manifest["files"])
+
+
+def test_a_killed_run_is_known_by_its_manifest(model: LoadedModel, photos: Path, tmp_path: Path) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(done: int, total: int) -> None:
+        found = json.loads((tmp_path / "out" / "manifest.json").read_text())
+        assert found["complete"] is False
+        assert found["files"] == ["00.png", "01.png", "02.png"]
+        raise Killed
+
+    with pytest.raises(Killed):
+        sightline.explain_files(model, [photos], tmp_path / "out", batch_size=1, progress=kill)
+    assert sightline.explain_files(model, [photos], tmp_path / "out")["files"] == [
+        "00.png",
+        "01.png",
+        "02.png",
+    ]
+
+
 def test_panel_names_are_never_shared() -> None:
     names = ["a:b", "a_b", "A_B", "a_b-2", ".hidden", ""]
     found = panel_names(names)

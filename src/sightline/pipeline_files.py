@@ -24,7 +24,7 @@ from sightline.pictures.panel import Cell, panel, unsure_note
 from sightline.pipeline import explain, load_photos
 from sightline.progress import Progress
 from sightline.reports.manifest import describe_run
-from sightline.reports.output_folder import OutputFolder
+from sightline.reports.output_folder import OutputFolder, shortened
 from sightline.targets import Classes, OutputTarget, parse_target
 from sightline.types import BoxRule, Prediction
 
@@ -130,6 +130,7 @@ def explain_files(
         model = load_model(model)
     manifest = _describe(model, options)
     with OutputFolder(out, KIND) as folder:
+        folder.begin(manifest, [photo.panel for photo in photos])
         try:
             for start in range(0, len(photos), options.batch_size):
                 chunk = photos[start : start + options.batch_size]
@@ -138,9 +139,12 @@ def explain_files(
                 if progress is not None:
                     progress(start + len(chunk), len(photos))
             manifest["complete"] = True
+            manifest["files"] = sorted(entry["panel"] for entry in manifest["images"])
         finally:
             if manifest["images"] or manifest["errors"]:
                 folder.finish(manifest)
+            else:
+                folder.abandon()
     return {"kind": KIND, **manifest}
 
 
@@ -158,16 +162,15 @@ def photos_to_explain(inputs: Inputs, out: str | os.PathLike[str]) -> list[Named
 
     Photos of the same name get different panel names, and a panel never has the name of an input file.
     """
+    taken = [os.path.splitext(name)[0] for name in OutputFolder(out, KIND).taken()]
     if isinstance(inputs, Mapping):
         sources: list[PhotoSource] = list(inputs.values())
         if not sources:
             raise InputError("no photos given; expected a dictionary of names and photos")
         names = list(inputs)
-        return [NamedPhoto(*one) for one in zip(names, sources, panel_names(names), strict=True)]
+        return [NamedPhoto(*one) for one in zip(names, sources, panel_names(names, taken), strict=True)]
     given = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
-    paths = expand_paths(given, without=[out, *_panels_in(out)])
-    here = os.path.abspath(out)
-    taken = [path.stem for path in paths if os.path.dirname(os.path.abspath(path)) == here]
+    paths = expand_paths(given, without=[out])
     panels = panel_names([path.stem for path in paths], taken)
     return [NamedPhoto(str(path), path, panel) for path, panel in zip(paths, panels, strict=True)]
 
@@ -182,6 +185,7 @@ def panel_names(names: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
     found = []
     for name in names:
         plain = "".join("_" if c in '/\\:*?"<>|' or ord(c) < 32 else c for c in name).lstrip(".") or "photo"
+        plain = shortened(plain)
         stem, number = plain, 1
         while stem.lower() in used:
             number += 1
@@ -189,14 +193,6 @@ def panel_names(names: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
         used.add(stem.lower())
         found.append(f"{stem}.png")
     return found
-
-
-def _panels_in(out: str | os.PathLike[str]) -> list[Path]:
-    """The panels that an earlier run wrote into this folder."""
-    found = OutputFolder(out, KIND).manifest() or {}
-    images = found.get("images") if found.get("kind", KIND) == KIND else None
-    entries = images if isinstance(images, list) else []
-    return [Path(out) / str(one["panel"]) for one in entries if isinstance(one, dict) and "panel" in one]
 
 
 def _known(changes: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -47,9 +48,90 @@ def test_the_manifest_of_another_kind_is_not_overwritten(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("content", ["", "[]", "no json", "{}"])
-def test_a_manifest_that_says_nothing_belongs_to_nobody(tmp_path: Path, content: str) -> None:
+def test_a_manifest_that_says_nothing_belongs_to_somebody_else(tmp_path: Path, content: str) -> None:
     (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(InputError, match=r"manifest\.json is not of an explain run"):
+        OutputFolder(tmp_path, "explain").prepare()
+    assert (tmp_path / "manifest.json").read_text() == content
+
+
+def test_a_manifest_from_before_it_named_its_kind(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"sightline": "0.1.0"}')
     OutputFolder(tmp_path, "explain").prepare()
+
+
+def test_files_of_others_are_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("mine")
+    with OutputFolder(tmp_path, "explain") as folder:
+        assert folder.taken() == {"a.txt"}
+        with pytest.raises(
+            InputError, match=r"a\.txt is there already and was not written by `sightline explain`"
+        ):
+            folder.write_text("a.txt", "other")
+    assert (tmp_path / "a.txt").read_text() == "mine"
+    (tmp_path / "results.json").write_text("mine")
+    with pytest.raises(InputError, match=r"results\.json is there already"):  # before the run, not after it
+        OutputFolder(tmp_path, "evaluate").prepare()
+
+
+def test_files_of_the_run_before_go_when_it_is_done(tmp_path: Path) -> None:
+    for names, complete in ((["a", "b"], True), (["b", "c"], False), (["c", "d"], True)):
+        with OutputFolder(tmp_path, "explain") as folder:
+            for name in names:
+                folder.write_text(name, name)
+            folder.finish({"complete": complete})
+        expected = {"a", "b", "c"} if not complete else set(names)
+        assert set(folder.manifest()["files"]) == expected  # type: ignore[index]
+        assert {path.name for path in tmp_path.iterdir()} == {*expected, "manifest.json"}
+
+
+def test_a_manifest_cannot_have_files_elsewhere_removed(tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("1")
+    out = tmp_path / "out"
+    out.mkdir()
+    names = ["../precious.txt", str(tmp_path / "precious.txt"), 3, ""]
+    (out / "manifest.json").write_text(json.dumps({"sightline": "1", "kind": "explain", "files": names}))
+    with OutputFolder(out, "explain") as folder:
+        folder.finish({})
+    assert (tmp_path / "precious.txt").read_text() == "1"
+
+
+def test_what_a_killed_run_leaves(tmp_path: Path) -> None:
+    folder = OutputFolder(tmp_path, "explain").prepare()
+    folder.begin({}, ["a.txt"])
+    folder.write_text("a.txt", "1")  # and then it is killed, while it writes another file
+    gone = tmp_path / ".0123456789ab.999999999.1.part"
+    alive = tmp_path / f".0123456789ab.{os.getpid()}.1.part"
+    gone.write_text("half")
+    alive.write_text("half")
+    with OutputFolder(tmp_path, "explain") as again:
+        assert not gone.exists()
+        assert alive.exists()
+        again.write_text("a.txt", "2")  # known to be the killed run's own
+        again.finish({})
+
+
+def test_a_run_that_writes_nothing_leaves_the_manifest_as_it_was(tmp_path: Path) -> None:
+    for before in (None, {"kind": "explain", "images": 3}):
+        if before is not None:
+            OutputFolder(tmp_path, "explain").prepare().finish(before)
+        folder = OutputFolder(tmp_path, "explain").prepare()
+        folder.begin({}, ["a.txt"])
+        folder.abandon()
+        assert folder.manifest() == before
+
+
+def test_an_empty_path_is_no_folder() -> None:
+    with pytest.raises(InputError, match="the output folder is ''"):
+        OutputFolder("", "explain")
+
+
+def test_long_names_are_written_and_shortened(tmp_path: Path) -> None:
+    write_atomically(tmp_path / ("x" * 250), lambda file: file.write(b"1"))
+    assert (tmp_path / ("x" * 250)).read_bytes() == b"1"
+    long = [file_name(start + "ä" * 300 + end) for start in "ab" for end in ("", "x", "y.jpg")]
+    assert len(set(long)) == 6
+    assert max(len(os.fsencode(name)) for name in long) <= 200
 
 
 def test_a_file_in_the_way(tmp_path: Path) -> None:

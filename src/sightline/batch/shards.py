@@ -27,9 +27,9 @@ import pyarrow.parquet as pq
 
 from sightline.batch.listing import items_of
 from sightline.batch.worker import ROWS, Array, BatchOptions, BatchResult
-from sightline.data.items import Item
+from sightline.data.items import MANIFEST, Item
 from sightline.errors import InputError
-from sightline.reports.output_folder import MANIFEST, OutputFolder, as_json, write_atomically
+from sightline.reports.output_folder import OutputFolder, as_json, write_atomically
 
 KIND = "batch"
 SAME = ("model", "options", "input")  # two runs that differ here do not share a folder
@@ -93,9 +93,6 @@ class Folder:
 
         Raises `InputError` if another run is writing there, or the folder holds another kind of manifest.
         """
-        if (self.path / MANIFEST).exists() and (self.out.manifest() or {}).get("kind") != KIND:
-            self.out.check_owner()
-            raise InputError(f"{self.path / MANIFEST} is not of a batch run; give another output folder")
         with self.out:
             lock = filelock.FileLock(self.path / ".lock", timeout=0)
             try:
@@ -129,6 +126,8 @@ class Folder:
             folder.mkdir(exist_ok=True)
             for left in folder.glob(".*.part"):
                 left.unlink()
+        for left in self.overlays.rglob(".*.part") if there is not None else ():
+            left.unlink()
         process = {"pid": os.getpid(), "host": socket.gethostname()}
         self.out.finish({**manifest, "complete": False, "process": process}, durable=True)
 
@@ -179,7 +178,7 @@ class Folder:
             failed += said["errors"]
         columns = [[failure[place] for failure in failed] for place in range(len(ERRORS))]
         errors = pa.table([pa.array(column, pa.string()) for column in columns], schema=ERRORS)
-        self.out.write("errors.parquet", lambda file: file.write(_parquet(errors)), durable=True)
+        write_atomically(self.path / "errors.parquet", lambda f: f.write(_parquet(errors)), durable=True)
         manifest = self.out.manifest() or {}
         manifest.pop("process", None)
         manifest = {**manifest, "complete": True, **counts, "errors": len(failed)}

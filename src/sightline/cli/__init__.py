@@ -172,6 +172,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
+        if "--out=" in given or ("--out", "") in itertools.pairwise(given):
+            raise InputError("--out is empty; expected a folder")
         with _environment_kept(VARIABLE):
             code = build_app()(with_new_verbs(given), prog_name="sightline", standalone_mode=False)
         if code == INTERRUPTED:  # some versions of Typer turn Ctrl-C into an exit code themselves

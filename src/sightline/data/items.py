@@ -6,19 +6,22 @@ import glob
 import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePath
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from sightline.errors import ImageError, InputError, need
 from sightline.files import (
+    MIB,
     MOST_PICTURE_BYTES,
     check_regular,
     check_size,
     expanded,
     missing,
     read_bytes,
+    read_json,
     reading,
 )
 
+MANIFEST = "manifest.json"
 IMAGE_SUFFIXES = tuple(
     ".avif .bmp .gif .jpeg .jpg .jpe .pbm .pgm .png .ppm .tif .tiff .webp".split()  # noqa: SIM905
 )
@@ -132,7 +135,8 @@ def is_image(path: PurePath) -> bool:
 def images_below(folder: Path, without: Collection[str | os.PathLike[str]] = ()) -> Iterator[Path]:
     """The images below a folder (`IMAGE_SUFFIXES`; nothing hidden), sorted folder by folder.
 
-    Files and folders of ``without`` are left out; ``folder`` itself, or a folder that holds it, is not. A folder that
+    Files and folders of ``without`` are left out; ``folder`` itself, or a folder that holds it, is not. So are the
+    pictures that earlier runs wrote, as their manifests say. A folder that
     may not be listed stands in the place of its images: reading it says so.
     """
     absent, closed = _absent(folder, without), list[str]()
@@ -140,9 +144,44 @@ def images_below(folder: Path, without: Collection[str | os.PathLike[str]] = ())
         yield from map(Path, closed)
         closed.clear()
         place = Path(parent)
+        own = set(files_in(_manifest(place))) if MANIFEST in files else set()
+        files, folders[:] = [n for n in files if n not in own], [n for n in folders if n not in own]
         folders[:] = sorted(n for n in folders if not n.startswith(".") and not _in(place / n, absent))
         yield from (p for p in map(place.joinpath, sorted(files)) if is_image(p) and not _in(p, absent))
     yield from map(Path, closed)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a run of sightline in this folder; empty if it is of another program."""
+    try:
+        found = read_json(folder / MANIFEST, 256 * MIB)
+    except InputError:
+        return {}
+    return found if isinstance(found, dict) and "sightline" in found else {}
+
+
+def files_in(manifest: dict[str, Any]) -> list[str]:
+    """The files and folders that the run of a manifest wrote: they are its output, not photos of the user.
+
+    >>> files_in({"kind": "explain", "files": ["b.png"], "images": [{"panel": "a.png"}, 3]})
+    ['a.png', 'b.png']
+    """
+    entries = [manifest.get(key) for key in ("images", "results")]
+    rows = [row for part in entries if isinstance(part, list) for row in part if isinstance(row, dict)]
+    listed = manifest.get("files")
+    names = [row.get(key) for row in rows for key in ("panel", "file")]
+    names += listed if isinstance(listed, list) else []
+    names += ["overlays"] if manifest.get("kind") == "batch" else []
+    return sorted({name for name in names if isinstance(name, str) and is_inside(name)})
+
+
+def is_inside(name: str) -> bool:
+    """Whether a relative path stays inside its folder.
+
+    >>> is_inside("a/b.png"), is_inside("../b.png"), is_inside("/b.png")
+    (True, False, False)
+    """
+    return bool(name) and not os.path.isabs(name) and ".." not in PurePath(name).parts
 
 
 def matches(pattern: str, without: Collection[str | os.PathLike[str]] = ()) -> Iterator[Path]:

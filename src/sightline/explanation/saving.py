@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sightline.reports.manifest import describe_run
 from sightline.reports.output_folder import OutputFolder
-from sightline.types import BoxRule
+from sightline.types import BoxRule, Prediction
 
 if TYPE_CHECKING:
     from sightline.explanation import Explanation
@@ -16,15 +16,21 @@ if TYPE_CHECKING:
 KIND = "explanation"  # the manifest's `kind`
 
 
+def _name(i: int, prediction: Prediction) -> str:
+    """The file of one picture."""
+    return f"{i:06d}_{prediction.class_index if prediction.class_index >= 0 else 'target'}.png"
+
+
 def save(
     explanation: Explanation, folder: str | os.PathLike[str], rule: BoxRule, colormap: str = "turbo"
 ) -> Path:
     """Write the overlays and the manifest into ``folder``; see `Explanation.save`."""
-    rows = []
+    rows, predictions = [], explanation.predictions(rule)
     with OutputFolder(folder, KIND) as out:
-        for i, row in enumerate(explanation.predictions(rule)):
+        out.begin(describe_run(), [_name(i, p) for i, row in enumerate(predictions) for p in row])
+        for i, row in enumerate(predictions):
             for k, p in enumerate(row):
-                name = f"{i:06d}_{p.class_index if p.class_index >= 0 else 'target'}.png"
+                name = _name(i, p)
                 out.write_picture(name, explanation.overlay(i, k, colormap, rule=rule))
                 rows.append(
                     {

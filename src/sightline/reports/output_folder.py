@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Callable
+import re
+import threading
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from sightline.data.items import MANIFEST, files_in, is_inside
 from sightline.errors import InputError
+from sightline.files import read_json
 
 if TYPE_CHECKING:
     import PIL.Image
 
-MANIFEST = "manifest.json"
+KINDS = ("explain", "batch", "evaluate", "faithfulness", "discover", "train", "refine", "demo", "explanation")
+REPORTS = ("evaluate", "faithfulness", "discover")
+REPORT_FILES = ("table.md", "table.csv", "per_class.csv", "results.json", "curve.png")
+_TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.(\d+)\.\d+\.part")
 
 
 class OutputFolder:
-    """The folder of one run: every file is written atomically, manifest.json last.
+    """The folder of one run: its owner, atomic writes, nobody else's files overwritten, nothing stale left behind.
 
     ``kind`` is what writes there, such as "explain", and is stored in the manifest (None: files without a manifest).
-    As a context manager it prepares the folder (see `prepare`) and removes it again if nothing was written.
+    The manifest lists the run's ``files``: the next run of this kind may overwrite those, and removes the ones that it
+    does not write itself. As a context manager it prepares the folder (see `prepare`) and removes it again if nothing
+    was written.
 
     >>> import tempfile
     >>> with OutputFolder(Path(tempfile.mkdtemp()) / "new", "explain") as folder:
@@ -33,8 +43,13 @@ class OutputFolder:
     """
 
     def __init__(self, path: str | os.PathLike[str], kind: str | None = None) -> None:
+        if not os.fspath(path):
+            raise InputError("the output folder is ''; expected a path")
         self.path, self.kind = Path(path), kind
         self._new: list[Path] = []
+        self._before: dict[str, Any] | None = None  # the manifest of the run before this one
+        self._old: set[str] = set()  # the files of that run
+        self._written: dict[str, None] = {}
 
     def __enter__(self) -> OutputFolder:
         return self.prepare()
@@ -50,6 +65,10 @@ class OutputFolder:
         Raises `InputError` if it cannot, or if it holds another kind of run, whose manifest would be lost.
         """
         self.check_owner()
+        self._before = self.manifest()
+        self._old = set(files_in(self._before or {}))
+        for name in REPORT_FILES if self.kind in REPORTS else ():  # now, not after hours of work
+            self._refuse_foreign(name)
         path, new = self.path, []
         while not path.exists() and path != path.parent:
             new.append(path)
@@ -59,7 +78,8 @@ class OutputFolder:
             self._new = new
             probe = self.path / ".sightline"
             write_atomically(probe, lambda file: file.write(b""))
-            probe.unlink()
+            probe.unlink(missing_ok=True)
+            self._clean()
         except (FileExistsError, NotADirectoryError):
             raise InputError(
                 f"the output folder {self.path} is a file, or lies below one; expected a folder"
@@ -72,12 +92,61 @@ class OutputFolder:
         return self
 
     def check_owner(self) -> None:
-        """Raise `InputError` if the folder's manifest is of another kind of run."""
+        """Raise `InputError` if the folder's manifest is of another kind of run, or of another program."""
+        if self.kind is None or not os.path.lexists(self.path / MANIFEST):
+            return
         found = self.manifest() or {}
-        if self.kind is not None and found.get("kind", self.kind) != self.kind:
+        if (
+            "kind" in found
+            and found["kind"] != self.kind
+            and ("sightline" in found or found["kind"] in KINDS)
+        ):
             raise InputError(
                 f"{self.path} holds the results of `sightline {found['kind']}`; give another output folder"
             )
+        old = "sightline" in found or "sightline" in found.get(
+            "versions", ()
+        )  # before the manifest named its kind
+        if found.get("kind") != self.kind and not ("kind" not in found and old):
+            article = "an" if self.kind[0] in "aeio" else "a"
+            raise InputError(
+                f"{self.path / MANIFEST} is not of {article} {self.kind} run; give another output folder"
+            )
+
+    def taken(self) -> set[str]:
+        """The names in this folder that are not files of the run before: those are not overwritten."""
+        try:
+            return {entry.name for entry in os.scandir(self.path)} - self._owned()
+        except OSError:
+            return set()
+
+    def _owned(self) -> set[str]:
+        return {MANIFEST, *self._written, *(self._old or files_in(self.manifest() or {}))}
+
+    def _refuse_foreign(self, name: str) -> None:
+        if self.kind is not None and name not in self._owned() and os.path.lexists(self.path / name):
+            raise InputError(
+                f"{self.path / name} is there already and was not written by `sightline {self.kind}`; "
+                "give another output folder"
+            )
+
+    def begin(self, manifest: dict[str, Any], names: Iterable[str]) -> None:
+        """Write a manifest that says which files will come, so that even a killed run's are known to be its own."""
+        files = sorted({*names, *self._old})
+        self._write_manifest({**manifest, "complete": False, "files": files}, durable=False)
+
+    def abandon(self) -> None:
+        """After `begin`, if the run wrote nothing: the manifest as it was before."""
+        if self._before is not None:
+            self._write_manifest(self._before, durable=False)
+        else:
+            (self.path / MANIFEST).unlink(missing_ok=True)
+
+    def _clean(self) -> None:
+        """Remove the temporary files of killed runs."""
+        for entry in os.scandir(self.path):
+            if (match := _TEMPORARY.fullmatch(entry.name)) and not _is_alive(int(match[1])):
+                Path(entry.path).unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Remove the folders that `prepare` created, if they are empty."""
@@ -91,16 +160,21 @@ class OutputFolder:
     def manifest(self) -> dict[str, Any] | None:
         """The contents of manifest.json; None if it is missing or unreadable."""
         try:
-            found = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            found = read_json(self.path / MANIFEST)
+        except InputError:
             return None
         return found if isinstance(found, dict) else None
 
     def write(self, name: str, write: Callable[[BinaryIO], object], *, durable: bool = False) -> Path:
-        """`write_atomically` to a file in this folder or a subfolder; returns its path."""
+        """`write_atomically` to a file in this folder or a subfolder; returns its path.
+
+        Raises `InputError` for a file that is there and that neither this run nor the one before wrote.
+        """
         path = self.path / name
+        self._refuse_foreign(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, write, durable=durable)
+        self._written[name] = None
         return path
 
     def write_text(self, name: str, text: str) -> Path:
@@ -112,11 +186,27 @@ class OutputFolder:
         return self.write(name, partial(picture.save, format="PNG"))
 
     def finish(self, manifest: dict[str, Any], *, durable: bool = False) -> Path:
-        """Write manifest.json, including the kind of this run."""
+        """Write manifest.json, with the kind and the files of this run; then remove what only the run before wrote.
+
+        Of an incomplete run (``complete`` is False) the earlier files stay, and stay listed.
+        """
+        unfinished = manifest.get("complete") is False
+        files = sorted({*self._written, *(self._old if unfinished else ())})
+        path = self._write_manifest({**manifest, **({"files": files} if files else {})}, durable)
+        if not unfinished:
+            for name in self._old - set(self._written):
+                if is_inside(name):
+                    (self.path / name).unlink(missing_ok=True)
+            self._old = set()
+        return path
+
+    def _write_manifest(self, manifest: dict[str, Any], durable: bool) -> Path:
         text = as_json({"kind": self.kind, **manifest}) + "\n"
-        return self.write(
-            MANIFEST, lambda file: file.write(text.encode("utf-8", "backslashreplace")), durable=durable
+        path = self.path / MANIFEST
+        write_atomically(
+            path, lambda file: file.write(text.encode("utf-8", "backslashreplace")), durable=durable
         )
+        return path
 
 
 def as_json(content: dict[str, Any]) -> str:
@@ -143,7 +233,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, durable
     >>> target.read_bytes(), len(list(target.parent.iterdir()))
     (b'whole', 1)
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Short, however long the name is: 255 bytes is the most that a file system takes.
+    short = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
+    temporary = path.with_name(f".{short}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         with temporary.open("wb") as file:
             write(file)
@@ -155,10 +247,24 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], *, durable
         temporary.unlink(missing_ok=True)
 
 
+def _is_alive(process: int) -> bool:
+    """Whether a process of that number runs here; True where that cannot be known."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def file_name(identity: str) -> str:
     """A relative path for an image id: unique for each id, and never outside the folder.
 
-    Characters that a file name cannot hold, "%", and the parts "", "." and ".." are written as %XX.
+    Characters that a file name cannot hold, "%", and the parts "", "." and ".." are written as %XX; a part too long for
+    a file system is cut and ends with its checksum.
 
     >>> file_name("n01/a.jpg"), file_name("a:b"), file_name("/data/../b")
     ('n01/a.jpg', 'a%3Ab', '%/data/%2E%2E/b')
@@ -169,4 +275,18 @@ def file_name(identity: str) -> str:
 def _safe_part(part: str) -> str:
     if part in ("", ".", ".."):
         return part.replace(".", "%2E") or "%"
-    return "".join(f"%{ord(c):02X}" if c in '%:\\*?"<>|' or ord(c) < 32 else c for c in part)
+    plain = "".join(f"%{ord(c):02X}" if c in '%:\\*?"<>|' or ord(c) < 32 else c for c in part)
+    return shortened(plain)
+
+
+def shortened(name: str, most: int = 200) -> str:
+    """A file name of at most ``most`` bytes: a longer one is cut and ends with its checksum, so that no two meet.
+
+    >>> shortened("a.jpg"), len(shortened("ä" * 200)), shortened("x" * 300)[-14:]
+    ('a.jpg', 107, '%~...')
+    """
+    content = os.fsencode(name)
+    if len(content) <= most:
+        return name
+    start = content[: most - 14].decode("utf-8", "ignore")
+    return f"{start}%~{hashlib.sha256(content).hexdigest()[:12]}"

@@ -164,8 +164,10 @@ def write_run(
     ``kind`` is the verb that writes, as in `OutputFolder`.
     """
     with OutputFolder(folder, kind) as out:
-        written = [out.write_text(name, text) for name, text in texts.items() if text]
-        written += [out.write_picture(name, picture) for name, picture in pictures]
+        texts, drawn = {name: text for name, text in texts.items() if text}, dict(pictures)
+        out.begin(describe_run(), [*texts, *drawn])
+        written = [out.write_text(name, text) for name, text in texts.items()]
+        written += [out.write_picture(name, picture) for name, picture in drawn.items()]
         manifest = describe_run(
             options=settings,
             skipped=skipped,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import time
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import lightning
 
+from sightline.files import read_text, reading
+from sightline.reports.output_folder import write_atomically
 from sightline.training.base import Diverged
 
 COLUMNS = ("epoch", "side", "lr", "loss", "accuracy", "seconds")
@@ -43,18 +46,19 @@ class EpochLog(lightning.Callback):
                 "seconds": f"{time.perf_counter() - self.started:.1f}",
             }
         )
-        with self.path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
 
 
 def read_log(path: Path) -> list[dict[str, str]]:
     """The rows of a ``log.csv``; empty if there is no file."""
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    with reading(path):
+        return list(csv.DictReader(io.StringIO(read_text(path), newline="")))
 
 
 class ResumeFile(lightning.Callback):

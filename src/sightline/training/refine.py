@@ -32,7 +32,7 @@ from sightline.models.families.gapnet import GapNet
 from sightline.models.families.refined import RefinedNet
 from sightline.models.loading import LoadedModel, load_model, tiny40_file
 from sightline.reports.manifest import describe_run
-from sightline.reports.output_folder import write_atomically
+from sightline.reports.output_folder import OutputFolder, write_atomically
 from sightline.training.box_data import BoxData, BoxedPhotos
 from sightline.training.box_module import BoxRegression
 from sightline.training.checkpoint import read_checkpoint, save_checkpoint, sha256
@@ -78,6 +78,7 @@ def refine(
     """
     one_process_only("refine")
     out = Path(recipe.run.out)
+    OutputFolder(recipe.run.out, "refine").check_owner()
     _begin(recipe, out, resume)
     teacher = load_teacher(recipe.teacher.model, _device(recipe), recipe.run.channels_last)
     train = _training_photos(recipe, train)
@@ -91,8 +92,8 @@ def refine(
             following = out / f"round-{number + 1}" / "pseudo-boxes.csv"
             boxes = _saved_boxes(following) or _blend(recipe, weights, boxes, photos, following)
     final = out / "weights.safetensors"
-    shutil.copyfile(weights, out / ".weights.part")
-    (out / ".weights.part").replace(final)
+    with weights.open("rb") as source:
+        write_atomically(final, lambda file: shutil.copyfileobj(source, file))
     scores = _score(recipe, teacher, threshold, final, test, out)
     _write_manifest(recipe, teacher, threshold, train, final, scores, out)
     return final
@@ -348,7 +349,7 @@ def _write_manifest(
         weights={"file": weights.name, "sha256": sha256(weights), "bytes": weights.stat().st_size},
         scores=scores,
     )
-    _write_json(out / "manifest.json", manifest)
+    OutputFolder(out, "refine").finish(manifest)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

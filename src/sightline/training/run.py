@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import json
 import logging
-import os
 import platform
 import warnings
 from collections.abc import Iterator
@@ -22,7 +20,7 @@ from torch.utils.data import DataLoader
 from sightline.data import load_dataset
 from sightline.errors import InputError
 from sightline.models.families.gapnet import build_classifier
-from sightline.reports.output_folder import write_atomically
+from sightline.reports.output_folder import OutputFolder, write_atomically
 from sightline.training.callbacks import EpochLog, ResumeFile
 from sightline.training.checkpoint import save_checkpoint, sha256, start_from
 from sightline.training.data import LabelledPhotos, PhotoData
@@ -42,6 +40,8 @@ def train_recipe(
     its last finished epoch. Raises `InputError` if the folder already contains a run and ``resume`` is off.
     """
     out = Path(recipe.run.out)
+    folder = OutputFolder(recipe.run.out, "train")
+    folder.check_owner()
     resume_file = out / "resume.ckpt"
     if resume_file.exists() and not resume:
         raise InputError(
@@ -55,6 +55,7 @@ def train_recipe(
         trainer = make_trainer(recipe, out)
         out.mkdir(parents=True, exist_ok=True)
         if trainer.is_global_zero:
+            folder.prepare()
             text = yaml.safe_dump(
                 recipe.as_dict(), sort_keys=False
             )  # written atomically: other processes read it
@@ -223,9 +224,7 @@ def finish(module: Classifier, data: PhotoData, weights: Path) -> None:
         "seed": recipe.run.seed,
         "versions": versions(),
     }
-    partial = weights.with_name(".manifest.json.part")
-    partial.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, weights.with_name("manifest.json"))
+    OutputFolder(weights.parent, "train").finish(manifest)
 
 
 def versions() -> dict[str, str]:
