@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow test-oldest lint docs gallery benchmark clean
+.PHONY: setup demo test test-slow test-oldest fuzz lint docs gallery benchmark clean
 
 setup: .venv/.installed
 
@@ -33,6 +33,10 @@ docs: setup
 
 gallery: setup
 	$(BIN)/python tools/gallery.py
+# Broken files for every reader; the tests run the first few hundred. Failing cases are kept in fuzz-failures/.
+SECONDS ?= 3600
+fuzz: setup
+	$(BIN)/python tools/fuzz.py --seconds $(SECONDS) --keep fuzz-failures
 
 # The tests on the lowest versions in pyproject.toml, in a separate environment. Old packages warn about newer ones, so
 # warnings are not errors here.

@@ -150,7 +150,7 @@ def no_such(argument: str) -> str:
     """
     path = Path(os.path.expanduser(argument))
     folder = path.parent
-    while not folder.is_dir() and folder != folder.parent:
+    while not os.path.isdir(folder) and folder != folder.parent:
         folder = folder.parent
     wrong = path.relative_to(folder).parts[0] if path != folder else path.name
     try:

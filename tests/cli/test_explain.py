@@ -43,7 +43,7 @@ def test_manifest_holds_what_was_asked_and_found(
     written = _manifest(tmp_path / "out")
     assert written["sightline"] == library.__version__
     assert sorted(written) == sorted(
-        "kind sightline versions created model options methods complete images errors".split()  # noqa: SIM905
+        "kind sightline versions created model options methods complete images errors files".split()  # noqa: SIM905
     )
     assert written["kind"] == "explain"
     assert written["model"] == {

@@ -150,10 +150,10 @@ def _matching(argument: str) -> list[str]:
 
 def _local_images(argument: str, without: Collection[str | os.PathLike[str]]) -> Iterator[Item]:
     path = expanded(argument)
-    if path.is_dir():
+    if os.path.isdir(path):
         start = len(path.parts)
         yield from (Item("/".join(file.parts[start:]), str(file)) for file in images_below(path, without))
-    elif path.exists():
+    elif os.path.exists(path):
         yield Item(path.name, str(path))
     elif glob.has_magic(argument):
         for match in matches(str(path), without):
@@ -192,8 +192,9 @@ def _remote(argument: str) -> list[tuple[str, str]]:
 
 def _listed(file: str) -> Iterator[Item]:
     """The rows of a CSV or Parquet file with a column ``path``."""
-    table = _read_list(file)
-    place = _column(table, PATH_COLUMNS)
+    with reading(file, "a list of images"):  # names of columns need not be text either
+        table = _read_list(file)
+        place = _column(table, PATH_COLUMNS)
     if place is None:
         raise unknown(
             "columns", ", ".join(table.column_names), ["path"], hint=f"in {file}; it needs one column `path`"
@@ -203,11 +204,11 @@ def _listed(file: str) -> Iterator[Item]:
     ids = pa.nulls(len(table)) if name is None else table[name]
     for number, (path, given) in enumerate(zip(table[place], ids, strict=True), start=1):
         with reading(f"{file}: row {number}"):
-            text = path.as_py()
+            text, id = path.as_py(), given.as_py()
         if not text or "\0" in text:
             raise InputError(f"{file}: row {number} has no path{' but a NUL byte' if text else ''}")
         whole = text if is_url(text) or os.path.isabs(text) else "/".join(filter(None, [folder, text]))
-        yield Item(str(text if given.as_py() is None else given.as_py()), whole)
+        yield Item(str(text if id is None else id), whole)
 
 
 def _column(table: pa.Table, names: Sequence[str]) -> str | None:

@@ -83,7 +83,7 @@ def open_binary(path: str) -> BinaryIO:
 
 def file_bytes(path: Path) -> bytes:
     """The content of a file that should be an image; `ImageError` with the reason where it cannot be had."""
-    if path.is_dir():
+    if os.path.isdir(path):
         with reading(path, "a folder whose images can be listed", ImageError):
             os.scandir(path).close()
     return read_bytes(path, MOST_PICTURE_BYTES, "an image file", ImageError)
@@ -114,9 +114,9 @@ def expand_paths(
 
 def _expand(argument: str, without: Collection[str | os.PathLike[str]]) -> list[Path]:
     path = expanded(argument)
-    if path.is_dir():
+    if os.path.isdir(path):
         return list(images_below(path, without)) or _none(f"{argument} is a folder without images")
-    if path.exists():
+    if os.path.exists(path):
         return [path]
     if glob.has_magic(argument):
         return list(_images_matching(str(path), without)) or _none(f"no image matches {argument!r}")

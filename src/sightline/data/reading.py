@@ -54,7 +54,7 @@ def rows(
         if len(fields) != len(names):
             raise InputError(
                 f"{at(path, number)}: expected {len(names)} columns ({', '.join(names)}), "
-                f"got {len(fields)}: {line.strip()!r}"
+                f"got {len(fields)}: {line.strip()!r:.200}"
             )
         yield number, [field.strip() for field in fields]
 
@@ -89,7 +89,7 @@ def four_numbers(fields: Sequence[str], where: str, what: str = "x0 y0 x1 y1") -
     try:
         a, b, c, d = (float(field) for field in fields)
     except ValueError:
-        raise InputError(f"{where}: expected four numbers {what}, got {' '.join(fields)!r}") from None
+        raise InputError(f"{where}: expected four numbers {what}, got {' '.join(fields)!r:.200}") from None
     return a, b, c, d
 
 

@@ -85,7 +85,7 @@ def _csv(path: Path) -> list[tuple[str, str, str]]:
     header = [name.strip().lower() for name in next(reader, [])]
     if not {"image", "caption"} <= set(header):
         raise InputError(
-            f"{at(path, 1)}: expected a header with 'image' and 'caption', got {','.join(header)!r}"
+            f"{at(path, 1)}: expected a header with 'image' and 'caption', got {','.join(header)!r:.200}"
         )
     image, caption = header.index("image"), header.index("caption")
     found = []
@@ -95,7 +95,7 @@ def _csv(path: Path) -> list[tuple[str, str, str]]:
             continue
         if len(row) != len(header) or not row[image].strip():
             raise InputError(
-                f"{where}: expected {len(header)} columns ({','.join(header)}), got {','.join(row)!r}"
+                f"{where}: expected {len(header)} columns ({','.join(header)}), got {','.join(row)!r:.200}"
             )
         found.append((row[image].strip(), row[caption].strip(), where))
     return found

@@ -117,7 +117,7 @@ def _read_boxes(
         header = next(reader, [])
         if header not in _HEADERS:
             raise InputError(
-                f"{at(table, 1)}: expected the header 'file,x0,y0,x1,y1[,class]', got {','.join(header)!r}"
+                f"{at(table, 1)}: expected the header 'file,x0,y0,x1,y1[,class]', got {','.join(header)!r:.200}"
             )
         for row in reader:
             where = at(table, reader.line_num)
