@@ -72,7 +72,8 @@ def test_the_user_s_entry_is_found_before_the_built_in_one_and_hides_it_only() -
 
 def test_a_built_in_method_comes_back() -> None:
     paper = get_method("cam").paper
-    register_method("cam", paper="mine")(lambda evidence, target: evidence.activations.sum(1))
+    with pytest.warns(UserWarning, match=r"method 'cam' of .*test_registry hides the built-in one"):
+        register_method("cam", paper="mine")(lambda evidence, target: evidence.activations.sum(1))
     assert list_methods()["cam"] == "mine"
     unregister_method("cam")
     assert list_methods()["cam"] == paper

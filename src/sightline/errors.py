@@ -95,6 +95,9 @@ def unknown(what: str, given: object, valid: Iterable[str], *, hint: str = "") -
     """
     choices = list(valid)
     near = difflib.get_close_matches(str(given), choices, n=3, cutoff=0.5)
+    if not near:  # GradCAM for gradcam
+        plain = {name.lower(): name for name in reversed(choices)}
+        near = [plain[name] for name in difflib.get_close_matches(str(given).lower(), plain, n=3, cutoff=0.5)]
     quoted = [repr(name) for name in near]
     if near:
         listing = " or ".join(filter(None, [", ".join(quoted[:-1]), quoted[-1]]))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sightline.errors import InputError, unknown
+from sightline.options import Count, Range, check_value, shown
 from sightline.types import NORMALISATIONS
 
+PERCENTILE = (Annotated[float, Range(0, 100)],)
 UPSAMPLING_MODES = ("bilinear", "bicubic", "nearest")
 REDUCTIONS = ("sum", "mean", "max")
 IVR_QUANTILE = 0.45
@@ -30,8 +33,7 @@ def upsample(maps: Tensor, size_hw: tuple[int, int], mode: str = "bilinear") -> 
     """
     if mode not in UPSAMPLING_MODES:
         raise unknown("upsampling mode", mode, UPSAMPLING_MODES)
-    if min(size_hw) < 1:
-        raise InputError(f"size_hw is {tuple(size_hw)}; expected a height and a width of at least 1")
+    size_hw = _size(size_hw)
     maps = _as_float_maps(maps)
     if tuple(maps.shape[-2:]) == tuple(size_hw):
         return maps
@@ -92,6 +94,19 @@ def _weights(at: Tensor, span: tuple[float, float], side: int) -> Tensor:
     return (1 - (cell[:, None] - cells).abs()).clamp(min=0)
 
 
+def _size(size_hw: tuple[int, int]) -> tuple[int, int]:
+    """The size, checked; an exporter's open sizes are left alone."""
+    if torch.compiler.is_compiling():
+        return size_hw
+    try:
+        height, width = check_value((tuple[Count, Count],), size_hw, "")
+    except InputError:
+        raise InputError(
+            f"size_hw is {shown(size_hw)}; expected a height and a width of at least 1"
+        ) from None
+    return height, width
+
+
 def normalise(maps: Tensor, how: str = "minmax", percentile: float = 90.0) -> Tensor:
     """Rescale each map of (..., H, W) to [0, 1] by its own values.
 
@@ -129,8 +144,9 @@ def _rescale(maps: Tensor, how: str, percentile: float) -> Tensor:
         shifted = maps - maps.amin((-2, -1), keepdim=True)
     if how != "percentile":
         return _divide_by_max(shifted)  # ivr: all zeros if the 0.45-quantile is the maximum
-    if not 0 <= percentile <= 100:
-        raise InputError(f"percentile is {percentile}; expected a number from 0 to 100")
+    percentile = check_value(
+        (Annotated[float, Range(0, 100)],), percentile, f"percentile is {shown(percentile)};"
+    )
     scale = quantile(shifted, percentile / 100)[..., None, None]
     return torch.where(scale == 0, (shifted > 0).to(shifted), shifted / scale).clamp(max=1)
 

@@ -17,9 +17,10 @@ from sightline.engine import Evidence
 from sightline.errors import InputError, unknown
 from sightline.explanation import Explanation
 from sightline.inspection.layout import Layout
-from sightline.methods import Method, get_method
+from sightline.methods import get_method
 from sightline.methods.combinators import combined
 from sightline.methods.observation import Layer, observe_for
+from sightline.methods.results import maps_of
 from sightline.methods.spec import MethodSpec, parse_method
 from sightline.models.loading import LoadedModel
 from sightline.targets import (
@@ -93,8 +94,8 @@ def _spec_of(method: str | MethodSpec, layer: Layer, options: dict[str, Any]) ->
         raise InputError(f"option {twice[0]} is given twice: in the method {spec.label!r} and as a keyword")
     if layer is not None and spec.layers:
         raise InputError(f"layer={layer!r}, but the method {spec.label!r} names layers too; give only one")
-    get_method(spec.name).checked_options({**spec.options, **options})
-    return replace(spec, options={**spec.options, **options})
+    checked = get_method(spec.name).checked_options({**spec.options, **options})
+    return replace(spec, options={**spec.options, **{name: checked[name] for name in options}})
 
 
 def _explain_once(
@@ -121,7 +122,7 @@ def _explain_once(
     )
     evidence.scores = getattr(model, "scores", None)
     targets, indices = _targets(evidence, classes, target, getattr(model, "categories", None))
-    maps, signed = _run(method, evidence, targets, options)
+    maps, signed = maps_of(method, evidence, targets, options)
     return Explanation(
         maps=maps,
         classes=indices,
@@ -255,31 +256,3 @@ def _targets(
         )
     indices = resolve_classes(classes, logits, categories)
     return [ClassTarget(indices[:, k]) for k in range(indices.shape[1])], indices
-
-
-def _run(
-    method: Method, evidence: Evidence, targets: list[Target], options: dict[str, Any]
-) -> tuple[Tensor, Tensor | None]:
-    """Run the method for every target: maps (N, K, h, w) and, for pixel-level methods, signed (N, K, 3, H, W)."""
-    if method.joint:
-        maps = method.function(evidence, targets, **options)
-    elif not method.class_specific:
-        maps = method.function(evidence, targets[0], **options)[:, None].repeat(1, len(targets), 1, 1)
-    else:
-        maps = torch.stack([method.function(evidence, t, **options) for t in targets], 1)
-    maps = maps.detach().to(torch.promote_types(maps.dtype, torch.float32))
-    if not torch.compiler.is_compiling() and not torch.isfinite(maps).all():
-        raise InputError(
-            f"the maps of {method.name!r} hold NaN or Inf, though the network's output does not: "
-            "look at the target and at the method's options"
-        )
-    if method.signed:
-        return maps.abs().amax(2), maps
-    return _on_image(method, evidence, maps), None
-
-
-def _on_image(method: Method, evidence: Evidence, maps: Tensor) -> Tensor:
-    """A layer's maps; at the image's size, each cell where it looks, if the layer does not cover just the image."""
-    if "activations" not in method.needs or method.layers is not None or evidence.sites[0].covers is None:
-        return maps
-    return evidence.upsampled(maps) if maps.shape[2:] == evidence.activations.shape[2:] else maps

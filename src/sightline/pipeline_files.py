@@ -19,6 +19,7 @@ from sightline.explanation import Explanation
 from sightline.methods.registry import get_method
 from sightline.methods.spec import MethodSpec, parse_methods
 from sightline.models.loading import LoadedModel, load_model
+from sightline.options import check_fields
 from sightline.pictures.overlay import colour_table
 from sightline.pictures.panel import Cell, panel, unsure_note
 from sightline.pipeline import explain, load_photos
@@ -61,8 +62,10 @@ class ExplainOptions:
     target: str | OutputTarget | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.methods, str):
-            object.__setattr__(self, "methods", [self.methods])
+        for name in ("methods", "layers", "method_options"):  # one alone is a list of one
+            if isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, [getattr(self, name)])
+        check_fields(self)
         if not self.methods:
             raise InputError("methods is empty; expected at least one method, e.g. 'gradcam'")
         if self.view not in VIEWS:

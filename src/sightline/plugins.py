@@ -28,6 +28,7 @@ GROUP = "sightline.plugins"
 VARIABLE = "SIGHTLINE_PLUGINS"  # plugins, separated as in PATH
 
 _loaded: dict[str, ModuleType] = {}
+_sources: list[str] = []  # the module of every entry that was registered, in order
 _lock = threading.RLock()
 _found = False
 
@@ -35,7 +36,7 @@ _found = False
 def load_plugin(plugin: str | Path) -> ModuleType:
     """Import a plugin, FILE.py or a module name, and return it; a second call returns the same module.
 
-    Raises `InputError`, with the line of the file, if it does not exist or fails.
+    Raises `InputError`, with the line of the file, if it does not exist or fails, and if it registers nothing.
 
     >>> load_plugin("mine.py")
     Traceback (most recent call last):
@@ -45,8 +46,26 @@ def load_plugin(plugin: str | Path) -> ModuleType:
     name = str(Path(plugin).resolve()) if is_file else str(plugin)
     with _lock:
         if name not in _loaded:
-            _loaded[name] = _run_file(Path(plugin), name) if is_file else _import_module(name)
+            before = len(_sources)
+            module = _run_file(Path(plugin), name) if is_file else _import_module(name)
+            if len(_sources) == before and not _registered(module):
+                raise InputError(
+                    f"plugin {plugin} registers nothing: no method, data set, metric or method name; "
+                    "see sightline.register_method"
+                )
+            _loaded[name] = module
         return _loaded[name]
+
+
+def note_entry(module: str) -> None:
+    """Called for every entry that a module registers, so that a plugin without any is noticed."""
+    _sources.append(module)
+
+
+def _registered(module: ModuleType) -> bool:
+    """Whether this module, or one inside it, registered an entry earlier: it may have been imported before."""
+    name = module.__name__
+    return any(one == name or one.startswith(f"{name}.") for one in _sources)
 
 
 def loaded_plugins() -> list[str]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import torch
 from torch import Tensor
 
 from sightline.errors import InputError, unknown, with_new_names
+from sightline.options import Range, Share, check_fields, shown
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -129,7 +130,7 @@ class Geometry:
         return (boxes_xyxy - offset) / scale
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class BoxRule:
     """How a map becomes boxes: normalise it, keep the values ≥ t, take the largest region or all of them.
 
@@ -146,13 +147,32 @@ class BoxRule:
     (0.2, 0.35)
     """
 
-    threshold: float = None  # type: ignore[assignment]  # resolved below: never None after construction
-    relative_to: str = "max"
-    normalise: str = "minmax"
-    select: str = "largest"
-    percentile: float = 90.0
+    threshold: Share
+    relative_to: str
+    normalise: str
+    select: str
+    percentile: Annotated[float, Range(0, 100)]
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        threshold: float | None = None,
+        relative_to: str | None = None,
+        normalise: str = "minmax",
+        select: str = "largest",
+        percentile: float = 90.0,
+        **others: Any,
+    ) -> None:
+        given = {"relative_to": relative_to} if relative_to is not None else {}
+        given = with_new_names({**given, **others}, RENAMED)
+        for name in given:
+            if name != "relative_to":
+                raise unknown("box rule option", name, [one.name for one in fields(self)])
+        values = (threshold, given.get("relative_to", "max"), normalise, select, percentile)
+        for one, value in zip(fields(self), values, strict=True):
+            object.__setattr__(self, one.name, value)
+        self._check()
+
+    def _check(self) -> None:
         for what, given, valid in (
             ("relative_to", self.relative_to, RELATIVE_TO),
             ("normalise", self.normalise, NORMALISATIONS),
@@ -163,10 +183,7 @@ class BoxRule:
         object.__setattr__(self, "_usual", self.threshold is None)
         if self.threshold is None:
             object.__setattr__(self, "threshold", DEFAULT_THRESHOLDS[self.relative_to])
-        if not 0 <= self.threshold <= 1:
-            raise InputError(f"threshold is {self.threshold}; expected a share from 0 to 1")
-        if not 0 <= self.percentile <= 100:
-            raise InputError(f"percentile is {self.percentile}; expected a number from 0 to 100")
+        check_fields(self)
 
     def or_threshold_of(self, other: BoxRule | None) -> BoxRule:
         """This rule; if it was given no threshold, with that of ``other`` (a named method's rule, say).
@@ -181,7 +198,7 @@ class BoxRule:
     def of(cls, rule: BoxRule | float | None = None, **keywords: Any) -> BoxRule:
         """A rule, or one built from keywords (None: the default); a lone number is the threshold.
 
-        Raises `InputError` if both are given, and for a keyword that is not a field of `BoxRule`.
+        Raises `InputError` if both are given, for anything else, and for a keyword that is not a field of `BoxRule`.
 
         >>> BoxRule.of(threshold=0.5) == BoxRule.of(0.5) == BoxRule(0.5)
         True
@@ -193,6 +210,10 @@ class BoxRule:
         for name in given:
             if name not in valid:
                 raise unknown("box rule option", name, valid)
+        if isinstance(rule, (Mapping, str)):
+            raise InputError(
+                f"rule={shown(rule)}; expected a BoxRule, a threshold, or keywords: threshold=0.3"
+            )
         if not isinstance(rule, BoxRule):
             return cls(**given) if rule is None else cls(rule, **given)
         if given:

@@ -85,8 +85,12 @@ def test_an_option_goes_to_every_method_that_has_it() -> None:
     }
 
 
-def test_the_last_value_counts() -> None:
-    assert parse_options(["rise"], ["masks=8", "masks=16"]) == {"rise": {"masks": 16}}
+def test_a_value_is_given_once_and_that_for_one_method_counts() -> None:
+    with pytest.raises(InputError, match="option masks is given twice, '8' and '16'; expected it once"):
+        parse_options(["rise"], ["masks=8", "masks=16"])
+    for pairs in (["nwc=true", "cam.nwc=false"], ["cam.nwc=false", "nwc=true"]):
+        found = parse_options(["cam", "gradcam"], pairs)
+        assert found == {"cam": {"nwc": False}, "gradcam": {"nwc": True}}
 
 
 @pytest.mark.parametrize("method", list_methods())

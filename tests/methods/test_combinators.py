@@ -231,7 +231,7 @@ def test_a_name_of_ones_own() -> None:
         ("cam:scales=1,big", "expected comma-separated numbers"),
         ("cam:scales=1,0", "expected factors of the input size"),
         ("cam:affinity.powr=2", "did you mean 'power'"),
-        ("cam:affinity.power=many", "expected numbers, e.g. affinity.power=4"),
+        ("cam:affinity.power=many", "affinity.power='many': expected a number above 0"),
         ("cam:afinity", "option 'afinity'"),
         ("locallise", "did you mean 'localise'"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from sightline.errors import InputError
 from sightline.explanation import Explanation
 from sightline.methods.spec import parse_method
 from sightline.models.loading import LoadedModel
+from sightline.options import check_fields
 from sightline.pictures.overlay import overlay
 from sightline.pipeline import explain
 from sightline.reports.output_folder import file_name, write_atomically
@@ -43,6 +45,7 @@ ROWS = pa.schema(
         ("category", pa.string()),
         ("score", pa.float32()),
         ("score_rule", pa.string()),
+        ("sure", pa.bool_()),
         ("boxes_xyxy", pa.list_(pa.list_(pa.float32()))),
         ("threshold", pa.float32()),
     ]
@@ -61,7 +64,7 @@ class BatchOptions:
 
     method: str = "gradcam"
     method_options: dict[str, Any] = field(default_factory=dict)
-    classes: str | list[str] = "top1"
+    classes: str | int | Sequence[str | int] = "top1"
     layers: list[str] = field(default_factory=list)
     view: str = "whole"
     rule: BoxRule = field(default_factory=BoxRule)
@@ -74,6 +77,7 @@ class BatchOptions:
     channels_last: bool = True
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.heatmap_bits not in BITS:
             raise InputError(f"heatmap_bits={self.heatmap_bits}; expected 0 (none), 8 or 16")
         if self.heatmap_size not in SIZES:
@@ -160,6 +164,7 @@ def _rows(explanation: Explanation, heatmaps: Tensor, batch: Prepared, options: 
         [names[index] if names else f"class {index}" for index in indices],
         scores.flatten().cpu().numpy(),
         [explanation.score_rule.name if explanation.score_rule else None] * len(each),
+        [None if explanation.sure is None else explanation.sure[i] for i in each],
         [explanation.geometries[i].to_photo(found[i][k]).tolist() for i in range(n) for k in range(classes)],
         cuts.flatten().float().numpy(),
     ]

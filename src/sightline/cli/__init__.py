@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sightline.cli._once import Once
 from sightline.cli._output import discard_empty
 from sightline.cli._verbs import verbs_in, with_new_verbs
 from sightline.errors import InputError
@@ -81,7 +82,7 @@ def build_app() -> typer.Typer:
         if hasattr(module, "app"):
             app.add_typer(module.app, name=verb)
         else:
-            app.command(verb)(getattr(module, function))
+            app.command(verb, cls=Once)(getattr(module, function))
     return app
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -161,6 +162,18 @@ def load(
     names = None if categories is None else read_categories(categories)
     rule = None if scores == "auto" else scores  # a checkpoint may have its own
     return load_model(model, weights=weights, categories=names, device=device, scores=rule)
+
+
+def load_saying(
+    model: str | None, weights: str | None, categories: Path | None, device: str, scores: str = "auto"
+) -> LoadedModel:
+    """As `load`, with one line on stderr if the classification layer is untrained."""
+    from sightline.cli._print import UNTRAINED
+
+    loaded = load(model, weights, categories, device, scores)
+    if not loaded.trained_head:
+        print(f"sightline: {loaded.name}: {UNTRAINED}", file=sys.stderr)
+    return loaded
 
 
 def load_models(

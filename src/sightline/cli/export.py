@@ -57,7 +57,7 @@ def export(
     Resize photos to the network's size yourself; normalisation is part of the graph. The file is checked against
     PyTorch before it is written.
     """
-    from sightline.cli._options import load
+    from sightline.cli._options import load_saying
     from sightline.cli._output import prepare_folder
     from sightline.export.onnx import check_place, export_onnx
     from sightline.reports.output_folder import as_json
@@ -65,7 +65,7 @@ def export(
     check_place(out, force)  # fail now, not after loading a large model
     prepare_folder(out.parent)
     described = export_onnx(
-        load(model, weights, categories, "cpu", scores),
+        load_saying(model, weights, categories, "cpu", scores),
         out,
         force=force,
         method=method,

@@ -80,7 +80,9 @@ def faithfulness(
             rich_help_panel=METRICS,
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of noise and random maps.", rich_help_panel=METRICS)] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of noise and random maps.", rich_help_panel=METRICS)
+    ] = 0,
     resamples: Resamples = 2000,
     out: ReportFolder = Path("out/faithfulness"),
     json: ReportJson = False,

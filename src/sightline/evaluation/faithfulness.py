@@ -19,7 +19,7 @@ from sightline.evaluation.counting import Batch, Skipped, chunks
 from sightline.evaluation.faithfulness_report import FaithfulnessReport
 from sightline.evaluation.models import ModelSource
 from sightline.evaluation.options import EvaluationOptions, Scoring
-from sightline.evaluation.run import Progress, left_out, resolved_method
+from sightline.evaluation.run import Progress, left_out, resolved_methods, untrained
 from sightline.evaluation.selection import Selection, select_images
 from sightline.heatmap import make_heatmaps
 from sightline.methods.spec import MethodSpec
@@ -28,6 +28,7 @@ from sightline.metrics.faithfulness import Score, centre_maps, class_probability
 from sightline.metrics.pointing import box_mask
 from sightline.metrics.registry import Column, Metric, MetricContext, chosen_metrics
 from sightline.models.loading import load_model
+from sightline.options import Seed, check_fields
 from sightline.reports.tables import Row
 from sightline.scores import ScoreRule
 from sightline.types import Dataset, Sample
@@ -57,13 +58,14 @@ class FaithfulnessOptions:
     input_size: int | None = None
     on_bad: str = "refuse"
     steps: int = 56
-    seed: int = 0
+    seed: Seed = 0
     batch_size: int = 32
     workers: int = 1
     resamples: int = 2000
     unknown_classes: str = "refuse"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.steps < 1:
             raise InputError(f"steps={self.steps}; expected 1 or more")
         self.scoring  # noqa: B018  (constructing it checks the options)
@@ -88,9 +90,9 @@ class FaithfulnessOptions:
 def evaluate_faithfulness(
     model: nn.Module,
     dataset: Dataset,
-    methods: Sequence[str | MethodSpec] = ("cam",),
+    methods: str | MethodSpec | Sequence[str | MethodSpec] = ("cam",),
     *,
-    metrics: Sequence[str] | None = None,
+    metrics: str | Sequence[str] | None = None,
     options: FaithfulnessOptions | None = None,
     progress: Progress | None = None,
     **choices: Any,
@@ -115,8 +117,9 @@ def evaluate_faithfulness(
         if name not in (known := [one.name for one in fields(FaithfulnessOptions)]):
             raise unknown("faithfulness option", name, known)
     options = replace(options or FaithfulnessOptions(), **choices)
+    metrics = [metrics] if isinstance(metrics, str) else metrics
     chosen = chosen_metrics(metrics, boxes=any(len(sample.boxes_xyxy) for sample in dataset.samples))
-    specs = list({spec.label: spec for spec in map(resolved_method, methods)}.values())
+    specs = resolved_methods(methods)
     loaded = load_model(model)
     whole, others = dataset, list[str]()
     if options.unknown_classes == "skip" and any("boxes" in metric.needs for metric in chosen):
@@ -135,7 +138,7 @@ def evaluate_faithfulness(
         columns,
         list(dict.fromkeys(filled)),
         {dataset[index].id: why for index, why in run.selection.skipped.reasons.items()},
-        [*notes, *left_out(whole, dataset, others)],
+        [*untrained({loaded.name: loaded}), *notes, *left_out(whole, dataset, others)],
     )
 
 

@@ -12,6 +12,7 @@ from sightline.boxes import five_guesses
 from sightline.data.classes import match_classes
 from sightline.data.images import PhotoSource
 from sightline.data.photos import PhotoBatch
+from sightline.engine import logits_with_graph
 from sightline.errors import InputError
 from sightline.evaluation.counting import (
     Batch,
@@ -26,6 +27,7 @@ from sightline.evaluation.counting import (
 )
 from sightline.evaluation.options import Line, Scoring
 from sightline.heatmap import make_heatmaps
+from sightline.inspection.guard import unwrapped
 from sightline.methods.combinators import Maps
 from sightline.methods.spec import MethodSpec
 from sightline.metrics.ilsvrc import ILSVRC
@@ -33,6 +35,7 @@ from sightline.metrics.protocols import in_threads
 from sightline.models.loading import LoadedModel
 from sightline.models.preprocess import Preprocess
 from sightline.pipeline import explain
+from sightline.scores import rule_for
 from sightline.types import Dataset, Sample
 
 if TYPE_CHECKING:
@@ -54,7 +57,7 @@ class ModelSource:
             for number, spec in enumerate(self.specs)
             for line in scoring.lines(spec.label, number, spec.rule)
         ] or [Line("")]
-        self.outputs = _count_outputs(self)
+        self.outputs, self.score_rule = _outputs(self)
         self._matched: dict[tuple[str, ...], list[int]] = {}
 
     @property
@@ -209,8 +212,8 @@ def _preprocess(model: LoadedModel, input_size: int | None) -> Preprocess:
     return own.at_size((input_size, input_size))
 
 
-def _count_outputs(source: ModelSource) -> int:
-    """The network's number of classes, found by running it on one empty image of the input size."""
+def _outputs(source: ModelSource) -> tuple[int, str]:
+    """The number of classes, and how they become probabilities, found by running one empty image of the input size."""
     like = next(source.model.parameters(), torch.zeros(0))
     height, width = source.preprocess.input_hw
     blank = torch.zeros(1, len(source.preprocess.mean), height, width).to(like.device, like.dtype)
@@ -222,4 +225,6 @@ def _count_outputs(source: ModelSource) -> int:
         raise InputError(f"{source.name} does not accept an input of {height}×{width}: {reason}") from error
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise InputError(f"{source.name} returns no class scores (N, C); only classifiers can be evaluated")
-    return logits.shape[1]
+    network = unwrapped(source.model.network)
+    rule = rule_for(logits, source.model.scores, lambda: logits_with_graph(network, blank))
+    return logits.shape[1], rule.name

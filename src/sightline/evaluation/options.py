@@ -11,6 +11,7 @@ from sightline.errors import InputError, unknown, with_new_names
 from sightline.metrics.accumulators import BoxTally, PixelTally
 from sightline.metrics.localisation import grid_index
 from sightline.metrics.protocols import PROTOCOLS
+from sightline.options import Count, check_fields
 from sightline.types import BoxRule
 
 ON_BAD = ("refuse", "skip")
@@ -39,7 +40,7 @@ class EvaluationOptions:
     view: str = "whole"
     gt_only: bool = False
     input_size: int | None = None
-    heatmap_size: tuple[int, int] | None = None
+    heatmap_size: tuple[Count, Count] | None = None
     limit: int | None = None
     on_bad: str = "refuse"
     unknown_classes: str = "refuse"
@@ -49,6 +50,7 @@ class EvaluationOptions:
     cases: int = 4
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for what, given, valid in (
             ("protocol", self.protocol, (*PROTOCOLS, "pxap")),
             ("view", self.view, VIEWS),

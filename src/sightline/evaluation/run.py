@@ -18,6 +18,7 @@ from sightline.evaluation.options import EvaluationOptions, Rules, Scoring, read
 from sightline.evaluation.rows import baselines, compared
 from sightline.evaluation.saved import SavedSource
 from sightline.evaluation.selection import Selection, check_choice, select_images, truth_of
+from sightline.methods.registry import get_method
 from sightline.methods.spec import MethodSpec, parse_method
 from sightline.metrics.accumulators import BoxTally
 from sightline.models.loading import LoadedModel, load_model
@@ -34,7 +35,7 @@ SALIENCY_SMOOTH = 0.02
 def evaluate(
     model: Models,
     dataset: Dataset,
-    methods: Sequence[str | MethodSpec] = ("cam",),
+    methods: str | MethodSpec | Sequence[str | MethodSpec] = ("cam",),
     *,
     rule: Rules = None,
     choose_on: Dataset | None = None,
@@ -88,6 +89,15 @@ def evaluate(
     report.settings["classes_left_out"] = others
     report.notes += left_out(whole, dataset, others)
     return report
+
+
+def untrained(models: Mapping[str, LoadedModel]) -> list[str]:
+    """The note on models whose classification layer has random weights; empty if there are none."""
+    return [
+        f"{name}: the classification layer is untrained: classes and boxes mean nothing."
+        for name, one in models.items()
+        if not one.trained_head
+    ]
 
 
 def left_out(whole: Dataset, scored: Dataset, classes: Sequence[str]) -> list[str]:
@@ -177,15 +187,15 @@ def fixed(source: Source) -> list[dict[str, float]]:
 
 def _sources(
     models: Mapping[str, LoadedModel],
-    methods: Sequence[str | MethodSpec],
+    methods: Methods,
     folders: Sequence[str | Path],
     scoring: Scoring,
     splits: Sequence[Dataset],
 ) -> list[Source]:
-    specs = {spec.label: spec for spec in map(resolved_method, methods)}
+    specs = resolved_methods(methods)
     found: list[Source] = []
     for name, one in models.items():
-        source = ModelSource(name, one, list(specs.values()), scoring)
+        source = ModelSource(name, one, specs, scoring)
         source.match(splits[0])  # fails now, not after the scoring
         found.append(source)
     found += [SavedSource(folder, scoring, splits) for folder in folders]
@@ -209,8 +219,22 @@ def _named(model: Models) -> dict[str, nn.Module]:
     return found
 
 
+Methods = str | MethodSpec | Sequence[str | MethodSpec]
+
+
+def resolved_methods(methods: Methods) -> list[MethodSpec]:
+    """The specs of one or more method strings, each once, their options checked."""
+    several = [methods] if isinstance(methods, (str, MethodSpec)) else list(methods)
+    specs = list({spec.label: spec for spec in map(resolved_method, several)}.values())
+    for spec in specs:
+        get_method(spec.name).checked_options(dict(spec.options))
+    return specs
+
+
 def resolved_method(method: str | MethodSpec) -> MethodSpec:
     """The spec of a name; saliency gets its smoothing."""
+    if not isinstance(method, (str, MethodSpec)):
+        raise InputError(f"method is a {type(method).__name__}; expected text such as 'cam:flip'")
     spec = parse_method(method) if isinstance(method, str) else method
     if spec.name == "saliency":
         return replace(spec, options={"smooth": SALIENCY_SMOOTH, **spec.options})
@@ -245,6 +269,7 @@ def _described(
         "images": len(counted.indices),
         "available": len(dataset),
         **scoring.as_dict(),
+        **_thresholds(sources, scoring),
         "choose_on": other.split if other else None,
         "choose_images": len(chosen_on.indices) if chosen_on else None,
         "choose_skipped": {other[i].id: why for i, why in selections[1].skipped.reasons.items()}
@@ -256,7 +281,7 @@ def _described(
                 "architecture": source.model.name,
                 "weights": source.model.weights,
                 "weights_sha256": source.model.weights_sha256,
-                "scores": source.model.scores,
+                "scores": source.score_rule,
                 "input_hw": list(source.preprocess.input_hw),
             }
             for source in models
@@ -266,9 +291,28 @@ def _described(
     }
 
 
+def _thresholds(sources: Sequence[Source], scoring: Scoring) -> dict[str, Any]:
+    """The fixed thresholds: the rules' own, unless named methods bring others for every row; and which bring others."""
+    lines = [line for source in sources for line in source.lines if line.rule is not None]
+    found: dict[str, float] = {}
+    own: dict[str, dict[str, float]] = {}
+    for rule in scoring.rules:
+        taus = {
+            line.method: line.rule.threshold
+            for line in lines
+            if line.rule is not None and line.relative_to == rule.relative_to
+        }
+        if not taus:
+            continue
+        common = rule.threshold if rule.threshold in taus.values() else next(iter(taus.values()))
+        found[rule.relative_to] = common
+        own[rule.relative_to] = {method: tau for method, tau in taus.items() if tau != common}
+    return {"thresholds": found, "own_thresholds": {name: taus for name, taus in own.items() if taus}}
+
+
 def _notes(sources: Sequence[Source], scoring: Scoring, dataset: Dataset) -> list[str]:
     """What else a reader of the table must know."""
-    notes = []
+    notes = untrained({one.name: one.model for one in sources if isinstance(one, ModelSource)})
     specs = [spec for source in sources if isinstance(source, ModelSource) for spec in source.specs]
     if any(spec.name == "saliency" and spec.options["smooth"] == SALIENCY_SMOOTH for spec in specs):
         notes.append(

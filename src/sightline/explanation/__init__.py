@@ -111,7 +111,7 @@ class Explanation:
         >>> example().heatmaps().shape
         torch.Size([1, 1, 8, 8])
         """
-        return make_heatmaps(self.maps, size_hw or self.input_hw, normalise, percentile)
+        return make_heatmaps(self.maps, self.input_hw if size_hw is None else size_hw, normalise, percentile)
 
     @overload
     def masks(

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from sightline.engine import Evidence
 from sightline.methods.registry import register_method
+from sightline.options import Count
 from sightline.targets import Target
 
 
 @register_method("ablationcam", paper="Ramaswamy & Desai, WACV 2020", needs=("activations",), joint=True)
 def ablationcam(
-    evidence: Evidence, targets: Sequence[Target], *, nwc: bool = False, chunk: int = 64
+    evidence: Evidence, targets: Sequence[Target], *, nwc: bool = False, chunk: Count = 64
 ) -> Tensor:
     """w_k = (y^c − y^c with A^k = 0) / |y^c|; L = ReLU(Σ_k w_k A^k).
 

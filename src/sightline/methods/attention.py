@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from sightline.engine import Evidence, refuse_inference_mode
-from sightline.errors import InputError
 from sightline.inspection.attention import AttentionPass, attend, over_heads
 from sightline.methods.registry import register_method
+from sightline.options import Range
 from sightline.targets import Target
 
+Part = Annotated[float, Range(0, 1, below=True, noun="a share")]
 Combine = Callable[[Sequence[Tensor]], Tensor]
 
 
@@ -22,7 +24,7 @@ Combine = Callable[[Sequence[Tensor]], Tensor]
     needs=("attention",),
     class_specific=False,
 )
-def attention_rollout(evidence: Evidence, target: Target, *, discard: float = 0.0) -> Tensor:
+def attention_rollout(evidence: Evidence, target: Target, *, discard: Part = 0.0) -> Tensor:
     """R = Π_l (½ I + ½ mean over heads of A_l), later blocks on the left; the class token's row of R.
 
     Class-agnostic: where information flows, for any class. Without a class token, the mean of the rows that the
@@ -105,8 +107,6 @@ def _for_each(evidence: Evidence, targets: Sequence[Target], combine: Combine) -
 
 def _discarded(mean: Tensor, share: float) -> Tensor:
     """The mean map (N, T, T) without its smallest values; the column of the first token stays."""
-    if not 0 <= share < 1:
-        raise InputError(f"discard={share}; expected a share from 0 to below 1")
     count = int(share * mean[0].numel())
     if not count:
         return mean

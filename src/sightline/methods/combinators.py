@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -14,6 +15,8 @@ from sightline.inspection.layers import Spans
 from sightline.inspection.stages import covered, last_stages, watched
 from sightline.methods.registry import get_method
 from sightline.methods.spec import Affinity, MethodSpec
+
+MOST_PIXELS = 100_000_000  # of one scaled batch: 1.2 GB as float32, before the network's own maps
 
 
 class Maps(Protocol):
@@ -116,14 +119,14 @@ def scaled(method: Maps, scales: Sequence[float], resized: Resized | None = None
     x_s, for example from the photos; None: the images themselves are resized (bilinear, antialiased).
     Returns (N, K, H, W).
     """
-    if not scales or any(scale <= 0 for scale in scales):
+    if not scales or not all(0 < scale < math.inf for scale in scales):
         raise InputError(f"scales={tuple(scales)}; expected one or more factors of the input size above 0")
 
     def maps(model: nn.Module, images: Tensor, classes: Tensor, *, layer: Any = None) -> Tensor:
         size_hw = (images.shape[-2], images.shape[-1])
         found = []
         for scale in scales:
-            wanted = (max(1, round(scale * size_hw[0])), max(1, round(scale * size_hw[1])))
+            wanted = scaled_size(size_hw, scale, len(images))
             if wanted == size_hw:
                 shown = images
             else:
@@ -132,6 +135,22 @@ def scaled(method: Maps, scales: Sequence[float], resized: Resized | None = None
         return _fused(found, size_hw)
 
     return maps
+
+
+def scaled_size(size_hw: tuple[int, int], scale: float, n: int = 1) -> tuple[int, int]:
+    """The size of n images at ``scale`` times ``size_hw``; raises `InputError` where they would not fit in memory.
+
+    >>> scaled_size((224, 100), 1.5)
+    (336, 150)
+    """
+    height, width = (max(1, round(scale * side)) for side in size_hw)
+    if n * height * width > MOST_PIXELS:
+        images = f"{n} images of " if n > 1 else ""
+        raise InputError(
+            f"scales={scale:g} makes {images}{height:.4g} × {width:.4g} pixels; "
+            f"expected at most {MOST_PIXELS // 10**6} million pixels at a time: a smaller scale or batch"
+        )
+    return height, width
 
 
 def _fused(

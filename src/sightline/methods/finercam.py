@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from sightline.engine import Evidence
-from sightline.errors import InputError, UnsupportedError, unknown
+from sightline.errors import UnsupportedError, unknown
 from sightline.methods.gradcam import gradcam
 from sightline.methods.layercam import layercam
 from sightline.methods.registry import register_method
+from sightline.options import Count
 from sightline.targets import CallableTarget, ClassTarget, Target, logits_of
 
 BASES = {"gradcam": gradcam, "layercam": layercam}
@@ -31,7 +32,7 @@ def most_similar(logits: Tensor, classes: Tensor, n: int) -> Tensor:
 
 @register_method("finercam", paper="Zhang et al., CVPR 2025")
 def finercam(
-    evidence: Evidence, target: Target, *, gamma: float = 0.6, n: int = 3, base: str = "gradcam"
+    evidence: Evidence, target: Target, *, gamma: float = 0.6, n: Count = 3, base: str = "gradcam"
 ) -> Tensor:
     """``base`` (Grad-CAM or LayerCAM) of y^c − γ · (1/n) Σ_d y^d over the n most similar other classes d.
 
@@ -47,8 +48,6 @@ def finercam(
     """
     if base not in BASES:
         raise unknown("finercam base", base, BASES)
-    if n < 1:
-        raise InputError(f"n={n}; expected at least 1 class to compare with")
     logits = evidence.logits
     if not isinstance(target, ClassTarget) or logits is None:
         raise UnsupportedError("finercam compares classes, not a callable target; use 'gradcam'")

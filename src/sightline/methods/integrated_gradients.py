@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from sightline.engine import Evidence
-from sightline.errors import InputError
 from sightline.methods.registry import register_method
+from sightline.options import Count
 from sightline.targets import Target
 
 
@@ -16,7 +16,7 @@ from sightline.targets import Target
     "integrated_gradients", paper="Sundararajan et al., ICML 2017", needs=("input_gradient",), signed=True
 )
 def integrated_gradients(
-    evidence: Evidence, target: Target, *, steps: int = 32, baseline: float = 0.0
+    evidence: Evidence, target: Target, *, steps: Count = 32, baseline: float = 0.0
 ) -> Tensor:
     """(x − x₀) ⊙ ∫₀¹ ∂y^c/∂x (x₀ + t(x − x₀)) dt, by Gauss–Legendre quadrature with 32 points.
 
@@ -29,8 +29,6 @@ def integrated_gradients(
     >>> bool(torch.isclose(e.signed.sum(), e.logits[0, 0] - net[1].bias[0], atol=1e-5))
     True
     """
-    if steps < 1:
-        raise InputError(f"steps={steps}; expected at least 1")
     images = evidence.images.detach()
     difference = images - baseline
     points, weights = np.polynomial.legendre.leggauss(steps)

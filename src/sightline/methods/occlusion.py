@@ -10,6 +10,7 @@ from torch import Tensor
 from sightline.engine import Evidence
 from sightline.errors import InputError
 from sightline.methods.registry import register_method
+from sightline.options import Count, Positive
 from sightline.targets import Target
 
 
@@ -44,10 +45,10 @@ def occlusion(
     evidence: Evidence,
     targets: Sequence[Target],
     *,
-    window: int | float | tuple[int, int] | None = None,
-    stride: int | float | tuple[int, int] | None = None,
+    window: Count | Positive | tuple[Count, Count] | None = None,
+    stride: Count | Positive | tuple[Count, Count] | None = None,
     value: float = 0.0,
-    chunk: int = 32,
+    chunk: Count = 32,
 ) -> Tensor:
     """The drop y^c(x) − y^c(masked), averaged over the grey windows that cover each pixel.
 

@@ -7,21 +7,27 @@ from typing import Any
 
 from sightline.errors import InputError, unknown
 from sightline.methods.registry import Method, get_method
-from sightline.options import option_kinds, read_value, split_pair
+from sightline.options import read_value, split_pair
 
 
 def parse_options(methods: Sequence[str], pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The options of each method, from ``NAME=VALUE`` (every method that has it) or ``METHOD.NAME=VALUE``.
 
-    Raises `InputError` for an unknown name (with the nearest ones) and for a value of the wrong type.
+    The second wins over the first. Raises `InputError` for an unknown name (with the nearest ones), for a value of the
+    wrong kind or out of range, and for a name given twice.
 
     >>> parse_options(["gradcam", "scorecam"], ["channels=64"])
     {'gradcam': {}, 'scorecam': {'channels': 64}}
     """
     found: dict[str, dict[str, Any]] = {name: {} for name in methods}
     table = {name: get_method(name) for name in methods}
+    texts: dict[str, str] = {}
     for pair in pairs:
         key, text = split_pair(pair, "channels=64")
+        if key in texts:
+            raise InputError(f"option {key} is given twice, {texts[key]!r} and {text!r}; expected it once")
+        texts[key] = text
+    for key, text in sorted(texts.items(), key=lambda one: "." in one[0]):
         only, _, option = key.rpartition(".")
         if only and only not in table:
             raise unknown("method in the option's name", only, table)
@@ -33,7 +39,7 @@ def parse_options(methods: Sequence[str], pairs: Sequence[str]) -> dict[str, dic
                 raise InputError(f"unknown option {option!r}: {asked} has no options")
             raise unknown(f"option of {asked}:", option, dict.fromkeys(valid))
         for name in owners:
-            kinds = option_types(table[name])[option]
+            kinds = table[name].kinds[option]
             found[name][option] = read_value(kinds, text, f"option {option}={text!r} of {name}")
     return found
 
@@ -44,4 +50,4 @@ def option_types(method: Method) -> dict[str, tuple[Any, ...]]:
     >>> option_types(get_method("scorecam"))["channels"]
     (<class 'int'>, <class 'NoneType'>)
     """
-    return option_kinds(method.function, method.options)
+    return method.kinds

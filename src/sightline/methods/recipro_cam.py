@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from sightline.engine import Evidence
-from sightline.errors import InputError
 from sightline.methods.registry import register_method
+from sightline.options import Count
 from sightline.targets import Target
 
 GAUSSIAN = ((1 / 16, 1 / 8, 1 / 16), (1 / 8, 1 / 4, 1 / 8), (1 / 16, 1 / 8, 1 / 16))
@@ -35,7 +35,7 @@ def position_masks(height: int, width: int, gaussian: bool = True) -> Tensor:
     "recipro_cam", paper="Byun & Lee, 2022 (CVPR workshop 2024)", needs=("activations",), joint=True
 )
 def recipro_cam(
-    evidence: Evidence, targets: Sequence[Target], *, gaussian: bool = True, chunk: int = 64
+    evidence: Evidence, targets: Sequence[Target], *, gaussian: bool = True, chunk: Count = 64
 ) -> Tensor:
     """M(p) = y^c of the target layer seen through a mask at p: y^c(A ⊙ m_p), min-max over the positions p.
 
@@ -50,8 +50,6 @@ def recipro_cam(
     >>> sightline.explain(net, torch.rand(1, 3, 8, 8), method="recipro_cam", layer="1").maps.shape
     torch.Size([1, 1, 6, 6])
     """
-    if chunk < 1:
-        raise InputError(f"chunk={chunk}; expected at least 1")
     activations, rescore = evidence.activations, evidence.rescorer()
     n, _, h, w = activations.shape
     masks = position_masks(h, w, gaussian).to(activations)

@@ -5,16 +5,26 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
 from sightline.errors import InputError, unknown
-from sightline.options import keyword_options
+from sightline.options import check_value, keyword_options, option_kinds, shown
 from sightline.plugins import from_plugin, load_plugin, loaded_plugins
 from sightline.registry import Registry
 
 NEEDS = ("activations", "gradient", "input_gradient", "guided", "classifier", "attention")
+COMBINATORS = (
+    "flip",
+    "scales",
+    "affinity",
+    "layer",
+    "layers",
+    "smooth",
+    "tencrop",
+)  # words of a method string
 
 
 @dataclass(frozen=True)
@@ -42,14 +52,30 @@ class Method:
         return keyword_options(self.function)
 
     def checked_options(self, given: dict[str, Any]) -> dict[str, Any]:
-        """The defaults overridden by ``given``; raises `InputError` for an option that the method lacks."""
-        options = self.options
-        for name in given:
+        """The defaults overridden by ``given``, each value checked by the option's annotation.
+
+        Raises `InputError` for an option that the method lacks, a value of another kind or out of its range, and an
+        option without default that is not given.
+        """
+        options, checked = self.options, {}
+        for name, value in given.items():
             if name not in options:
                 if not options:
-                    raise InputError(f"method {self.name!r} has no options; got {name}={given[name]!r}")
+                    raise InputError(f"method {self.name!r} has no options; got {name}={value!r}")
                 raise unknown(f"option of {self.name!r}", name, options)
-        return {name: given.get(name, p.default) for name, p in options.items()}
+            what = f"option {name}={shown(value)} of {self.name}:"
+            checked[name] = check_value(self.kinds[name], value, what)
+        for name, parameter in options.items():
+            if parameter.default is inspect.Parameter.empty and name not in checked:
+                raise InputError(
+                    f"method {self.name!r} needs its option {name!r}, which has no default: {self.name}:{name}=VALUE"
+                )
+        return {name: checked.get(name, p.default) for name, p in options.items()}
+
+    @cached_property
+    def kinds(self) -> dict[str, tuple[Any, ...]]:
+        """What each option accepts, from its annotation."""
+        return option_kinds(self.function, self.options)
 
     @property
     def summary(self) -> str:
@@ -57,7 +83,7 @@ class Method:
         return (inspect.getdoc(self.function) or "").partition("\n")[0]
 
 
-METHODS = Registry[Method]("method", builtin=("sightline.methods.*",))
+METHODS = Registry[Method]("method", builtin=("sightline.methods.*",), reserved=COMBINATORS)
 
 
 def register_method(
@@ -74,8 +100,10 @@ def register_method(
 
     ``needs``: what the forward pass must keep: "activations" of the target layer, the "gradient" to it,
     the "input_gradient", the "guided" gradient, the "classifier" weights, "attention" (recorded in a separate
-    pass). Options are the function's keyword-only arguments. Registering a name again replaces it; a built-in
-    method of that name is hidden until `unregister_method`.
+    pass). Options are the function's keyword-only arguments, read and checked by their annotations, or else by
+    their defaults. Registering a name again replaces it; a built-in method of that name is hidden, with a warning,
+    until `unregister_method`. Raises `InputError` for an impossible name, and for a function that does not take
+    (evidence, target) or has an option with neither annotation nor default.
 
     >>> @register_method("mine", paper="this line", needs=("activations",))
     ... def mine(evidence, target, *, power=2.0):
@@ -84,16 +112,53 @@ def register_method(
     2.0
     >>> unregister_method("mine")
     """
-    for need in needs:
+    METHODS.check_name(name)
+    needs = frozenset([needs] if isinstance(needs, str) else needs)
+    for need in sorted(needs):
         if need not in NEEDS:
             raise unknown("need", need, NEEDS)
 
     def decorate(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        method = Method(name, function, paper, frozenset(needs), signed, joint, class_specific, layers)
+        _check_signature(name, function)
+        method = Method(
+            name,
+            function,
+            paper,
+            needs,
+            signed,
+            joint,
+            class_specific,
+            layers,
+        )
         METHODS.add(name, method, getattr(function, "__module__", ""))
         return function
 
     return decorate
+
+
+def _check_signature(name: str, function: Any) -> None:
+    """Raise `InputError` for a function that cannot be a method."""
+    if not callable(function):
+        raise InputError(
+            f"method {name!r} is a {type(function).__name__}; expected a function (evidence, target)"
+        )
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # written in C, without a signature
+        return
+    required = {p.name: None for p in keyword_options(function).values() if p.default is p.empty}
+    try:
+        signature.bind(None, None, **required)
+    except TypeError as error:
+        raise InputError(
+            f"method {name!r} takes {signature}; expected (evidence, target, *, options): {error}"
+        ) from None
+    for option in required:
+        if signature.parameters[option].annotation is inspect.Parameter.empty:
+            raise InputError(
+                f"option {option!r} of method {name!r} has neither annotation nor default; give it one, "
+                "so that its text can be read"
+            )
 
 
 def unregister_method(name: str) -> None:

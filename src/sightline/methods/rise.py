@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from sightline.engine import Evidence
-from sightline.errors import InputError
 from sightline.methods.registry import register_method
+from sightline.options import Count, Range, Seed
 from sightline.scores import ScoreRule
 from sightline.targets import ClassTarget, Target, logits_of
 
@@ -65,11 +66,11 @@ def rise(
     evidence: Evidence,
     targets: Sequence[Target],
     *,
-    masks: int = 4000,
-    grid: int = 8,
-    p: float = 0.5,
-    seed: int = 0,
-    chunk: int = 32,
+    masks: Count = 4000,
+    grid: Count = 8,
+    p: Annotated[float, Range(0, 1, above=True)] = 0.5,
+    seed: Seed = 0,
+    chunk: Count = 32,
 ) -> Tensor:
     """(1/(N p)) Σ_m y^c(x ⊙ m) m over N = 4,000 random masks m; y^c is the probability of class c.
 
@@ -83,8 +84,6 @@ def rise(
     >>> sightline.explain(net, torch.rand(1, 3, 8, 8), method="rise", masks=8).maps.shape
     torch.Size([1, 1, 8, 8])
     """
-    if masks < 1 or grid < 1 or not 0 < p <= 1:
-        raise InputError(f"masks={masks}, grid={grid}, p={p}; expected masks, grid ≥ 1 and 0 < p ≤ 1")
     generator = torch.Generator().manual_seed(seed)
     images = evidence.images.detach()
     n = len(images)

@@ -7,15 +7,15 @@ from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
 from sightline.engine import Evidence
-from sightline.errors import InputError
 from sightline.methods.registry import register_method
+from sightline.options import NotNegative
 from sightline.targets import Target
 
 
 @register_method(
     "saliency", paper="Simonyan et al., ICLR workshop 2014", needs=("input_gradient",), signed=True
 )
-def saliency(evidence: Evidence, target: Target, *, smooth: float = 0.0) -> Tensor:
+def saliency(evidence: Evidence, target: Target, *, smooth: NotNegative = 0.0) -> Tensor:
     """∂y^c/∂x; the map is the channel-wise maximum of its magnitude.
 
     ``smooth``: σ of a Gaussian over the map, as a share of the image's side; 0.02 is the "backprop" baseline
@@ -28,8 +28,6 @@ def saliency(evidence: Evidence, target: Target, *, smooth: float = 0.0) -> Tens
     True
     """
     gradient = evidence.input_gradient(target)
-    if smooth < 0:
-        raise InputError(f"smooth={smooth}; expected σ as a share of the side, 0 or more")
     if not smooth:
         return gradient
     magnitude = gradient.abs().amax(1, keepdim=True)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from sightline.engine import Evidence
-from sightline.errors import InputError
 from sightline.methods.registry import register_method
+from sightline.options import Count
 from sightline.targets import Target
 
 
@@ -18,8 +18,8 @@ def scorecam(
     evidence: Evidence,
     targets: Sequence[Target],
     *,
-    channels: int | None = None,
-    chunk: int = 16,
+    channels: Count | None = None,
+    chunk: Count = 16,
     nwc: bool = False,
 ) -> Tensor:
     """H_k = min-max(up(A^k)); α = softmax_k y^c(x ⊙ H_k); L = ReLU(Σ_k α_k A^k).
@@ -34,8 +34,6 @@ def scorecam(
     >>> sightline.explain(net, torch.rand(1, 3, 8, 8), method="scorecam", layer="1").maps.shape
     torch.Size([1, 1, 6, 6])
     """
-    if channels is not None and channels < 1:
-        raise InputError(f"channels={channels}; expected at least 1, or None for all")
     maps = [_one_image(evidence, targets, i, channels, chunk, nwc) for i in range(len(evidence.images))]
     return torch.stack(maps)
 

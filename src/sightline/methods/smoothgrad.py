@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from sightline.engine import Evidence
-from sightline.errors import InputError
 from sightline.methods.registry import register_method
+from sightline.options import Count, NotNegative, Seed
 from sightline.targets import Target
 
 
@@ -26,7 +26,7 @@ def make_noise(images: Tensor, sigma: float, generator: torch.Generator) -> Tens
 
 @register_method("smoothgrad", paper="Smilkov et al., 2017", needs=("input_gradient",), signed=True)
 def smoothgrad(
-    evidence: Evidence, target: Target, *, samples: int = 25, sigma: float = 0.15, seed: int = 0
+    evidence: Evidence, target: Target, *, samples: Count = 25, sigma: NotNegative = 0.15, seed: Seed = 0
 ) -> Tensor:
     """The mean of ∂y^c/∂x over ``samples`` noisy images, σ = 0.15 of the input's range; then as saliency.
 
@@ -38,10 +38,6 @@ def smoothgrad(
     >>> bool(torch.allclose(e.signed[0, 0].flatten(), net[1].weight[0]))
     True
     """
-    if samples < 1 or sigma < 0:
-        raise InputError(
-            f"samples={samples}, sigma={sigma}; expected at least 1 sample and sigma of 0 or more"
-        )
     generator = torch.Generator().manual_seed(seed)
     images = evidence.images.detach()
     total = torch.zeros_like(images)

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from sightline.engine import Evidence
-from sightline.errors import InputError
 from sightline.methods.cam import class_map
 from sightline.methods.registry import register_method
 from sightline.methods.smoothgrad import make_noise
+from sightline.options import Count, NotNegative, Seed
 from sightline.targets import Target
 
 
 @register_method("smoothgradcam_pp", paper="Omeiza et al., 2019 (arXiv:1908.01224)")
 def smoothgradcam_pp(
-    evidence: Evidence, target: Target, *, samples: int = 25, sigma: float = 0.15, seed: int = 0
+    evidence: Evidence, target: Target, *, samples: Count = 25, sigma: NotNegative = 0.15, seed: Seed = 0
 ) -> Tensor:
     """Grad-CAM++ whose derivatives D₁, D₂, D₃ are means over noisy images: D_m = mean of g^m, m = 1, 2, 3.
 
@@ -32,10 +32,6 @@ def smoothgradcam_pp(
     >>> sightline.explain(net, torch.rand(1, 3, 8, 8), method="smoothgradcam_pp", layer="1", samples=2).maps.shape
     torch.Size([1, 1, 6, 6])
     """
-    if samples < 1 or sigma < 0:
-        raise InputError(
-            f"samples={samples}, sigma={sigma}; expected at least 1 sample and sigma of 0 or more"
-        )
     generator = torch.Generator().manual_seed(seed)
     images, activations = evidence.images.detach(), evidence.activations
     # g is divided by its largest value, so that g³ does not underflow: D_m = scaleᵐ · moment_m.

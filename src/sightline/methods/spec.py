@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 from sightline.errors import InputError, unknown
 from sightline.methods.named import named_methods
 from sightline.methods.options import parse_options
 from sightline.methods.registry import get_method, list_methods
+from sightline.options import Count, Positive, Range, check_fields, field_kinds, read_value
 from sightline.types import BoxRule
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -21,14 +25,19 @@ class Affinity:
     several stages are fused.
     """
 
-    power: float = 4.0
-    steps: int = 2
-    stages: int | tuple[str, ...] = 1
+    power: Positive = 4.0
+    steps: Annotated[int, Range(0, 100)] = 2
+    stages: Count | tuple[str, ...] = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not self.stages:
+            raise InputError("stages is empty; expected a number of stages or names of layers")
 
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """A method with its options and combinators.
+    """A method with its options and combinators; raises `InputError` for impossible ones.
 
     From the inside out: ``layers`` fused, the mirror image (``flip``), the ``affinity`` walk, the mean over input sizes
     (``scales``). ``alias`` is the name of the whole, if it was requested by a name.
@@ -38,9 +47,12 @@ class MethodSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
     layers: tuple[str, ...] = ()
     flip: bool = False
-    scales: tuple[float, ...] = ()
+    scales: tuple[Positive, ...] = ()
     affinity: Affinity | None = None
     alias: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def label(self) -> str:
@@ -60,7 +72,7 @@ class MethodSpec:
         parts += [f"scales={_spelled(self.scales)}"] if self.scales else []
         if self.affinity is not None:
             usual = Affinity()
-            given = {name: getattr(self.affinity, name) for name in _AFFINITY}
+            given = {name: getattr(self.affinity, name) for name in field_kinds(Affinity)}
             changed = {name: value for name, value in given.items() if value != getattr(usual, name)}
             parts += ["affinity", *(f"affinity.{name}={_spelled(value)}" for name, value in changed.items())]
         return parts
@@ -95,62 +107,104 @@ def parse_method(text: str) -> MethodSpec:
     Affinity(power=4.0, steps=2, stages=2)
     """
     name, *parts = [part.strip() for part in text.split(":")]
+    if not all(parts):
+        raise InputError(f"method {text!r} has an empty part; expected NAME:OPTION=VALUE:combinator")
     if (named := named_methods().get(name)) is not None:
-        spec = parse_method(":".join([named.text, *parts]))
-        return spec if parts else replace(spec, alias=name)
+        return _changed(parse_method(named.text), name, parts)
     if name not in list_methods():
         raise unknown("method", name, [*list_methods(), *named_methods()])
-    around = {part.partition("=")[0]: part.partition("=")[2] for part in parts if _is_around(part)}
+    around = _around(text, [part for part in parts if _is_around(part)])
     own = [part for part in parts if not _is_around(part)]
-    scales = _numbers("scales", around["scales"]) if "scales" in around else ()
-    if any(scale <= 0 for scale in scales):
-        raise InputError(
-            f"scales={around['scales']}; expected factors of the input size, e.g. scales=1,1.5,2"
-        )
     return MethodSpec(
         name,
         parse_options([name], own)[name],
         _names(around.get("layer", "")),
         "flip" in around,
-        scales,
-        _affinity(around),
+        _scales(around["scales"]) if "scales" in around else (),
+        _settings(Affinity, "affinity", around),
     )
 
 
-_AFFINITY = ("power", "steps", "stages")
+def _changed(spec: MethodSpec, alias: str, parts: Sequence[str]) -> MethodSpec:
+    """A named spec, with the parts of the string after its name in the place of its own."""
+    if not parts:
+        return replace(spec, alias=alias)
+    given = parse_method(":".join([spec.name, *parts]))
+    around = _around(alias, [part for part in parts if _is_around(part)])
+    walk = spec.affinity if given.affinity is None else given.affinity
+    if spec.affinity is not None and given.affinity is not None:
+        names = [name.partition(".")[2] for name in around if name.startswith("affinity.")]
+        walk = replace(spec.affinity, **{name: getattr(given.affinity, name) for name in names})
+    return MethodSpec(
+        spec.name,
+        {**spec.options, **given.options},
+        given.layers or spec.layers,
+        given.flip or spec.flip,
+        given.scales or spec.scales,
+        walk,
+    )
+
+
+ALONE = ("flip", "affinity")  # combinators without a value
+SETTINGS = {"affinity": "affinity.power=4"}  # those with settings, and an example
+WITH_VALUE = {"layer": "layer=layer3,layer4", "scales": "scales=1,1.5,2"}  # those with one, and an example
 
 
 def _is_around(part: str) -> bool:
-    return part in ("flip", "affinity") or part.startswith(("layer=", "scales=", "affinity."))
+    name = part.partition("=")[0].strip()
+    return name.partition(".")[0] in (*ALONE, *WITH_VALUE)
+
+
+def _around(text: str, parts: Sequence[str]) -> dict[str, str]:
+    """The combinators among the parts, with their values; raises `InputError` for one that is written wrongly."""
+    found: dict[str, str] = {}
+    for part in parts:
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if name in found:
+            raise InputError(f"{name} is given twice in {text!r}; expected it once")
+        head, dot, _ = name.partition(".")
+        if dot and head not in SETTINGS:
+            raise InputError(f"{part!r} in {text!r}; expected {WITH_VALUE.get(head, head)}")
+        if name in ALONE and equals:
+            more = f", or a setting such as {SETTINGS[name]}" if name in SETTINGS else ""
+            raise InputError(f"{part!r} in {text!r}; expected {name!r} alone{more}")
+        if name not in ALONE and not value.strip(", "):
+            example = WITH_VALUE.get(name) or SETTINGS[head]
+            raise InputError(f"{part!r} in {text!r} has no value; expected e.g. {example}")
+        found[name] = value
+    return found
 
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _numbers(what: str, text: str) -> tuple[float, ...]:
+def _scales(text: str) -> tuple[float, ...]:
     try:
-        return tuple(float(number) for number in _names(text))
+        scales = tuple(float(number) for number in _names(text))
     except ValueError:
-        raise InputError(f"{what}={text!r}; expected comma-separated numbers") from None
+        raise InputError(f"scales={text!r}; expected comma-separated numbers") from None
+    if not all(0 < scale < math.inf for scale in scales):
+        raise InputError(f"scales={text}; expected factors of the input size, e.g. scales=1,1.5,2")
+    return scales
 
 
-def _affinity(around: Mapping[str, str]) -> Affinity | None:
-    given = {name.removeprefix("affinity."): text for name, text in around.items() if "affinity." in name}
-    if "affinity" not in around and not given:
+def _settings(kind: type[T], name: str, around: Mapping[str, str]) -> T | None:
+    """A combinator's settings, ``NAME`` and ``NAME.FIELD=VALUE``, by the annotations of their class; or None."""
+    given = {
+        key.partition(".")[2]: text
+        for key, text in around.items()
+        if key.partition(".")[0] == name and "." in key
+    }
+    if name not in around and not given:
         return None
-    for name in given:
-        if name not in _AFFINITY:
-            raise unknown("affinity option", name, _AFFINITY)
-    stages = given.get("stages", "1")
-    try:
-        return Affinity(
-            float(given.get("power", Affinity.power)),
-            int(given.get("steps", Affinity.steps)),
-            int(stages) if stages.isdecimal() else _names(stages),
-        )
-    except ValueError:
-        raise InputError(f"affinity with {given}; expected numbers, e.g. affinity.power=4") from None
+    kinds = field_kinds(kind)
+    for key in given:
+        if key not in kinds:
+            raise unknown(f"{name} option", key, kinds)
+    return kind(
+        **{key: read_value(kinds[key], text, f"{name}.{key}={text!r}") for key, text in given.items()}
+    )
 
 
 def parse_methods(
@@ -170,7 +224,7 @@ def parse_methods(
     if layers and not with_layer:
         names = ", ".join(spec.name for spec in specs)
         raise InputError(f"layer={layers[0]!r} was given, but {names} takes no layer")
-    return [
+    whole = [
         replace(
             spec,
             options={**common[spec.name], **spec.options},
@@ -178,6 +232,12 @@ def parse_methods(
             flip=spec.flip or flip,
         )
         for spec in specs
+    ]
+    for spec in whole:
+        get_method(spec.name).checked_options(dict(spec.options))
+    # A named method that was changed is no longer what its threshold was chosen for.
+    return [
+        spec if spec == before else replace(spec, alias="") for spec, before in zip(whole, specs, strict=True)
     ]
 
 

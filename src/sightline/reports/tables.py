@@ -280,7 +280,8 @@ def _threshold_caption(report: Report) -> Iterator[str]:
     s = report.settings
     shares = {"max": "of the maximum", "percentile": f"of the {s['percentile']:g}th percentile"}
     fixed = [
-        f"{name}: τ is a share {shares[name]}, fixed at {tau:g}" for name, tau in s["thresholds"].items()
+        f"{name}: τ is a share {shares[name]}, fixed at {tau:g}{_own(s.get('own_thresholds', {}).get(name, {}))}"
+        for name, tau in s["thresholds"].items()
     ]
     yield f"Threshold relative to {'; '.join(fixed)}. GT-known: a box is right if its IoU is at least 0.5."
     if s["choose_on"]:
@@ -288,6 +289,13 @@ def _threshold_caption(report: Report) -> Iterator[str]:
     yield (
         f"Localisation errors are at the {report.rows[0].shown} τ. The best τ is chosen on the images it is "
         "reported on: an upper bound, not a result."
+    )
+
+
+def _own(thresholds: Mapping[str, float]) -> str:
+    """The thresholds that named methods bring, in words."""
+    return (
+        f" ({', '.join(f'{method} at {tau:g}' for method, tau in thresholds.items())})" if thresholds else ""
     )
 
 

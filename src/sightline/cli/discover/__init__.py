@@ -9,6 +9,7 @@ import importlib
 
 import typer
 
+from sightline.cli._once import Once
 from sightline.cli._verbs import verbs_in
 
 ORDER = (
@@ -52,7 +53,7 @@ def build_app() -> typer.Typer:
     )
     for verb in verbs():
         module = importlib.import_module(f"{__name__}.{verb}")
-        group.command(verb.replace("_", "-"))(getattr(module, verb))
+        group.command(verb.replace("_", "-"), cls=Once)(getattr(module, verb))
     return group
 
 

@@ -46,7 +46,7 @@ def caption(
     sightline discover caption --data coco/ --train train2017 --test val2017 --model resnet50 --method hirescam
     ```
     """
-    from sightline.cli._options import load
+    from sightline.cli._options import load_saying
     from sightline.cli._output import prepare_folder
     from sightline.cli.discover._common import finish
     from sightline.data.adapters.captions import read_captions
@@ -63,7 +63,7 @@ def caption(
     if instances.is_file():
         boxes = boxes_of_words(read_coco(data, annotations=instances.relative_to(data), allow_empty=True))
     result, _ = caption_images(
-        load(model, weights, categories, device, scores),
+        load_saying(model, weights, categories, device, scores),
         *splits,
         boxes=boxes,
         method=method,

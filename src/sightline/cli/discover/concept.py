@@ -51,7 +51,7 @@ def concept(
     sightline discover concept captions.csv --images photos/ --phrase "view out of a window"
     ```
     """
-    from sightline.cli._options import load
+    from sightline.cli._options import load_saying
     from sightline.cli._output import prepare_folder
     from sightline.cli.discover._common import finish
     from sightline.data.adapters.captions import read_captions
@@ -64,7 +64,7 @@ def concept(
     else:
         held = read_captions(test, test_images)
     result, _ = concepts(
-        load(model, weights, categories, device, scores),
+        load_saying(model, weights, categories, device, scores),
         phrase,
         training,
         held,

@@ -42,7 +42,7 @@ def factors(
 
     Exit codes: 0 success; 2 usage error; 3 some images could not be read (the others are done).
     """
-    from sightline.cli._options import load
+    from sightline.cli._options import load_saying
     from sightline.cli._output import prepare_folder
     from sightline.cli.discover._common import finish
     from sightline.data.items import expand_paths
@@ -50,6 +50,6 @@ def factors(
 
     sources = expand_paths(paths)
     prepare_folder(out, "discover")
-    loaded = load(model, weights, categories, device, scores)
+    loaded = load_saying(model, weights, categories, device, scores)
     result, _ = photo_factors(loaded, sources, rank, layer=layer, view=view, batch_size=batch_size)
     finish(result, out, json)

@@ -66,7 +66,7 @@ def finegrained(
         --held-per-class 150 --class tabby --class "Persian cat" --class "Egyptian cat"
     ```
     """
-    from sightline.cli._options import load
+    from sightline.cli._options import load_saying
     from sightline.cli._output import prepare_folder
     from sightline.cli.discover._common import finish
     from sightline.data import detect_dataset, load_dataset
@@ -80,7 +80,7 @@ def finegrained(
         for split in (train, *(test or ["test" if layout == "cub" else "val"]))
     ]
     result, _ = fine_grained(
-        load(model, weights, categories, device, scores),
+        load_saying(model, weights, categories, device, scores),
         parts[0],
         join_splits(parts[1:]),
         threshold=threshold,

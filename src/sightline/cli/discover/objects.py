@@ -68,7 +68,7 @@ def objects(
     sightline discover objects --data SUN/ --train all-fit --test all-heldout
     ```
     """
-    from sightline.cli._options import load
+    from sightline.cli._options import load_saying
     from sightline.cli._output import prepare_folder
     from sightline.cli.discover._common import finish
     from sightline.data.adapters.scenes import read_scenes
@@ -77,7 +77,7 @@ def objects(
     prepare_folder(out, "discover")
     scenes = [read_scenes(data, split, layout, held_per_class) for split in (train, test)]
     result, _ = informative_objects(
-        load(model, weights, categories, device, scores),
+        load_saying(model, weights, categories, device, scores),
         *scenes,
         classes=only_class,
         threshold=threshold,

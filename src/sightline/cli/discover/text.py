@@ -61,7 +61,7 @@ def text(
     sightline discover text --data signs/ --positive sign --train all-fit --test all-heldout
     ```
     """
-    from sightline.cli._options import load
+    from sightline.cli._options import load_saying
     from sightline.cli._output import prepare_folder
     from sightline.cli.discover._common import finish
     from sightline.data import load_dataset
@@ -70,7 +70,7 @@ def text(
     prepare_folder(out, "discover")
     splits = [load_dataset(data, dataset, split, held_per_class=held_per_class) for split in (train, test)]
     result = text_detector(
-        load(model, weights, categories, device, scores),
+        load_saying(model, weights, categories, device, scores),
         *splits,
         positive=positive,
         batch_size=batch_size,

@@ -86,7 +86,7 @@ def units(
 
     Exit codes: 0 success; 2 usage error; 3 some images could not be read (the others are done).
     """
-    from sightline.cli._options import load
+    from sightline.cli._options import load_saying
     from sightline.cli._output import prepare_folder
     from sightline.cli.discover._common import finish
     from sightline.discovery.units import class_units
@@ -95,7 +95,7 @@ def units(
     if (data is None) == (not paths):
         raise InputError("give either photos or --data with a data set")
     prepare_folder(out, "discover")
-    loaded = load(model, weights, categories, device, scores)
+    loaded = load_saying(model, weights, categories, device, scores)
     sources, names = _images(paths or [], data, dataset, split)
     result, _ = class_units(
         loaded,

@@ -50,7 +50,7 @@ def vqa(
     sightline discover vqa --data VQA/ --train train2014 --test val2014 --model resnet50 --fusion product
     ```
     """
-    from sightline.cli._options import load
+    from sightline.cli._options import load_saying
     from sightline.cli._output import prepare_folder
     from sightline.cli.discover._common import finish
     from sightline.data.adapters.vqa import read_vqa
@@ -60,7 +60,7 @@ def vqa(
     where = None if images is None else images.resolve()
     splits = [read_vqa(data, split, images=where) for split in (train, test)]
     result = answer_questions(
-        load(model, weights, categories, device, scores),
+        load_saying(model, weights, categories, device, scores),
         *splits,
         fusion=fusion,
         most_answers=answers,
