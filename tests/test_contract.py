@@ -30,7 +30,7 @@ from toynets import (
 
 METHODS = sorted(name for name in sightline.list_methods() if "attention" not in get_method(name).needs)
 # (what attention's methods owe is checked on transformers, in methods/test_attention.py)
-CLASS_AGNOSTIC = {"eigencam"}  # the same map for every class, and its docstring says so
+CLASS_AGNOSTIC = {"eigencam", "fem"}  # the same map for every class, and its docstring says so
 NEEDS_A_CLASS = {"cam", "finercam"}  # the class's weights, the other classes' scores: no callable target
 # Enough to show a value, not more: a default of 4,000 masks tests patience only.
 QUICK: dict[str, dict[str, Any]] = {

@@ -154,10 +154,13 @@ def _explain_combined(
     layer: Layer,
 ) -> Explanation:
     """A method with its combinators; classes, scores and geometry are those of the unchanged photos."""
-    if isinstance(target, OutputTarget) and target.names_a_place and (spec.flip or spec.scales):
-        raise InputError(
-            f"{target!r} names a place in the image, and flip and scales move it; leave them out of the method"
-        )
+    if (
+        isinstance(target, OutputTarget)
+        and target.names_a_place
+        and (spec.flip or spec.scales or spec.tencrop)
+    ):
+        moving = "tencrop moves it; leave it" if spec.tencrop else "flip and scales move it; leave them"
+        raise InputError(f"{target!r} names a place in the image, and {moving} out of the method")
     asked, named = classes, layer
     kept: list[Explanation] = []  # of the unchanged photos: filled in the first pass
 

@@ -15,8 +15,9 @@ def methods(
 ) -> None:
     """List the methods with their papers, or describe one.
 
-    Any of them combines with layer=A,B, flip, scales=1,1.5,2 and affinity (affinity.power=4, affinity.steps=2,
-    affinity.stages=1), as in `--method cam:nwc=true:flip`.
+    Any of them combines with layer=A,B, flip, scales=1,1.5,2, affinity (affinity.power=4, affinity.steps=2,
+    affinity.stages=1), smooth (smooth.samples=25, smooth.sigma=0.15, smooth.seed=0) and tencrop, as in
+    `--method cam:nwc=true:flip`.
 
     ```console
     sightline methods

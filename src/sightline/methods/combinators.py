@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -14,9 +15,13 @@ from sightline.heatmap import REDUCTIONS, fuse, place, propagate, resample, upsa
 from sightline.inspection.layers import Spans
 from sightline.inspection.stages import covered, last_stages, watched
 from sightline.methods.registry import get_method
-from sightline.methods.spec import Affinity, MethodSpec
+from sightline.methods.smoothgrad import make_noise
+from sightline.methods.spec import Affinity, MethodSpec, Smooth
 
 MOST_PIXELS = 100_000_000  # of one scaled batch: 1.2 GB as float32, before the network's own maps
+
+
+Resized = Callable[[tuple[int, int]], Tensor]  # a size (h, w) -> the same images at that size
 
 
 class Maps(Protocol):
@@ -109,7 +114,69 @@ def _walked(
     return place(propagate(there, features, affinity.power, affinity.steps), covers, size_hw)
 
 
-Resized = Callable[[tuple[int, int]], Tensor]  # a size (h, w) -> the same images at that size
+def smoothed(method: Maps, smooth: Smooth) -> Maps:
+    """The mean of the maps of noisy images: SmoothGrad's averaging for any method.
+
+    M = (1/n) Σ_j m(x + ε_j), ε_j Gaussian, σ a share of each image's range (Smilkov et al., 2017, who average signed
+    gradients: `smoothgrad`). Same shapes as ``method``; costs n = ``smooth.samples`` times as much.
+
+    >>> import torch
+    >>> same = lambda model, images, classes, *, layer=None: images
+    >>> smoothed(same, Smooth(samples=2, sigma=0))(nn.Identity(), torch.tensor([[[[0.0, 2.0]]]]), torch.zeros(1, 1))
+    tensor([[[[0., 2.]]]])
+    """
+
+    def maps(model: nn.Module, images: Tensor, classes: Tensor, *, layer: Any = None) -> Tensor:
+        generator = torch.Generator().manual_seed(smooth.seed)
+        total: Tensor | None = None
+        for _ in range(smooth.samples):
+            noisy = images + make_noise(images, smooth.sigma, generator)
+            found = method(model, noisy, classes, layer=layer)
+            total = found if total is None else total + found
+        assert total is not None  # at least one sample
+        return total / smooth.samples
+
+    return maps
+
+
+CROPPED = (
+    8 / 7
+)  # how much larger the whole image is than a crop: 256 pixels for 224, as in Zhou et al.'s code
+
+
+def tencrop(method: Maps, resized: Resized | None = None) -> Maps:
+    """The mean of the maps of ten crops, laid where they were cut: four corners, the centre, and their mirror images.
+
+    The image is shown at 8/7 of the input's size and the crops have the input's size; each pixel takes the mean of the
+    maps, upsampled, of the crops that cover it. ``resized``: as in `scaled`. Returns (N, K, 8H/7, 8W/7); costs ten
+    times as much.
+
+    >>> import torch
+    >>> same = lambda model, images, classes, *, layer=None: images
+    >>> tencrop(same)(nn.Identity(), torch.ones(1, 1, 7, 14), torch.zeros(1, 1)).shape
+    torch.Size([1, 1, 8, 16])
+    """
+
+    def maps(model: nn.Module, images: Tensor, classes: Tensor, *, layer: Any = None) -> Tensor:
+        height, width = images.shape[-2:]
+        size_hw = scaled_size((height, width), CROPPED, len(images))
+        large = resized(size_hw) if resized is not None else _resized(images, size_hw)
+        down, right = size_hw[0] - height, size_hw[1] - width
+        total: Tensor | None = None
+        times = images.new_zeros(size_hw, dtype=torch.float32)
+        for top, left in ((0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2)):
+            rows, columns = slice(top, top + height), slice(left, left + width)
+            found = upsample(
+                flipped(method)(model, large[..., rows, columns], classes, layer=layer), (height, width)
+            )
+            if total is None:
+                total = found.new_zeros(*found.shape[:2], *size_hw)
+            total[..., rows, columns] += found
+            times[rows, columns] += 1
+        assert total is not None  # five places
+        return total / times.to(total)
+
+    return maps
 
 
 def scaled(method: Maps, scales: Sequence[float], resized: Resized | None = None) -> Maps:
@@ -166,7 +233,7 @@ def _resized(images: Tensor, size_hw: tuple[int, int]) -> Tensor:
 
 
 def combined(method: Maps, spec: MethodSpec, resized: Resized | None = None) -> Maps:
-    """``method`` with the spec's combinators: layer fusion, mirror image, affinity walk, input sizes.
+    """``method`` with the spec's combinators: layer fusion, mirror image, affinity walk, noise, crops, input sizes.
 
     A method that fuses layers itself (`fullycam`) gets them all at once. ``resized``: as in `scaled`.
     """
@@ -179,6 +246,10 @@ def combined(method: Maps, spec: MethodSpec, resized: Resized | None = None) -> 
         method = flipped(method)
     if spec.affinity is not None:
         method = propagated(method, spec.affinity)
+    if spec.smooth is not None:
+        method = smoothed(method, spec.smooth)
+    if spec.tencrop:
+        method = tencrop(method, None if spec.scales else resized)
     return scaled(method, spec.scales, resized) if spec.scales else method
 
 

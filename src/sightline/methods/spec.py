@@ -11,7 +11,7 @@ from sightline.errors import InputError, unknown
 from sightline.methods.named import named_methods
 from sightline.methods.options import parse_options
 from sightline.methods.registry import get_method, list_methods
-from sightline.options import Count, Positive, Range, check_fields, field_kinds, read_value
+from sightline.options import Count, NotNegative, Positive, Range, Seed, check_fields, field_kinds, read_value
 from sightline.types import BoxRule
 
 T = TypeVar("T")
@@ -36,11 +36,27 @@ class Affinity:
 
 
 @dataclass(frozen=True)
+class Smooth:
+    """SmoothGrad's averaging (Smilkov et al., 2017) for any method: ``samples`` noisy images, drawn with ``seed``.
+
+    ``sigma``: the noise's standard deviation, as a share of the image's range.
+    """
+
+    samples: Count = 25
+    sigma: NotNegative = 0.15
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
 class MethodSpec:
     """A method with its options and combinators; raises `InputError` for impossible ones.
 
-    From the inside out: ``layers`` fused, the mirror image (``flip``), the ``affinity`` walk, the mean over input sizes
-    (``scales``). ``alias`` is the name of the whole, if it was requested by a name.
+    From the inside out: ``layers`` fused, the mirror image (``flip``), the ``affinity`` walk, the mean over noisy
+    images (``smooth``), over ten crops (``tencrop``), over input sizes (``scales``). ``alias`` is the name of the
+    whole, if it was requested by a name.
     """
 
     name: str
@@ -49,6 +65,8 @@ class MethodSpec:
     flip: bool = False
     scales: tuple[Positive, ...] = ()
     affinity: Affinity | None = None
+    smooth: Smooth | None = None
+    tencrop: bool = False
     alias: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -70,12 +88,13 @@ class MethodSpec:
     def _around(self) -> list[str]:
         parts = ["flip"] if self.flip else []
         parts += [f"scales={_spelled(self.scales)}"] if self.scales else []
-        if self.affinity is not None:
-            usual = Affinity()
-            given = {name: getattr(self.affinity, name) for name in field_kinds(Affinity)}
-            changed = {name: value for name, value in given.items() if value != getattr(usual, name)}
-            parts += ["affinity", *(f"affinity.{name}={_spelled(value)}" for name, value in changed.items())]
-        return parts
+        for name, settings in (("affinity", self.affinity), ("smooth", self.smooth)):
+            if settings is not None:
+                usual = type(settings)()
+                given = {field: getattr(settings, field) for field in field_kinds(type(settings))}
+                changed = {field: value for field, value in given.items() if value != getattr(usual, field)}
+                parts += [name, *(f"{name}.{field}={_spelled(value)}" for field, value in changed.items())]
+        return [*parts, "tencrop"] if self.tencrop else parts
 
     @property
     def rule(self) -> BoxRule | None:
@@ -91,14 +110,16 @@ class MethodSpec:
         (False, True)
         """
         fused = len(self.layers) > 1 and get_method(self.name).layers is None
-        return bool(self.flip or fused or self.scales or self.affinity is not None)
+        walks = self.affinity is not None or self.smooth is not None
+        return bool(self.flip or fused or self.scales or self.tencrop or walks)
 
 
 def parse_method(text: str) -> MethodSpec:
     """A `MethodSpec` from ``NAME`` or ``NAME:OPTION=VALUE:…``, NAME a method or a named method string.
 
     Options include ``layer=a,b``, ``flip``, ``scales=1,1.5,2`` and ``affinity`` with ``affinity.power=4``,
-    ``affinity.steps=2`` and ``affinity.stages=2`` or names. Raises `InputError` with the nearest names.
+    ``affinity.steps=2`` and ``affinity.stages=2`` or names; ``smooth`` with ``smooth.samples=25``,
+    ``smooth.sigma=0.15`` and ``smooth.seed=0``; ``tencrop``. Raises `InputError` with the nearest names.
 
     >>> spec = parse_method("cam:nwc=true:flip:scales=1,2")
     >>> spec.name, spec.options, spec.flip, spec.scales
@@ -122,6 +143,8 @@ def parse_method(text: str) -> MethodSpec:
         "flip" in around,
         _scales(around["scales"]) if "scales" in around else (),
         _settings(Affinity, "affinity", around),
+        _settings(Smooth, "smooth", around),
+        "tencrop" in around,
     )
 
 
@@ -131,27 +154,38 @@ def _changed(spec: MethodSpec, alias: str, parts: Sequence[str]) -> MethodSpec:
         return replace(spec, alias=alias)
     given = parse_method(":".join([spec.name, *parts]))
     around = _around(alias, [part for part in parts if _is_around(part)])
-    walk = spec.affinity if given.affinity is None else given.affinity
-    if spec.affinity is not None and given.affinity is not None:
-        names = [name.partition(".")[2] for name in around if name.startswith("affinity.")]
-        walk = replace(spec.affinity, **{name: getattr(given.affinity, name) for name in names})
     return MethodSpec(
         spec.name,
         {**spec.options, **given.options},
         given.layers or spec.layers,
         given.flip or spec.flip,
         given.scales or spec.scales,
-        walk,
+        _merged(spec.affinity, given.affinity, "affinity", around),
+        _merged(spec.smooth, given.smooth, "smooth", around),
+        given.tencrop or spec.tencrop,
     )
 
 
-ALONE = ("flip", "affinity")  # combinators without a value
-SETTINGS = {"affinity": "affinity.power=4"}  # those with settings, and an example
+def _merged(before: T | None, given: T | None, combinator: str, around: Mapping[str, str]) -> T | None:
+    """The settings of a named spec, changed where the string after its name says so."""
+    if before is None or given is None:
+        return given if before is None else before
+    names = [name.partition(".")[2] for name in around if name.startswith(f"{combinator}.")]
+    return replace(before, **{name: getattr(given, name) for name in names})  # type: ignore[type-var]
+
+
+ALONE = ("flip", "affinity", "smooth", "tencrop")  # combinators without a value
+SETTINGS = {
+    "affinity": "affinity.power=4",
+    "smooth": "smooth.samples=25",
+}  # those with settings, and an example
 WITH_VALUE = {"layer": "layer=layer3,layer4", "scales": "scales=1,1.5,2"}  # those with one, and an example
 
 
 def _is_around(part: str) -> bool:
     name = part.partition("=")[0].strip()
+    if name == "smooth" and "=" in part:  # an option of saliency
+        return False
     return name.partition(".")[0] in (*ALONE, *WITH_VALUE)
 
 
