@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
+import sightline
 from sightline import demo_photos, plugins
 from sightline.cli import main
 from sightline.data import unregister_dataset
@@ -101,6 +102,18 @@ def test_a_data_set(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--data-option kinds=" in printed[0]
     assert "mine, split val: 2 images" in printed[1]
     assert python == "2 ('tabby', 'goldfish')\n"
+
+
+@pytest.mark.parametrize(
+    ("corners", "expected"),
+    [("abc,0,1,1", "expected numbers"), ("9,0,3,1", "expected x0 <= x1 and y0 <= y1")],
+)
+def test_a_data_set_s_faults_name_their_line(folder: Path, corners: str, expected: str) -> None:
+    (folder / "mine_dataset.py").write_text(how_to("Add a data set").code, encoding="utf-8")
+    plugins.load_plugin(folder / "mine_dataset.py")
+    (folder / "data" / "objects.csv").write_text(f"val,a,b,0,0,1,1\nval,a,b,{corners}\n")
+    with pytest.raises(InputError, match=rf"objects\.csv, line 2: corners .*; {expected}"):
+        sightline.load_dataset(folder / "data", "mine")
 
 
 def test_a_metric(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
