@@ -61,6 +61,14 @@ def test_average_precision_by_hand() -> None:
         average_precision([1.0], [0])
 
 
+def test_tied_scores_are_one_step_in_the_interval_too() -> None:
+    """Without any ranking the average precision is the share of positives, whichever images come first."""
+    first, last = [average_precision([0] * 20, truth) for truth in ([1] * 4 + [0] * 16, [0] * 16 + [1] * 4)]
+    assert first.value == last.value == pytest.approx(0.2)
+    assert first.low < 0.2 < first.high
+    assert last.low < 0.2 < last.high
+
+
 def test_its_interval_is_that_of_scikit_learn_on_the_same_resamples() -> None:
     from sklearn.metrics import average_precision_score
 

@@ -3,8 +3,10 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import nn
 
 import sightline
@@ -80,16 +82,20 @@ def test_deletion_and_insertion_against_a_loop_over_pixels(which):
     assert float(found.auc[0]) == pytest.approx(area, abs=1e-6)
 
 
-def slow_blur(image, sigma=5.0, half=5):
+def slow_blur(image, half=5):
+    """By the kernel of the paper's code: SciPy's Gaussian filter of a single pixel in an 11×11 window."""
+    delta = np.zeros((11, 11))
+    delta[5, 5] = 1
+    kernel = gaussian_filter(delta, 5.0)
+    assert kernel[5, 5] == pytest.approx(0.00883, abs=5e-6)
+    assert kernel[0, 0] == pytest.approx(0.00774, abs=5e-6)
     out = torch.zeros_like(image)
-    weight = [math.exp(-0.5 * (d / sigma) ** 2) for d in range(-half, half + 1)]
-    total = sum(weight) ** 2
     for y in range(8):
         for x in range(8):
             for dy in range(-half, half + 1):
                 for dx in range(-half, half + 1):
                     if 0 <= y + dy < 8 and 0 <= x + dx < 8:
-                        w = weight[dy + half] * weight[dx + half] / total
+                        w = float(kernel[dy + half, dx + half])
                         out[:, y, x] += w * image[:, y + dy, x + dx]
     return out
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sightline.data.adapters.vqa import Question
+from sightline.discovery.answer_text import normalised
 from sightline.discovery.concept import words
 from sightline.discovery.features import Features
 from sightline.discovery.linear import LinearHead, attach_head
@@ -176,11 +177,15 @@ def answer_target(
 def vqa_accuracy(predicted: str, answers: Sequence[str]) -> float:
     """VQA v2's accuracy: min(1, matching answers / 3), averaged over all subsets of nine of the ten annotators.
 
-    With fewer than ten answers, 1 if ``predicted`` is the most frequent answer, else 0.
+    Answers match after the challenge's normalisation (`sightline.discovery.answer_text`). With fewer than ten answers,
+    1 if ``predicted`` is the most frequent answer, else 0.
 
     >>> vqa_accuracy("red", ["red"] * 3 + ["blue"] * 7), vqa_accuracy("red", ["red"])
     (0.9, 1.0)
+    >>> vqa_accuracy("t shirt", ["t-shirt"] * 9 + ["shirt"])
+    1.0
     """
+    predicted, answers = normalised(predicted), [normalised(answer) for answer in answers]
     if len(answers) < 10:
         return float(predicted == Counter(answers).most_common(1)[0][0])
     agrees = [answer == predicted for answer in answers]

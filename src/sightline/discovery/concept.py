@@ -131,8 +131,8 @@ def average_precision(
 ) -> Interval:
     """Σ_n (R_n - R_{n-1}) P_n over the ranking, with a 95 % bootstrap interval over images.
 
-    Tied scores are one step of the ranking in the value, and are ordered by index in the resamples. Resamples
-    without a positive are skipped. Raises `InputError` if there is no positive.
+    Tied scores are one step of the ranking, in the value and in the resamples. Resamples without a positive are
+    skipped. Raises `InputError` if there is no positive.
 
     >>> average_precision([3.0, 2.0, 1.0], [1, 0, 1], resamples=20).value
     0.833
@@ -143,13 +143,17 @@ def average_precision(
     if not true.any():
         raise InputError("no image is positive; average precision needs at least one")
     rng, drawn = np.random.default_rng(seed), list[float]()
-    ordered = true[np.argsort(-ranked, kind="stable")]
+    order = np.argsort(-ranked, kind="stable")
+    ordered = true[order]
+    steps = np.append(
+        np.flatnonzero(np.diff(ranked[order])), len(true) - 1
+    )  # the last image of each tied group
     for _ in range(resamples):
         times = np.bincount(rng.integers(0, len(true), len(true)), minlength=len(true))
-        found = np.cumsum(times * ordered)
+        found = np.cumsum(times * ordered)[steps]
         if found[-1]:
-            precision = found / np.maximum(np.cumsum(times), 1)
-            drawn.append(float((times * ordered) @ precision / found[-1]))
+            precision = found / np.maximum(np.cumsum(times)[steps], 1)
+            drawn.append(float(np.diff(found, prepend=0) @ precision / found[-1]))
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Interval(float(average_precision_score(true, ranked)), float(low), float(high))
 

@@ -98,6 +98,21 @@ def pointing(context: MetricContext, images: Tensor, heatmaps: Tensor) -> Scores
 
 
 @register_metric(
+    "pointing15",
+    columns={
+        "pointing15": Column("pointing game, 15 px", "↑", "the maximum lies within 15 pixels of a true box"),
+    },
+    needs={"boxes"},
+    default=False,
+    note="Pointing game, 15 px: the published tolerance (Zhang 2016), in pixels of the network's input.",
+)
+def pointing15(context: MetricContext, images: Tensor, heatmaps: Tensor) -> Scores:
+    """Pointing game with the published tolerance of 15 pixels (Zhang et al., ECCV 2016), over images, not classes."""
+    assert context.masks is not None  # needs boxes
+    return {"pointing15": pointing_game(heatmaps, context.masks, tolerance=15)}
+
+
+@register_metric(
     "sensitivity",
     columns={
         "sensitivity": Column(
