@@ -18,6 +18,8 @@ EXTRAS = {
     "ray": ["ray"],
     "discovery": ["sklearn", "joblib"],
     "onnx": ["onnx", "onnxruntime", "onnxscript"],
+    "notebook": ["ipywidgets", "pandas"],
+    "export": ["pycocotools"],
 }
 ALL = [package for packages in EXTRAS.values() for package in packages]
 PHOTO = str(photo_path("coffee"))
@@ -28,6 +30,7 @@ BASE = {
     "demo": ["demo", "--out", "{out}"],
     "methods": ["methods"],
     "models": ["models", "resnet1*"],
+    "annotations": ["boxes", PHOTO, "--method", "gradcam", "--format", "voc", "--out", "{out}"],
     "help of evaluate": ["evaluate", "--help"],
     "boxes": f"""
 import sightline
@@ -54,6 +57,11 @@ NEEDS = [
     ("onnx", "onnx", ["export", "--out", "{out}/m.onnx"]),
     ("onnxruntime", "onnx", ["export", "--out", "{out}/m.onnx"]),
     ("onnxscript", "onnx", ["export", "--out", "{out}/m.onnx"]),
+    ("numba", "evaluate", ["audit", "--data", "{out}", "-m", "resnet18", "--out", "{out}"]),
+    ("pycocotools", "export", ["masks", PHOTO, "--method", "gradcam", "--out", "{out}"]),
+    ("ipywidgets", "notebook", "from sightline.explanation import example; example().explore()"),
+    ("pandas", "notebook", "from sightline.explanation import example; example().to_dataframe()"),
+    ("torchmetrics", "train", "import sightline.metrics.torch_metrics"),
     ("sklearn", "discovery", "from sightline.discovery.generic_features import generic_features"),
     ("sklearn", "discovery", ["discover", "finegrained", "--data", "{out}", "--out", "{out}"]),
     ("sklearn", "discovery", ["discover", "objects", "--data", "{out}", "--out", "{out}"]),

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-import torch
 from torch import Tensor, nn
 
 from sightline.boxes import make_boxes, make_masks
@@ -16,11 +15,9 @@ from sightline.engine import Evidence
 from sightline.errors import InputError, unknown
 from sightline.explanation import shown
 from sightline.explanation.contributions import Contributions, contributions_of
+from sightline.explanation.example import example as example
 from sightline.heatmap import make_heatmaps
-from sightline.methods import get_method
-from sightline.methods.observation import observe_for
 from sightline.scores import ScoreRule, rule_for
-from sightline.targets import ClassTarget
 from sightline.types import BoxRule, Geometry, Prediction
 
 if TYPE_CHECKING:
@@ -390,30 +387,3 @@ class Explanation:
         from sightline.explanation.saving import save
 
         return save(self, folder, self.box_rule(rule, **shorthand), colormap)
-
-
-def example(method: str = "gradcam") -> Explanation:
-    """A tiny explanation for the doctests: 4 channels, 2 classes, 8×8 pixels."""
-    generator = torch.Generator().manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-    for parameter in net.parameters():
-        parameter.data = torch.rand(parameter.shape, generator=generator)
-    images, chosen = torch.rand(1, 3, 8, 8, generator=generator), get_method(method)
-    evidence, layers = observe_for(chosen, net, images)
-    classes = torch.ones(1, 1, dtype=torch.int64)
-    return Explanation(
-        maps=chosen.function(evidence, ClassTarget(classes[:, 0]))[:, None].detach(),
-        classes=classes,
-        logits=evidence.logits,
-        signed=None,
-        geometries=[Geometry.identity((8, 8))],
-        method=method,
-        model_name="Sequential",
-        view="tensor",
-        layers=[str(layer) for layer in layers],
-        options=chosen.checked_options({}),
-        input_hw=(8, 8),
-        images=images,
-        score_rule=evidence.score_rule,
-        _evidence=evidence,
-    )
