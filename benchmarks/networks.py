@@ -3,7 +3,8 @@
     nice .venv/bin/python benchmarks/networks.py --write docs/networks.md
 
 Of each timm module its smallest model (networks_smallest.txt, found by --find-smallest), of torchvision every
-classifier; random weights, an image of noise of the network's own size. A network passes where the LayerCAM map at the
+classifier, the smallest first; random weights, an image of noise of the network's own size. What would take ten
+minutes or 10 GB is built smaller (SMALLER), and the table says so. A network passes where the LayerCAM map at the
 layer that was chosen untold is finite and not constant, and where what moves in the layer follows a patch of the image
 that is changed in nine places: the correlation of its centre with the patch's is above 0.7, down and across. What does
 not hold of a network as it is made is looked at again with the statistics of noise in its batch norms, on up to eight
@@ -15,7 +16,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import queue
+import resource
 import subprocess
 import sys
 import threading
@@ -33,16 +36,30 @@ SIDES = {
     "efficientnet_b6": 528,
     "efficientnet_b7": 600,
 }  # 224: the others
-HEADINGS = ("network", "family", "layer", "layout", "map", "cam", "checks")
+# Fewer blocks and smaller images where the network as published takes ten minutes or 10 GB of memory.
+SMALLER: dict[str, dict[str, int]] = {
+    "timm/deepseek_vit_412m": {"img_size": 210, "depth": 4},
+    "timm/gemma4_vit_167m": {"img_size": 240, "depth": 4},
+    "timm/qwen3_vit_88m": {"img_size": 256, "depth": 4},
+    "timm/sam2_hiera_tiny": {"image": 224},
+    "torchvision/regnet_y_128gf": {"image": 96},
+}
+HEADINGS = ("family", "network", "layer", "layout", "map", "cam", "checks")
+# Large tensors come from the heap and go back to it, not to the system: half the time of a pass here.
+HEAP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "-1", "MALLOC_TOP_PAD_": str(64 << 20)}
 
 
 def names() -> list[str]:
-    """Every network that is run: 'timm/MODEL' and 'torchvision/MODEL'."""
-    import torchvision
+    """Every network that is run: 'timm/MODEL' and 'torchvision/MODEL', those with the fewest parameters first."""
+    from torchvision import models
 
-    small = [line.split()[1] for line in SMALLEST.read_text().splitlines()]
-    classifiers = torchvision.models.list_models(module=torchvision.models)
-    return [f"timm/{name}" for name in small] + [f"torchvision/{name}" for name in classifiers]
+    sizes = {}
+    for line in SMALLEST.read_text().splitlines():
+        _, name, parameters = line.split()
+        sizes[f"timm/{name}"] = int(parameters)
+    for name in models.list_models(module=models):
+        sizes[f"torchvision/{name}"] = next(iter(models.get_model_weights(name))).meta["num_params"]
+    return sorted(sizes, key=lambda name: sizes[name])
 
 
 def build(name: str) -> tuple[Any, int, str]:
@@ -52,17 +69,16 @@ def build(name: str) -> tuple[Any, int, str]:
     import torchvision
 
     source, _, model = name.partition("/")
+    options = dict(SMALLER.get(name, {}))
+    side = options.pop("image", 0)
     torch.manual_seed(0)
     if source == "timm":
-        net = timm.create_model(model, pretrained=False)
-        return (
-            net,
-            net.pretrained_cfg["input_size"][-1],
-            timm.models.model_entrypoint(model).__module__.split(".")[-1],
-        )
+        net = timm.create_model(model, pretrained=False, **options)
+        side = side or options.get("img_size") or net.pretrained_cfg["input_size"][-1]
+        return net, side, timm.models.model_entrypoint(model).__module__.split(".")[-1]
     extra = {"init_weights": False} if model in ("googlenet", "inception_v3") else {}
     net = torchvision.models.get_model(model, weights=None, **extra)
-    return net, SIDES.get(model, 224), type(net).__module__.split(".")[-1]
+    return net, side or SIDES.get(model, 224), type(net).__module__.split(".")[-1]
 
 
 def settle_norms(net: Any, side: int) -> None:
@@ -187,19 +203,33 @@ def child(wanted: list[str]) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     for name in wanted:
+        row: dict[str, Any]
         try:
             row = examine(name)
         except Exception as error:
-            row = {"network": name, "refused": f"{type(error).__name__}: {error}".partition("\n")[0][:300]}
+            words = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+            row = {"network": name, "refused": "needs more memory" if "allocate memory" in words else words}
         print("ROW " + json.dumps(row), flush=True)
+        if (
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 4 << 20
+        ):  # KiB: the next starts with an empty heap
+            break
 
 
-def rows_of(wanted: list[str], limit: float) -> Iterator[dict[str, Any]]:
+def rows_of(wanted: list[str], limit: float, memory_gb: float) -> Iterator[dict[str, Any]]:
     """Rows as they come from a process of their own, which is ended and started again at one that takes too long."""
     todo = list(wanted)
+    most = int(memory_gb * 1e9)
     while todo:
-        command = [sys.executable, __file__, "--child", *todo]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        count = len(todo)
+        process = subprocess.Popen(
+            [sys.executable, __file__, "--child", *todo],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, **HEAP},
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (most, most)),
+        )
         lines: queue.Queue[str | None] = queue.Queue()
         reader = threading.Thread(target=_pump, args=(process, lines), daemon=True)
         reader.start()
@@ -210,7 +240,8 @@ def rows_of(wanted: list[str], limit: float) -> Iterator[dict[str, Any]]:
                 yield {"network": todo.pop(0), "refused": f"took more than {limit:.0f} s"}
                 break
             if line is None:
-                yield {"network": todo.pop(0), "refused": "its process ended"}
+                if len(todo) == count:  # not one row: it failed
+                    yield {"network": todo.pop(0), "refused": "its process ended"}
                 break
             if line.startswith("ROW "):
                 yield json.loads(line[4:])
@@ -236,40 +267,49 @@ def table(rows: list[dict[str, Any]]) -> str:
     import torch
     import torchvision
 
+    sources = (("timm", "timm modules"), ("torchvision", "torchvision classifiers"))
+    found = [(what, [r for r in rows if r["network"].startswith(source + "/")]) for source, what in sources]
+    counts = " and ".join(f"{sum(map(passed, mine))} of {len(mine)} {what}" for what, mine in found)
     parts = [
         "# Networks\n",
-        "Printed by `benchmarks/networks.py`: of each timm module the smallest model, of torchvision every classifier, "
-        "with random weights. No layer was named. The layer is chosen by what the network computes; the layout says "
-        "how its tensor is a map (`ntc:1+14x14`: tokens, one before 14 × 14 patches). Checked: the LayerCAM map is "
-        "finite and not X the scores "
-        "are one linear layer on the pooled map, so that `cam` applies as well.\n",
+        "Printed by `benchmarks/networks.py`: of each timm module the smallest model, of torchvision every "
+        "classifier, with random weights. No layer was named: it is found by what the network computes.\n",
+        f"**{counts} pass**: the LayerCAM map is finite and not constant, and where the layer changes follows a "
+        "patch of the image that is changed in nine places (correlation above 0.7, down and across). The layout "
+        'says how the layer\'s tensor is a map: `ntc:1+14x14` is one token before 14 × 14 patches. "cam": the '
+        "scores are one linear layer on the pooled map, so that `cam` applies as well.\n",
+        *_what_does_not_pass(rows),
         f"torch {torch.__version__.split('+')[0]}, torchvision {torchvision.__version__.split('+')[0]}, "
         f"timm {timm.__version__}.\n",
     ]
-    for source, what in (("timm", "timm modules"), ("torchvision", "torchvision classifiers")):
-        mine = [row for row in rows if row["network"].startswith(source + "/")]
-        good = sum(passed(row) for row in mine)
-        parts.append(f"## {what}: {good} of {len(mine)}\n")
+    for what, mine in found:
+        parts.append(f"## {what}\n")
         parts.append("| " + " | ".join(HEADINGS) + " |\n|" + "---|" * len(HEADINGS))
-        parts += [_line(row) for row in sorted(mine, key=lambda row: row["network"])]
+        parts += [_line(row) for row in sorted(mine, key=lambda row: (row.get("family", ""), row["network"]))]
         parts.append("")
     return "\n".join(parts)
 
 
-def _line(row: dict[str, Any]) -> str:
-    name = row["network"].partition("/")[2]
-    if "refused" in row:
-        return f"| {name} | {row.get('family', '')} | refused: {row['refused']} | | | | |"
+def _what_does_not_pass(rows: list[dict[str, Any]]) -> list[str]:
+    bad = [row for row in rows if not passed(row)]
+    lines = [f"- {row['network']}: {row.get('refused') or _checks(row)}" for row in bad]
+    return ["What does not pass, and why:\n", *lines, ""] if bad else []
+
+
+def _checks(row: dict[str, Any]) -> str:
     failed = [check for check, good in row["checks"].items() if not good]
-    cells = (
-        name,
-        row["family"],
-        f"`{row['layer']}`",
-        f"`{row['layout']}`",
-        row["map"],
-        "yes" if row["cam"] else "",
-    )
-    return f"| {' | '.join(cells)} | {'ok' if not failed else 'not ' + ', not '.join(failed)} |"
+    return ", ".join(f"not {check}" for check in failed) or "ok"
+
+
+def _line(row: dict[str, Any]) -> str:
+    name, family = row["network"].partition("/")[2], row.get("family", "")
+    if row["network"] in SMALLER:
+        name += " (" + ", ".join(f"{key} {value}" for key, value in SMALLER[row["network"]].items()) + ")"
+    if "refused" in row:
+        return f"| {family} | {name} | refused: {row['refused']} | | | | |"
+    cam = "yes" if row["cam"] else ""
+    cells = (family, name, f"`{row['layer']}`", f"`{row['layout']}`", row["map"], cam, _checks(row))
+    return f"| {' | '.join(cells)} |"
 
 
 def find_smallest() -> None:
@@ -285,7 +325,7 @@ def find_smallest() -> None:
             with torch.device("meta"):
                 net = timm.create_model(name, pretrained=False)
             sizes.append((sum(p.numel() for p in net.parameters()), name))
-        found.append(f"{module} {min(sizes)[1]}\n")
+        found.append(f"{module} {min(sizes)[1]} {min(sizes)[0]}\n")
     SMALLEST.write_text("".join(found))
 
 
@@ -297,6 +337,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("runs/networks.jsonl"))
     parser.add_argument("--write", type=Path)
     parser.add_argument("--limit", type=float, default=600.0, help="seconds for one network")
+    parser.add_argument("--memory", type=float, default=10.0, help="GB of address space")
     parser.add_argument("--again", action="store_true", help="run those anew that did not pass")
     parser.add_argument("--find-smallest", action="store_true")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
@@ -317,7 +358,7 @@ def run(given: argparse.Namespace) -> None:
     wanted = given.networks or names()
     todo = [n for n in wanted if n not in rows or given.networks or (given.again and not passed(rows[n]))]
     with given.results.open("a") as file:
-        for row in rows_of(todo, given.limit):
+        for row in rows_of(todo, given.limit, given.memory):
             rows[row["network"]] = row
             file.write(json.dumps(row) + "\n")
             file.flush()
