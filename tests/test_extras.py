@@ -20,6 +20,8 @@ EXTRAS = {
     "onnx": ["onnx", "onnxruntime", "onnxscript"],
     "notebook": ["ipywidgets", "pandas"],
     "export": ["pycocotools"],
+    "hf": ["transformers"],
+    "clip": ["open_clip"],
 }
 ALL = [package for packages in EXTRAS.values() for package in packages]
 PHOTO = str(photo_path("coffee"))
@@ -76,6 +78,7 @@ NEEDS = [
     ("pyarrow", "batch", "from sightline.batch.run import explain_batch"),
     ("pyarrow", "batch", "from sightline.batch.listing import read_items"),
     ("sklearn", "discovery", "from sightline.discovery.linear import fit_linear"),
+    ("transformers", "hf", "import sightline; sightline.load_model('hf/microsoft/resnet-18')"),
 ]
 INSTALLED_AS = {"cv2": "opencv-python-headless", "sklearn": "scikit-learn"}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -49,9 +49,10 @@ def explain(
 ) -> Explanation:
     """Explain what ``model`` sees in ``batch``: one raw map per image and class.
 
-    ``model``: from `load_model`, or any nn.Module if ``batch`` is a tensor. ``batch``: float tensor (N, 3, H, W); or a
-    path, a PIL image, a uint8 array (H, W, 3), or a list of these (read with the model's own transform;
-    ``view`` "whole" shows the network the entire photo, "crop" its usual resize and centre crop); or a `PhotoBatch`.
+    ``model``: from `load_model`, or any nn.Module if ``batch`` is a tensor. ``batch``: float tensor (N, 3, H, W), or
+    what a Hugging Face processor returns; or a path, a PIL image, a uint8 array (H, W, 3), or a list of these (read
+    with the model's own transform; ``view`` "whole" shows the network the entire photo, "crop" its usual resize and
+    centre crop); or a `PhotoBatch`.
     ``method``: a method string, NAME:OPTION=VALUE:combinator, such as "layercam:flip". ``classes``: "top1", "topK",
     an index, a category name, a list of these, or LongTensor (N,) or (N, K). ``target``: instead of classes, one of
     `sightline.targets`, or any callable output -> (N,). ``layer``: a name, a module, or (methods that fuse) a list;
@@ -66,7 +67,10 @@ def explain(
     """
     spec = _spec_of(method, layer, options)
     if not isinstance(model, nn.Module):
-        raise InputError(f"model is a {type(model).__name__}; expected a torch.nn.Module or a loaded model")
+        hint = ": give program.module()" if type(model).__name__ == "ExportedProgram" else ""
+        raise InputError(
+            f"model is a {type(model).__name__}; expected a torch.nn.Module or a loaded model{hint}"
+        )
     photos = as_batch(model, batch, view)
     if target is not None and not (isinstance(classes, str) and classes == "top1"):
         raise InputError("give either classes or target, not both")
@@ -208,6 +212,8 @@ def as_batch(model: nn.Module, batch: Any, view: str = "whole") -> PhotoBatch:
         raise unknown("view", view, VIEWS)
     if isinstance(batch, PhotoBatch):
         return batch.to(model)
+    if isinstance(batch, Mapping):
+        batch = _pixels(batch)
     if isinstance(batch, Tensor):
         return PhotoBatch.of_tensor(batch).to(model)
     items = list(batch) if isinstance(batch, (list, tuple)) and not isinstance(batch, Item) else [batch]
@@ -216,6 +222,17 @@ def as_batch(model: nn.Module, batch: Any, view: str = "whole") -> PhotoBatch:
     if isinstance(items[0], Tensor):
         raise InputError("batch is a list of tensors; expected one tensor (N, 3, H, W): use torch.stack")
     return load_photos(model, items, view).to(model)
+
+
+def _pixels(batch: Mapping[str, Any]) -> Tensor:
+    """The images in what a Hugging Face processor returns."""
+    pixels = batch.get("pixel_values")
+    if not isinstance(pixels, Tensor):
+        kind = "a list: ask the processor for return_tensors='pt'" if pixels is not None else "missing"
+        raise InputError(
+            f"batch is a {type(batch).__name__} of {', '.join(batch)}; its pixel_values are {kind}"
+        )
+    return pixels
 
 
 def load_photos(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torchvision
 from torch import Tensor, fx, nn
+from torch.utils.checkpoint import checkpoint
 
 import sightline
 from sightline.errors import InputError, NetworkError, UnsupportedError
@@ -153,3 +156,110 @@ def test_refusals_say_what_is_so(net: nn.Module, said: str) -> None:
         sightline.explain(net.eval(), torch.randn(1, 3, side, side))
     assert "transformers" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def one_process(tmp_path: Path) -> Iterator[None]:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_process")
+def test_distributed_data_parallel_is_unwrapped() -> None:
+    net, x = prepare(GapToy()), make_images()
+    expected = sightline.explain(net, x, classes=PICKED).maps
+    wrapped = nn.parallel.DistributedDataParallel(net)
+    assert torch.equal(sightline.explain(wrapped, x, classes=PICKED).maps, expected)
+    assert torch.equal(sightline.load_model(wrapped)(x), net(x))
+
+
+class Lora(nn.Module):
+    """W + B A beside a frozen layer, as PEFT puts it in the layer's place."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base_layer, self.down, self.up = (
+            base,
+            nn.Linear(base.in_features, 2, bias=False),
+            nn.Linear(2, base.out_features, bias=False),
+        )
+        self.to(base.weight)
+        base.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base_layer(x) + self.up(self.down(x))
+
+
+def test_a_low_rank_adapter_in_the_head() -> None:
+    net, merged, x = prepare(GapToy()), prepare(GapToy()), make_images()
+    name, head = [(n, m) for n, m in net.named_modules() if isinstance(m, nn.Linear)][-1]
+    adapted = Lora(head)
+    net.set_submodule(name, adapted)
+    with torch.no_grad():
+        merged.get_submodule(name).weight += adapted.up.weight @ adapted.down.weight
+    expected = sightline.explain(merged, x, classes=PICKED)
+    for method in ("gradcam", "layercam"):
+        maps = sightline.explain(net, x, method, classes=PICKED).maps
+        assert torch.allclose(maps, sightline.explain(merged, x, method, classes=PICKED).maps)
+    assert torch.allclose(sightline.explain(net, x, classes=PICKED).logits, expected.logits)
+    with pytest.raises(UnsupportedError, match="not one linear layer on the pooled target layer"):
+        sightline.explain(net, x, "cam")
+    assert not head.weight.requires_grad
+
+
+def test_peft() -> None:
+    peft = pytest.importorskip("peft")
+    net, x = prepare(GapToy()), make_images()
+    name = [n for n, m in net.named_modules() if isinstance(m, nn.Linear)][-1]
+    wrapped = peft.get_peft_model(net, peft.LoraConfig(target_modules=[name], r=2))
+    maps = sightline.explain(wrapped, x, classes=PICKED).maps
+    assert torch.allclose(maps, sightline.explain(wrapped.merge_and_unload(), x, classes=PICKED).maps)
+
+
+def test_an_exported_network() -> None:
+    net, x = prepare(GapToy()), make_images()
+    batch = {0: torch.export.Dim("n", min=1, max=16)}
+    program = torch.export.export(net, (x,), dynamic_shapes=(batch,))
+    exported = program.module()
+    for method in ("gradcam", "cam", "layercam", "saliency"):
+        expected = sightline.explain(net, x, method, classes=PICKED).maps
+        assert torch.allclose(sightline.explain(exported, x, method, classes=PICKED).maps, expected)
+    loaded = sightline.load_model(exported)  # its mode cannot be set
+    assert torch.allclose(loaded(x), net(x))
+    with pytest.raises(InputError, match=r"ExportedProgram; expected a torch.nn.Module .*program.module\(\)"):
+        sightline.explain(program, x)  # type: ignore[arg-type]
+
+
+class Thrifty(GapToy):
+    """Its trunk is thrown away and computed again for the gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        trunk = checkpoint(self.features, x, use_reentrant=False)
+        return self.fc(trunk.mean((2, 3)))
+
+
+def test_checkpointing_of_ones_own() -> None:
+    x = make_images().requires_grad_()
+    plain, net = prepare(GapToy()), prepare(Thrifty())
+    for method in ("gradcam", "cam", "saliency", "layercam"):
+        expected = sightline.explain(plain, x, method, classes=PICKED).maps
+        assert torch.allclose(sightline.explain(net, x, method, classes=PICKED).maps, expected)
+
+
+@pytest.mark.parametrize("channels", [1, 11])
+def test_one_or_eleven_channels(channels: int) -> None:
+    net = nn.Sequential(
+        nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
+    prepare(net)
+    x = torch.randn(2, channels, 12, 12, dtype=torch.float64)
+    maps = net[1](net[0](x))
+    expected = torch.einsum("nk,nkhw->nhw", net[4].weight[PICKED], maps)
+    e = sightline.explain(net, x, "cam", classes=PICKED)
+    assert torch.allclose(e.maps[:, 0], expected)
+    for method in ("gradcam", "occlusion", "saliency"):
+        found = sightline.explain(net, x, method, classes=PICKED)
+        assert torch.isfinite(found.maps).all()
+        assert found.maps.std() > 0
+    assert found.heatmaps().shape == (2, 1, 12, 12)

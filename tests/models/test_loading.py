@@ -294,7 +294,7 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "module.pth")
     pickled = (tmp_path / "module.pth").read_bytes()
     code = (
-        "module.pth holds a pickled network, which is code and is not run; expected only its weights: "
+        "module.pth holds torch.nn.modules.linear.Linear, which is code and is not run; expected only weights: "
         "torch.save(network.state_dict(), path)"
     )
     assert refused("module.pth", pickled) == code

@@ -181,10 +181,20 @@ class Reader:
             x, out = op.inputs[0], op.output
             same = x.ndim >= 2 and x.numel() == flat.numel() and _equal(x.flatten(1), flat, mean)
             if same and out.numel() == logits.numel() and torch.equal(out.flatten(1), logits):
-                weight = getattr(self.network.get_submodule(op.module), "weight", None)
+                module = self.owner(op)
+                weight = getattr(self.modules[module], "weight", None)
                 if isinstance(weight, Tensor) and weight.numel() == logits.shape[1] * flat.shape[1]:
-                    return Head("linear", op.module, pooling=self.pooling(maps, x.flatten(1)))
+                    return Head("linear", module, pooling=self.pooling(maps, x.flatten(1)))
         return None
+
+    def owner(self, op: Op) -> str:
+        """The module whose weight and bias an operation used: not the one that ran where it is a plain function."""
+        given = [*op.inputs[1:3], None, None][:2]
+        for name, module in self.modules.items():
+            held = [getattr(module, "weight", None), getattr(module, "bias", None)]
+            if held[0] is not None and all(a is b for a, b in zip(held, given, strict=True)):
+                return name
+        return op.module
 
     def conv_head(self, key: Key, pooled: Tensor) -> tuple[Head, Key] | None:
         """logits = pool(ReLU?(W * A + b)): the head, and the key of the class convolution's input."""
@@ -197,11 +207,12 @@ class Reader:
             op = self.producer.get(op.input_keys[0])
         if op is None or op.function != "conv2d":
             return None
-        weight = getattr(self.network.get_submodule(op.module), "weight", None)
+        module = self.owner(op)
+        weight = getattr(self.modules[module], "weight", None)
         if not isinstance(weight, Tensor) or weight.shape[2:] != (1, 1):
             return None
         scores = self.recorder.ops[self.producer[key].index].output
-        return Head("conv", op.module, relu, self.pooling(scores, pooled.flatten(1))), op.input_keys[0]
+        return Head("conv", module, relu, self.pooling(scores, pooled.flatten(1))), op.input_keys[0]
 
     def pooling(self, maps: Tensor, pooled: Tensor) -> str:
         """By what (N, C, ...) becomes (N, C): "mean", "max", the name of a module, or ""."""

@@ -57,7 +57,12 @@ class Call:
 
 
 def function_name(function: Any) -> str:
-    return str(getattr(function, "__name__", function))
+    """Its name; of an operation in an exported network that of the function, without the overload.
+
+    >>> function_name(torch.relu), function_name(torch.ops.aten.relu.default)
+    ('relu', 'relu')
+    """
+    return str(getattr(function, "__name__", function)).partition(".")[0]
 
 
 def tensors_in(value: Any) -> list[Tensor]:

@@ -20,7 +20,7 @@ from sightline.models.architecture_options import (
     checked_architecture_options,
     checked_categories,
 )
-from sightline.models.families import lite, timm, torchvision
+from sightline.models.families import huggingface, lite, timm, torchvision
 from sightline.models.families.base import Family, Published, imagenet_categories, outputs
 from sightline.models.families.lookup import class_count, family_of, network_names
 from sightline.models.preprocess import Preprocess
@@ -34,6 +34,7 @@ from sightline.models.weights import (
     tensors_sha256,
 )
 from sightline.scores import checked_scores
+from sightline.targets import logits_of
 
 DEFAULT = "lite0"
 TINY40_ABOUT = """\
@@ -108,8 +109,16 @@ class LoadedModel(nn.Module):
             "trained_head": self.trained_head,
         }
 
+    def train(self, mode: bool = True) -> LoadedModel:
+        try:
+            return super().train(mode)
+        except NotImplementedError:  # a network from torch.export, whose mode is fixed
+            return self
+
     def forward(self, images: Tensor) -> Any:
-        return self.network(images)
+        output = self.network(images)
+        logits = logits_of(output)  # Hugging Face's networks return them in an object
+        return output if logits is None else logits
 
     @property
     def weights_sha256(self) -> str:
@@ -141,14 +150,15 @@ def load_model(
 ) -> LoadedModel:
     """Load a classifier, ready to be explained: in eval mode, with class names and preprocessing if known.
 
-    ``model``   a torchvision name ("resnet50"), "timm/NAME", a network cut for class maps ("vgg16-gap"), the
-                path of a sightline checkpoint, any nn.Module, or None: "lite0" (`default_model`).
+    ``model``   a torchvision name ("resnet50"), "timm/NAME", "hf/NAME", a network cut for class maps ("vgg16-gap"),
+                the path of a sightline checkpoint or of a folder that `save_pretrained` wrote, any nn.Module, or
+                None: "lite0" (`default_model`).
     ``weights`` None: the published ones. A file (.safetensors, or .pth read without running code): the number
                 of classes is read from it. False or "none": random ones. The name of a published set.
-    ``categories``  the class names; default: ImageNet's for 1,000 classes (none if the class layer has random
-                weights).
-    ``transform``   a `Preprocess`, a torchvision Compose, or any callable PIL image -> (3, H, W) tensor; by
-                default that of the published weights.
+    ``categories``  the class names; default: a Hugging Face network's own, or ImageNet's for 1,000 classes (none
+                if the class layer has random weights).
+    ``transform``   a `Preprocess`, a torchvision Compose, a Hugging Face image processor, or any callable
+                PIL image -> (3, H, W) tensor; by default that of the published weights.
     ``scores``  how logits become probabilities: "softmax", "sigmoid" (independent labels), "none" (outputs are
                 probabilities already, or used unchanged), "auto" (see `sightline.scores`); None: the checkpoint's
                 own, or else "auto".
@@ -175,7 +185,7 @@ def load_model(
         loaded = default_model()
     elif model == "bundled":
         loaded = _from_file(None, tiny40_file(), categories, transform)
-    elif _is_file(model):
+    elif _is_file(model) and not _is_folder(model):
         if weights is not None:
             raise InputError(f"{model} holds its own weights; got weights={str(weights)!r} as well")
         loaded = _from_file(None, Path(model), categories, transform)
@@ -237,6 +247,11 @@ def _is_file(model: str | Path) -> bool:
     return isinstance(model, Path) or text.endswith(WEIGHT_SUFFIXES) or _is_path_of_file(text)
 
 
+def _is_folder(model: str | Path) -> bool:
+    text = str(model)
+    return (isinstance(model, Path) or os.path.basename(text) != text) and huggingface.is_folder(text)
+
+
 def _is_path_of_file(text: str) -> bool:
     return os.path.basename(text) != text and os.path.isfile(text)
 
@@ -258,7 +273,8 @@ def _named(
         made = family.published(name, wanted, version)
     classes = outputs(dict(made.network.named_modules()).get(family.head(name)))
     # The outputs of a class layer with random weights stand for no class until someone names them.
-    names = _categories(categories, classes, name) if categories is not None or made.trained_head else None
+    given = categories if categories is not None or not made.trained_head else made.categories
+    names = _categories(given, classes, name) if given is not None or made.trained_head else None
     loaded = LoadedModel(
         made.network,
         name,
@@ -315,6 +331,8 @@ def _from_file(
     fill(network, state, path, name, advice=lambda: _advice(name, made_of, state))
     if categories is None:
         categories = checked_categories(description.get("categories"), str(path))
+    if categories is None and len(published := family.categories(name) or ()) == classes:
+        categories = published
     if transform is None and "preprocess" in description:
         with reading(f"{path}: its preprocessing"):
             transform = Preprocess.from_dict(description["preprocess"])
@@ -347,6 +365,8 @@ def _wrapped(
         return module.eval() if same else _changed(module, weights, categories, transform)
     name = type(module).__name__
     preprocess = _preprocess(transform, None, name)
+    if categories is None and huggingface.is_network(module):
+        categories = huggingface.categories_of(module.config)
     if weights is None:
         return LoadedModel(module, name, categories, preprocess)
     if isinstance(weights, bool):

@@ -17,6 +17,7 @@ from sightline.data.images import read_image
 from sightline.data.photos import VIEWS
 from sightline.errors import InputError, unknown
 from sightline.inspection.transform import measure, run
+from sightline.models.processor import Processor, is_processor, read_processor
 from sightline.models.torchvision_transform import read_transform
 from sightline.types import Geometry
 
@@ -205,15 +206,18 @@ class Preprocess:
     def from_transform(cls, transform: Callable[[Image.Image], Tensor]) -> Preprocess:
         """The preprocessing of a callable (PIL image -> (C, H, W) float tensor).
 
-        A torchvision preset or Compose of resize, centre crop, conversion and normalisation is parsed, and
-        checked on a noise image; ``view="whole"`` then works too. Values may differ by one part in 255
-        if the transform resizes tensors instead of PIL images.
+        A torchvision preset or Compose, or a Hugging Face image processor, of resize, centre crop, conversion and
+        normalisation is parsed, and checked on a noise image; ``view="whole"`` then works too. Values may differ by
+        one part in 255 if the transform resizes tensors instead of PIL images.
 
         Any other callable is used unchanged, for both views. The part of the photo that it shows is measured, once
         per photo size. Raises `InputError` unless it is a fixed resize, crop or pad followed by a scaling of the
         values; ``resize`` is then meaningless.
         """
-        fields = read_transform(transform)
+        if is_processor(transform):
+            fields, transform = read_processor(transform), Processor(transform)
+        else:
+            fields = read_transform(transform)
         if fields is not None and _agrees(parsed := cls(**fields), transform):
             return parsed
         found = measure(transform, (300, 400))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
@@ -16,25 +15,36 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from sightline.errors import InputError
-from sightline.files import GIB, MIB, check_regular, check_size, is_zip, open_zip, parse_json, reading
+from sightline.files import GIB, MIB, check_regular, check_size, parse_json, reading
+from sightline.models.pickled import read_pickled
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 
 State = dict[str, Tensor]
 
-# The keys that training scripts store a state dict under, and the prefixes that wrappers add to its names.
 MOST_WRAPPINGS = 8  # a pickle can hold itself
 MOST_WEIGHTS = 1024 * GIB
 MOST_DESCRIPTION = 16 * MIB
-_WRAPPINGS = ("state_dict", "model_state_dict", "model", "model_state", "network", "net")
+# The keys that training scripts store a state dict under, averaged weights first as timm prefers them, and the prefixes
+# that wrappers add to its names.
+_WRAPPINGS = (
+    "state_dict_ema",
+    "model_ema",
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "model_state",
+    "network",
+    "net",
+)
 _PREFIXES = ("module.", "_orig_mod.", "model.", "network.")
 
 
 def read_weights(path: str | Path) -> tuple[State, dict[str, Any]]:
     """The tensors of a weights file, floats in single precision, and the description in a sightline checkpoint.
 
-    ``.safetensors``, or whatever `torch.load` reads with ``weights_only=True``; a state dict inside
-    ``{"state_dict": …}`` or ``{"model": …}`` is unwrapped. The description is empty for any other
+    ``.safetensors``, or what `torch.save` wrote (`read_pickled`); a state dict inside ``{"state_dict": …}``,
+    ``{"state_dict_ema": …}`` (preferred) or ``{"model": …}`` is unwrapped. The description is empty for any other
     file. Raises `InputError` for a file that is missing, damaged, or holds code or no tensors.
     """
     path = Path(path)
@@ -73,22 +83,7 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, Any]]:
 
 
 def _read_torch(path: Path) -> State:
-    if is_zip(path):
-        with open_zip(path) as archive:  # torch.save does not compress
-            inflated = sum(entry.file_size for entry in archive.infolist())
-        check_size(f"{path}, unpacked,", inflated, GIB + 4 * path.stat().st_size)
-    try:
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported global" not in str(error):
-            raise InputError(f"{path} is damaged or was not written by torch.save") from error
-        raise InputError(_code(path)) from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be opened: {error.strerror or error}") from error
-    except Exception as error:  # torch.load can raise almost anything on other files
-        if "TorchScript" in str(error):
-            raise InputError(_code(path)) from error
-        raise InputError(f"{path} is damaged or was not written by torch.save") from error
+    found = read_pickled(path)
     for _ in range(MOST_WRAPPINGS):
         inside = found if isinstance(found, Mapping) else {}
         inner = next((inside[key] for key in _WRAPPINGS if isinstance(inside.get(key), Mapping)), None)
@@ -105,28 +100,25 @@ def _read_torch(path: Path) -> State:
     return tensors
 
 
-def _code(path: Path) -> str:
-    return (
-        f"{path} holds a pickled network, which is code and is not run; expected only its weights: "
-        "torch.save(network.state_dict(), path)"
-    )
-
-
 def matched(state: State, names: Iterable[str]) -> State:
-    """``state`` under a network's names: unchanged, or without the prefixes "module.", "model.", "network.".
+    """``state`` under a network's names: without the prefixes "module.", "model.", …, as many as fit best.
 
-    >>> list(matched({"module.fc.bias": torch.zeros(1)}, ["fc.bias"]))
+    >>> list(matched({"module.model.fc.bias": torch.zeros(1)}, ["fc.bias"]))
     ['fc.bias']
+    >>> list(matched({"module.model.fc.bias": torch.zeros(1)}, ["model.fc.bias"]))
+    ['model.fc.bias']
     """
     own = set(names)
-    stripped = {_stripped(name): tensor for name, tensor in state.items()}
-    return stripped if len(own & stripped.keys()) > len(own & state.keys()) else state
+    best = shorter = state
+    while any(name.startswith(_PREFIXES) for name in shorter):
+        shorter = {_without_prefix(name): tensor for name, tensor in shorter.items()}
+        if len(own & shorter.keys()) > len(own & best.keys()):
+            best = shorter
+    return best
 
 
-def _stripped(name: str) -> str:
-    while (prefix := next((p for p in _PREFIXES if name.startswith(p)), None)) is not None:
-        name = name.removeprefix(prefix)
-    return name
+def _without_prefix(name: str) -> str:
+    return name.removeprefix(next((prefix for prefix in _PREFIXES if name.startswith(prefix)), ""))
 
 
 def hollow(build: Callable[[], nn.Module]) -> nn.Module:

@@ -153,7 +153,11 @@ def _tokens(network: nn.Module, target: Text) -> Any:
             "open_clip.get_tokenizer(NAME) or transformers.AutoTokenizer.from_pretrained(NAME)"
         )
     if hasattr(tokenizer, "convert_tokens_to_ids"):  # Hugging Face: returns lists unless asked for tensors
-        return dict(tokenizer([target.text], return_tensors="pt", padding=True))
+        kind = str(getattr(getattr(network, "config", None), "model_type", ""))
+        padding: Any = (
+            "max_length" if kind.startswith("siglip") else True
+        )  # SigLIP was trained on full lengths
+        return dict(tokenizer([target.text], return_tensors="pt", padding=padding))
     return tokenizer([target.text])
 
 

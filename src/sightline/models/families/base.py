@@ -31,6 +31,7 @@ class Published:
     ``licence``, ``trained_on``  of the weights; "" if not known.
     ``unsure_below``  a best score below this means that no class fits well; 0: not known.
     ``trained_head``  False if a published trunk was given a new class layer.
+    ``categories``  its class names, where the weights come with them.
     """
 
     network: nn.Module
@@ -41,6 +42,7 @@ class Published:
     trained_on: str = ""
     unsure_below: float = 0.0
     trained_head: bool = True
+    categories: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -50,15 +52,17 @@ class Family:
     ``build(name, classes, options)``  the network with uninitialised weights.
     ``published(name, classes, version)``  the network with its published weights.
     ``head(name)``  the name of the layer with one output per class.
-    ``preprocess(name)``  the preprocessing of the published weights.
+    ``preprocess(name)``  the preprocessing of the published weights, or None.
     ``tidy(state)``  the tensors of a published file under the network's current names.
+    ``categories(name)``  the class names that the network was published with, or None.
     """
 
     build: Callable[[str, int, dict[str, Any]], nn.Module]
     published: Callable[[str, int, str], Published]
     head: Callable[[str], str]
-    preprocess: Callable[[str], Preprocess]
+    preprocess: Callable[[str], Preprocess | None]
     tidy: Callable[[State], State] = lambda state: state
+    categories: Callable[[str], tuple[str, ...] | None] = lambda name: None
 
 
 @functools.cache
@@ -95,11 +99,16 @@ def offline_at_once() -> Iterator[None]:
     constants: Any = importlib.import_module("huggingface_hub.constants")
     before = constants.HF_HUB_OFFLINE
     try:
-        if not before:
-            constants.HF_HUB_OFFLINE = not _answers(constants.ENDPOINT)
+        constants.HF_HUB_OFFLINE = not hub_answers()
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+def hub_answers() -> bool:
+    """Whether the hub can be reached; False as well where its offline mode is on."""
+    constants: Any = importlib.import_module("huggingface_hub.constants")
+    return not constants.HF_HUB_OFFLINE and _answers(constants.ENDPOINT)
 
 
 def _answers(url: str) -> bool:

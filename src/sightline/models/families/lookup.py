@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sightline.errors import unknown
-from sightline.models.families import lite, surgery, timm, torchvision
+from sightline.models.families import huggingface, lite, surgery, timm, torchvision
 from sightline.models.families.base import Family
 from sightline.models.weights import State, matched
 
@@ -12,6 +12,8 @@ def family_of(name: str) -> Family:
     """The family of ``name``; raises `InputError` with the nearest names."""
     if name in lite.LITES:  # first: only this one needs neither torchvision nor timm
         return lite.FAMILY
+    if name.startswith(huggingface.PREFIX) or huggingface.is_folder(name):
+        return huggingface.FAMILY
     if name == "refined":
         return surgery.REFINED
     if surgery.SURGERY.fullmatch(name):
@@ -23,7 +25,9 @@ def family_of(name: str) -> Family:
             raise unknown("model", name, timm.timm_names())
         return timm.FAMILY
     if name not in torchvision.torchvision_names():
-        raise unknown("model", name, network_names(), hint="(`timm/NAME` for timm's)")
+        raise unknown(
+            "model", name, network_names(), hint="(`timm/NAME` for timm's, `hf/NAME` for Hugging Face's)"
+        )
     return torchvision.FAMILY
 
 
