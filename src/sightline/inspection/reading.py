@@ -190,6 +190,7 @@ class Reader:
     def owner(self, op: Op) -> str:
         """The module whose weight and bias an operation used: not the one that ran where it is a plain function."""
         given = [*op.inputs[1:3], None, None][:2]
+        name: str
         for name, module in self.modules.items():
             held = [getattr(module, "weight", None), getattr(module, "bias", None)]
             if held[0] is not None and all(a is b for a, b in zip(held, given, strict=True)):

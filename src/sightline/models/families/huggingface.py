@@ -138,7 +138,8 @@ def _published(name: str, classes: int, version: str) -> Published:
 
 
 def _last_layer(network: nn.Module) -> str:
-    return next(name for name, layer in reversed(list(network.named_modules())) if outputs(layer) is not None)
+    names: list[str] = [name for name, layer in network.named_modules() if outputs(layer) is not None]
+    return names[-1]
 
 
 def _head(name: str) -> str:

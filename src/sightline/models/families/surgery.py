@@ -40,7 +40,7 @@ def _head_surgery(name: str) -> str:
     return last_with(hollow(lambda: _build_surgery(name, 1000, {})), 1000) if name == "nin" else "fc"
 
 
-def _preprocess_surgery(name: str) -> Preprocess:
+def _preprocess_surgery(name: str) -> Preprocess | None:
     trunk = name.rpartition("-")[0] or name
     if trunk in gapnet.SMALL:
         return Preprocess((64, 64), 64)
