@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sightline.errors import InputError, unknown
+from sightline.errors import InputError
 from sightline.files import reading, reason
 from sightline.models.architecture_options import (
     checked_architecture,
     checked_architecture_options,
     checked_categories,
 )
+from sightline.models.device import named_device
 from sightline.models.families import huggingface, lite, timm, torchvision
 from sightline.models.families.base import Family, Published, imagenet_categories, outputs
 from sightline.models.families.lookup import class_count, family_of, network_names
@@ -176,7 +177,7 @@ def load_model(
     """
     if isinstance(categories, str):
         raise InputError(f"categories={categories!r} is one string; expected a list of class names")
-    where = _device(device)
+    where = named_device(device)
     if isinstance(model, nn.Module):
         loaded = _wrapped(model, weights, categories, transform)
     elif model is None:
@@ -415,18 +416,3 @@ def _categories(given: Sequence[str] | None, classes: int | None, source: str) -
     if classes is not None and len(given) != classes:
         raise InputError(f"{len(given)} categories were given, but {source} has {classes} classes")
     return tuple(str(name) for name in given)
-
-
-def _device(device: str | torch.device | None) -> torch.device | None:
-    if device is None or isinstance(device, torch.device):
-        return device
-    there = ["cpu"]
-    if torch.backends.mps.is_available():
-        there.insert(0, "mps")
-    if torch.cuda.is_available():
-        there[:0] = ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    if device == "auto":
-        return torch.device(there[0])
-    if device not in there:
-        raise unknown("device", device, ["auto", *there], hint="(available on this machine)")
-    return torch.device(device)
