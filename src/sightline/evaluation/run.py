@@ -316,7 +316,7 @@ def _notes(sources: Sequence[Source], scoring: Scoring, dataset: Dataset) -> lis
     specs = [spec for source in sources if isinstance(source, ModelSource) for spec in source.specs]
     if any(spec.name == "saliency" and spec.options["smooth"] == SALIENCY_SMOOTH for spec in specs):
         notes.append(
-            "saliency is smoothed by a Gaussian, σ = 2 % of the side: the paper's backprop baseline."
+            "saliency is smoothed by a Gaussian, σ = 2 % of the side: as a backprop baseline; Zhou et al. name no σ."
         )
     for source in sources:
         if isinstance(source, ModelSource) and source.outputs > len(dataset.categories):

@@ -18,8 +18,8 @@ from sightline.targets import Target
 def saliency(evidence: Evidence, target: Target, *, smooth: NotNegative = 0.0) -> Tensor:
     """∂y^c/∂x; the map is the channel-wise maximum of its magnitude.
 
-    ``smooth``: σ of a Gaussian over the map, as a share of the image's side; 0.02 is the "backprop" baseline
-    for boxes. It smooths the magnitude, so the sign of the gradient is lost. Returns (N, 3, H, W).
+    ``smooth``: σ of a Gaussian over the map, as a share of the image's side; 0.02 is our choice for the "backprop"
+    baseline for boxes. It smooths the magnitude, so the sign of the gradient is lost. Returns (N, 3, H, W).
 
     >>> import sightline, torch
     >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
