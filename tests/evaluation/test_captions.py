@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from PIL import Image
 from torch import nn
@@ -59,3 +60,20 @@ def test_the_pointing_game_with_the_published_tolerance() -> None:
     for row in report.rows:
         assert row.scores["pointing15"].value >= row.scores["pointing"].value
     assert "pointing game, 15 px ↑" in report.markdown()
+
+
+@pytest.mark.parametrize(("protocol", "more"), [("wsol-v1", 1), ("wsol-v2", 1), ("exact", 0)])
+def test_the_protocol_decides_how_cub_s_boxes_are_read(protocol: str, more: int) -> None:
+    """As wsolevaluation's metadata has them, whose far corners are inclusive; other protocols as the official files."""
+    grown = [
+        Sample(one.id, PHOTO, one.label, one.boxes_xyxy + torch.tensor([0, 0, more, more])) for one in SAMPLES
+    ]
+    network = model()
+    found = [
+        sightline.evaluate(
+            network, Dataset(name, "test", samples, ("a", "b")), "gradcam", protocol=protocol, resamples=5
+        )
+        for name, samples in (("cub", SAMPLES), ("wsol", grown))
+    ]
+    assert found[0].rows[0].mean_iou == found[1].rows[0].mean_iou
+    assert SAMPLES[0].boxes_xyxy.tolist() == [[2, 2, 20, 20]]  # the data set itself is left as it is

@@ -17,7 +17,13 @@ from sightline.evaluation.models import ModelSource
 from sightline.evaluation.options import EvaluationOptions, Rules, Scoring, read_options
 from sightline.evaluation.rows import baselines, compared
 from sightline.evaluation.saved import SavedSource
-from sightline.evaluation.selection import Selection, check_choice, select_images, truth_of
+from sightline.evaluation.selection import (
+    Selection,
+    check_choice,
+    select_images,
+    truth_of,
+    with_published_boxes,
+)
 from sightline.methods.registry import get_method
 from sightline.methods.spec import MethodSpec, parse_method
 from sightline.metrics.accumulators import BoxTally
@@ -82,6 +88,8 @@ def evaluate(
         names = [one.categories for one in models.values()]
         dataset, others = with_known_classes(dataset, names)
         choose_on = choose_on and with_known_classes(choose_on, names)[0]
+    dataset = with_published_boxes(dataset, options.protocol)
+    choose_on = choose_on and with_published_boxes(choose_on, options.protocol)
     scoring = Scoring(options, rules, truth_of(dataset, options.protocol))
     check_choice(dataset, choose_on, scoring)
     sources = _sources(models, methods, heatmaps, scoring, [dataset, *([choose_on] if choose_on else [])])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
 
 from sightline.errors import InputError
 from sightline.evaluation.box_source import BoxSource
@@ -30,6 +32,25 @@ def truth_of(dataset: Dataset, protocol: str) -> str:
             raise InputError(f"protocol pxap scores masks; {dataset.name} {dataset.split} has none")
         return "masks"
     return "boxes" if any(len(sample.boxes_xyxy) for sample in dataset.samples) else "none"
+
+
+def with_published_boxes(dataset: Dataset, protocol: str) -> Dataset:
+    """The data set with the boxes that the protocol's authors published, where they differ from the official ones.
+
+    wsolevaluation's metadata of CUB holds (x, y, x + width, y + height) and its IoU takes them as inclusive corners: a
+    pixel more on each far side than the half-open boxes of the adapter.
+
+    >>> from sightline.types import Sample
+    >>> bird = Sample("a", None, 0, torch.tensor([[0.0, 0.0, 4.0, 2.0]]))
+    >>> with_published_boxes(Dataset("cub", "test", [bird], ("birds",)), "wsol-v2")[0].boxes_xyxy
+    tensor([[0., 0., 5., 3.]])
+    """
+    if dataset.name != "cub" or protocol not in ("wsol-v1", "wsol-v2"):
+        return dataset
+    far = torch.tensor([0.0, 0.0, 1.0, 1.0])
+    return replace(
+        dataset, samples=[replace(one, boxes_xyxy=one.boxes_xyxy + far) for one in dataset.samples]
+    )
 
 
 def check_choice(dataset: Dataset, choose_on: Dataset | None, scoring: Scoring) -> None:
