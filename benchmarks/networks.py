@@ -364,7 +364,7 @@ def run(given: argparse.Namespace) -> None:
             file.flush()
             print(_line(row), flush=True)
     if given.write:
-        given.write.write_text(table([rows[n] for n in wanted if n in rows]))
+        given.write.write_text(table([rows.get(n, {"network": n, "refused": "not run yet"}) for n in wanted]))
 
 
 if __name__ == "__main__":
