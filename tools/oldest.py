@@ -25,8 +25,18 @@ def floors(requirements: list[str]) -> dict[str, str]:
     >>> floors(["torch>=2.6", "ray[data]>=2.30", "types-PyYAML", "sightline-cam[batch]"])
     {'torch': '2.6', 'ray': '2.30'}
     """
-    matches = (FLOOR.fullmatch(requirement) for requirement in requirements)
-    return {match[1]: match[2] for match in matches if match}
+    found: dict[str, str] = {}
+    for match in filter(None, map(FLOOR.fullmatch, requirements)):
+        name, version = match[1], match[2]
+        if name not in found or _order(version) > _order(
+            found[name]
+        ):  # an extra may need a newer one than the base
+            found[name] = version
+    return found
+
+
+def _order(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)]
 
 
 def main() -> None:

@@ -272,8 +272,8 @@ class _MethodResult:
 
 
 def _known_score(prediction: Prediction) -> float | None:
-    """The score to six digits; None where a target was explained, which has no probability."""
-    return None if prediction.score != prediction.score else round(prediction.score, 6)
+    """The score; None where a target was explained, which has no probability."""
+    return None if prediction.score != prediction.score else prediction.score
 
 
 def _explain(

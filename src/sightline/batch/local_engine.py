@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from sightline.batch.shards import Folder, Sharding
 from sightline.batch.worker import explain_prepared, ready
 from sightline.data.items import Item
 from sightline.errors import InputError
+from sightline.files import read_text
 from sightline.models.loading import LoadedModel
 
 PRELOAD = ["sightline.batch.decode"]  # imported once, by the process that the workers are forked from
@@ -83,10 +85,24 @@ def _next(batches: Iterator[Prepared]) -> Prepared:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
+        if _imports_script_again():
+            raise InputError(
+                "the processes that decode images import your script again, and it starts a run of its own: call "
+                "explain_batch inside `if __name__ == '__main__':`, or give engine=LocalEngine(workers=0)"
+            ) from error
         raise InputError(
             "a process that decodes images was killed (out of memory?); run the same command again, "
             "perhaps with fewer --workers"
         ) from error
+
+
+def _imports_script_again() -> bool:
+    """Whether this program is a script without the guard that processes started afresh need."""
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    try:
+        return script is not None and "__main__" not in read_text(script)
+    except InputError:
+        return False
 
 
 def _workers(model: LoadedModel) -> int:

@@ -101,16 +101,16 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _read_array(path: Path) -> Array:
-    loaded: Any = np.load(path, allow_pickle=False)  # never unpickle
-    if isinstance(loaded, np.ndarray):
-        return loaded
-    with loaded:
-        if len(loaded.files) != 1:
-            raise InputError(
-                f"{path} holds {len(loaded.files)} arrays ({', '.join(loaded.files)}); expected one"
-            )
-        array: Array = loaded[loaded.files[0]]
-        return array
+    with open(path, "rb") as file:  # NumPy leaves a damaged one open
+        loaded: Any = np.load(file, allow_pickle=False)  # never unpickle
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            names = loaded.files
+            if len(names) != 1:
+                raise InputError(f"{path} holds {len(names)} arrays ({', '.join(names)}); expected one")
+            array: Array = loaded[names[0]]
+            return array
 
 
 def _read_png(path: Path) -> Array:

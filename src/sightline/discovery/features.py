@@ -99,7 +99,7 @@ def load_features(path: str | Path) -> Features:
             flat = table["features"].combine_chunks().flatten().to_numpy()
             values, key = flat.reshape(len(ids), -1), json.loads(table.schema.metadata[b"sightline"])
         else:
-            with np.load(path, allow_pickle=False) as saved:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as saved:
                 ids, values = tuple(saved["ids"].tolist()), saved["values"]
                 key = json.loads(str(saved["key"]))
         if not isinstance(key, dict) or values.ndim != 2 or len(values) != len(ids):

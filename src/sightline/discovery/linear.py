@@ -74,7 +74,7 @@ def load_head(path: str | Path) -> LinearHead:
     """Load what `LinearHead.save` wrote. Raises `InputError` for any other file."""
     with reading(path, "a linear head written by sightline"):
         check_regular(path)
-        with np.load(path, allow_pickle=False) as saved:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as saved:
             classes = tuple(str(name) for name in saved["classes"])
             return LinearHead(saved["weight"], saved["bias"], classes, float(saved["cost"]))
 

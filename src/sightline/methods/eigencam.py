@@ -24,7 +24,7 @@ def first_component(maps: Tensor, centre: bool = True) -> Tensor:
     tensor([[[0., 2.]]])
     """
     n, _, h, w = maps.shape
-    x = maps.flatten(2).transpose(1, 2)
+    x, scale = _near_one(maps.flatten(2).transpose(1, 2))
     total = x.sum(2)
     if centre:
         x, total = x - x.mean(1, keepdim=True), total - total.mean(1, keepdim=True)
@@ -38,7 +38,17 @@ def first_component(maps: Tensor, centre: bool = True) -> Tensor:
     largest = projection.gather(1, projection.abs().argmax(1, keepdim=True))
     agreement = agreement.where(total.abs().amax(1, keepdim=True) > nothing, largest)
     signed: Tensor = projection * torch.where(agreement < 0, -1.0, 1.0).to(projection)
-    return signed.reshape(n, h, w)
+    return torch.ldexp(signed, scale[:, 0]).reshape(n, h, w)
+
+
+def _near_one(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x (N, P, C) with magnitudes up to 1, and the exponents of 2 (N, 1, 1) taken out: squares must not overflow.
+
+    >>> _near_one(torch.tensor([[[4., -2.]]]))
+    (tensor([[[ 0.5000, -0.2500]]]), tensor([[[3]]], dtype=torch.int32))
+    """
+    scale = torch.frexp(x.abs().amax((1, 2), keepdim=True)).exponent.clamp(-120, 120)
+    return torch.ldexp(x, -scale), scale
 
 
 @register_method(

@@ -87,7 +87,9 @@ def drop_and_increase(score: Score, images: Tensor, heatmaps: Tensor) -> DropInc
     check_heatmaps(images, heatmaps)
     rows = torch.arange(len(images), device=images.device)
     clean, masked = score(images, rows), score(images * heatmaps[:, None], rows)
-    return DropIncrease(((clean - masked).clamp(min=0) / clean), (masked > clean).float())
+    # A probability of 0 cannot drop.
+    drop = (clean - masked).clamp(min=0) / clean.where(clean > 0, 1)
+    return DropIncrease(drop, (masked > clean).float())
 
 
 class Curves(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ def read_coco(
     )
     labels = {key: label for label, (key, _) in enumerate(categories)}
     names, check, files = tuple(name for _, name in categories), BoxCheck(bad_boxes), Files()
+    for name in ("images", "categories"):
+        _refuse_twice(records[name])
     photos = {field(photo, "id", int, where): (photo, where) for where, photo in records["images"]}
     boxes: dict[tuple[int, int], list[Box]] = {}
     for where, record in records["annotations"]:
@@ -94,6 +97,15 @@ def image_folder(root: Path, path: Path, prefix: str = "instances_") -> Path:
     """COCO's image folder for an annotation file named PREFIX + folder name."""
     name = path.stem.removeprefix(prefix)
     return next((folder for folder in (root / name, root / "images" / name) if folder.is_dir()), root / name)
+
+
+def _refuse_twice(entries: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    first: dict[int, str] = {}
+    for where, record in entries:
+        identity = field(record, "id", int, where)
+        if identity in first:
+            raise InputError(f"{where}: id {identity} is already that of {first[identity]}")
+        first[identity] = where
 
 
 def _size(photo: dict[str, Any], where: str) -> tuple[int, int]:
