@@ -18,6 +18,8 @@ if str(TESTS) not in sys.path:  # importlib mode adds nothing to the path by its
 # Threads that wait for each other on a busy machine make these small networks five times slower; processes that
 # tests start inherit this.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# This process is no command line: it gives its memory back, though tests call `sightline.cli.main`.
+os.environ.setdefault("SIGHTLINE_MALLOC", "0")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 

@@ -19,7 +19,8 @@ LONGEST = 420  # lines of a module
 
 # A room (a folder or a file of src/sightline) imports only from rooms above it.
 ORDER = (
-    "errors", "files", "plugins", "registry", "options", "types", "demo_photos", "progress", "heatmap", "components",
+    "errors", "runtime", "files", "plugins", "registry", "options", "types", "demo_photos", "progress", "heatmap",
+    "components",
     "boxes", "scores", "targets", "data", "inspection", "models", "engine", "methods", "metrics", "pictures",
     "reports", "labels", "explanation", "pipeline", "attribution", "pipeline_files", "labelling", "evaluation", "batch",
     "training", "export", "discovery", "app", "cli",

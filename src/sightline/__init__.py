@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sightline.pipeline import explain
     from sightline.pipeline_files import ExplainOptions, explain_files
     from sightline.plugins import load_plugin
+    from sightline.runtime import tune_cpu
     from sightline.training.by_recipe import refine, train
     from sightline.types import BoxRule
 
@@ -62,6 +63,7 @@ _HOME = {
     "UnsupportedError": "sightline.errors",
     "refine": "sightline.training.by_recipe",
     "train": "sightline.training.by_recipe",
+    "tune_cpu": "sightline.runtime",
 }
 
 __all__ = [
@@ -94,6 +96,7 @@ __all__ = [
     "register_metric",
     "targets",
     "train",
+    "tune_cpu",
 ]
 
 

@@ -19,6 +19,7 @@ from sightline.data.items import Item
 from sightline.errors import InputError
 from sightline.files import read_text
 from sightline.models.loading import LoadedModel
+from sightline.runtime import tune_worker
 
 PRELOAD = ["sightline.batch.decode"]  # imported once, by the process that the workers are forked from
 
@@ -61,6 +62,7 @@ class LocalEngine:
             num_workers=workers,
             collate_fn=_as_it_is,
             multiprocessing_context=context,
+            worker_init_fn=tune_worker,
         )
 
 

@@ -23,6 +23,7 @@ from sightline.batch.worker import BatchOptions, explain_prepared, ready
 from sightline.errors import InputError, need
 from sightline.methods.registry import Additions
 from sightline.models.loading import LoadedModel
+from sightline.runtime import tune_cpu
 
 if TYPE_CHECKING:
     from sightline.evaluation.counting import Counts, OnProgress, Skipped
@@ -185,6 +186,7 @@ class _Explainer:
     ) -> None:
         import ray
 
+        tune_cpu()
         torch.set_num_threads(threads)
         _, self.error = _pickle_result(additions.register)
         loaded = _on_gpu(ray.get(model))
@@ -204,6 +206,7 @@ class _Scorer:
     def __init__(self, threads: int, additions: Additions, shared: Any) -> None:
         import ray
 
+        tune_cpu()
         torch.set_num_threads(threads)
         _, self.error = _pickle_result(additions.register)
         self.source, self.dataset, self.pieces, self.shown = ray.get(shared)

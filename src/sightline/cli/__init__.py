@@ -23,6 +23,7 @@ from sightline.cli._output import discard_empty
 from sightline.cli._verbs import verbs_in, with_new_verbs
 from sightline.errors import InputError
 from sightline.plugins import VARIABLE, load_plugin
+from sightline.runtime import tune_cpu
 
 ORDER = (
     "explain",
@@ -109,6 +110,7 @@ def _root(
     sightline --install-completion
     ```
     """
+    tune_cpu()
     _load_plugins(plugin or [])
     if version:
         from sightline import __version__

@@ -154,23 +154,40 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Photos per forward pass.")]
 
 
 def load(
-    model: str | None, weights: str | None, categories: Path | None, device: str, scores: str = "auto"
+    model: str | None,
+    weights: str | None,
+    categories: Path | None,
+    device: str,
+    scores: str = "auto",
+    *,
+    fast: bool = True,
 ) -> LoadedModel:
-    """The model given by the options, on its device; without a name, the default model."""
+    """The model given by the options, on its device; without a name, the default model.
+
+    ``fast``: in the memory format that is usually faster; results differ by rounding.
+    """
     from sightline.models.loading import load_model
+    from sightline.runtime import in_fast_format
 
     names = None if categories is None else read_categories(categories)
     rule = None if scores == "auto" else scores  # a checkpoint may have its own
-    return load_model(model, weights=weights, categories=names, device=device, scores=rule)
+    loaded = load_model(model, weights=weights, categories=names, device=device, scores=rule)
+    return in_fast_format(loaded) if fast else loaded
 
 
 def load_saying(
-    model: str | None, weights: str | None, categories: Path | None, device: str, scores: str = "auto"
+    model: str | None,
+    weights: str | None,
+    categories: Path | None,
+    device: str,
+    scores: str = "auto",
+    *,
+    fast: bool = True,
 ) -> LoadedModel:
     """As `load`, with one line on stderr if the classification layer is untrained."""
     from sightline.cli._print import UNTRAINED
 
-    loaded = load(model, weights, categories, device, scores)
+    loaded = load(model, weights, categories, device, scores, fast=fast)
     if not loaded.trained_head:
         print(f"sightline: {loaded.name}: {UNTRAINED}", file=sys.stderr)
     return loaded

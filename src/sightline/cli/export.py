@@ -65,7 +65,7 @@ def export(
     check_place(out, force)  # fail now, not after loading a large model
     prepare_folder(out.parent)
     described = export_onnx(
-        load_saying(model, weights, categories, "cpu", scores),
+        load_saying(model, weights, categories, "cpu", scores, fast=False),
         out,
         force=force,
         method=method,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from sightline.errors import InputError
+from sightline.runtime import import_light
 from sightline.types import Dataset
 
 _WNID = re.compile(r"n\d{8}")
@@ -113,7 +113,7 @@ def _by_name(dataset: Sequence[str], theirs: Sequence[set[str]]) -> list[int | N
 
 def _imagenet_wnids() -> dict[str, int]:
     """WordNet id -> output index of a network for ILSVRC 2012's 1,000 classes, ordered by id."""
-    timm: Any = importlib.import_module("timm.data")
+    timm: Any = import_light("timm.data")
     return {wnid: index for index, wnid in enumerate(timm.ImageNetInfo().label_names())}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from sightline.errors import InputError, unknown
 from sightline.inspection.transform import measure, run
 from sightline.models.processor import Processor, is_processor, read_processor
 from sightline.models.torchvision_transform import read_transform
+from sightline.runtime import import_light
 from sightline.types import Geometry
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -194,9 +194,9 @@ class Preprocess:
     @classmethod
     def from_timm(cls, model: nn.Module | str) -> Preprocess:
         """The preprocessing of timm's own evaluation for ``model``, a timm network or its name."""
-        data: Any = importlib.import_module("timm.data")
+        data: Any = import_light("timm.data")
         if isinstance(model, str):
-            known = importlib.import_module("timm").get_pretrained_cfg(model)
+            known = import_light("timm").get_pretrained_cfg(model)
             config = data.resolve_data_config({}, pretrained_cfg=known.to_dict())
         else:
             config = data.resolve_model_data_config(model)

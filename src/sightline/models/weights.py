@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from sightline.errors import InputError
 from sightline.files import GIB, MIB, check_regular, check_size, parse_json, reading
@@ -121,6 +122,29 @@ def _without_prefix(name: str) -> str:
     return name.removeprefix(next((prefix for prefix in _PREFIXES if name.startswith(prefix)), ""))
 
 
+_DRAWS = {
+    Tensor.normal_,
+    Tensor.uniform_,
+    nn.init.normal_,
+    nn.init.uniform_,
+    nn.init.kaiming_normal_,
+    nn.init.kaiming_uniform_,
+}
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Random values for tensors on the meta device are not drawn: torch would import its compiler to do nothing."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        tensor = args[0] if args else given.get("tensor")
+        if func in _DRAWS and isinstance(tensor, Tensor) and tensor.is_meta:
+            return tensor
+        return func(*args, **given)
+
+
 def hollow(build: Callable[[], nn.Module]) -> nn.Module:
     """The network that ``build`` makes, with parameters on the meta device: none is initialised or allocated.
 
@@ -139,7 +163,7 @@ def hollow(build: Callable[[], nn.Module]) -> nn.Module:
 
     hook = register_module_parameter_registration_hook(to_meta)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _NothingDrawn():
             return build()
     except (
         NotImplementedError,

@@ -26,6 +26,7 @@ from sightline.models.families.trunks import (
     widen_maps,
 )
 from sightline.models.pooling import POOLINGS, make_pooling
+from sightline.runtime import import_light
 
 SMALL: dict[str, Callable[..., nn.Module]] = {"small": small_trunk, "smallvgg": small_vgg}
 # The paper's table: torchvision's network, the last child to keep, the units of the added convolutions.
@@ -140,9 +141,9 @@ def build_classifier(name: str, num_classes: int = 1000, **options: Any) -> nn.M
     if name == "nin":
         return NIN(num_classes, **options)
     if name in ("squeezenet1_0", "squeezenet1_1"):
-        import torchvision
-
-        network: nn.Module = torchvision.models.get_model(name, num_classes=num_classes, **options)
+        network: nn.Module = import_light("torchvision.models").get_model(
+            name, num_classes=num_classes, **options
+        )
         return network
     if "-" not in name:
         raise unknown("network", name, [*list_gapnets(), "nin", "squeezenet1_0", "squeezenet1_1"])

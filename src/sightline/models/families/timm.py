@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 from torch import nn
@@ -10,10 +9,11 @@ from torch import nn
 from sightline.errors import unknown
 from sightline.models.families.base import Family, Published, fetching, offline_at_once
 from sightline.models.preprocess import Preprocess
+from sightline.runtime import import_light
 
 
 def _timm() -> Any:
-    return importlib.import_module("timm")
+    return import_light("timm")
 
 
 def timm_name(name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import itertools
 import re
 import sys
@@ -15,6 +14,7 @@ from sightline.errors import unknown
 from sightline.models.families.base import Family, Published, fetching, last_with
 from sightline.models.preprocess import Preprocess
 from sightline.models.weights import State, hollow, matched
+from sightline.runtime import import_light
 
 
 @functools.cache
@@ -29,7 +29,7 @@ def torchvision_names() -> tuple[str, ...]:
 
 
 def _torchvision() -> Any:
-    return importlib.import_module("torchvision.models")
+    return import_light("torchvision.models")
 
 
 # GoogLeNet's and Inception's heads that only training uses; published GoogLeNet weights lack them.

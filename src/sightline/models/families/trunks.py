@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sightline.errors import InputError, UnsupportedError, unknown
 from sightline.models.weights import matched, read_weights
+from sightline.runtime import import_light
 
 # Children of torchvision's networks that belong to the head, or to a second head.
 HEADS = {"avgpool", "dropout", "fc", "classifier", "aux1", "aux2", "AuxLogits"}
@@ -45,9 +46,8 @@ class InceptionInput(nn.Module):
 @functools.cache
 def names_with_maps() -> tuple[str, ...]:
     """torchvision's classifiers with feature maps."""
-    import torchvision
-
-    names = torchvision.models.list_models(module=torchvision.models)
+    models = import_light("torchvision.models")
+    names = models.list_models(module=models)
     return tuple(name for name in names if not name.startswith(NO_MAPS))
 
 
@@ -55,13 +55,12 @@ def torchvision_trunk(
     name: str, pretrained: bool | str = False, last: str | None = None, **options: Any
 ) -> nn.Sequential:
     """The part of a torchvision network before its last pooling, or up to child ``last``, with its layer names."""
-    import torchvision
-
+    models = import_light("torchvision.models")
     weights = "DEFAULT" if pretrained is True else pretrained or None
     if name in ("googlenet", "inception_v3") and weights is None:
         options = {"init_weights": True, "aux_logits": False, **options}
     try:
-        network = torchvision.models.get_model(name, weights=weights, **options)
+        network = models.get_model(name, weights=weights, **options)
     except OSError as error:
         raise _not_fetched(name, error) from None
     children = {child: module for child, module in network.named_children() if child not in HEADS}
@@ -82,8 +81,7 @@ def torchvision_trunk(
 
 def timm_trunk(name: str, pretrained: bool | str = False, **options: Any) -> nn.Module:
     """A timm network without pooling and classifier."""
-    import timm
-
+    timm = import_light("timm")
     if not timm.is_model(name):
         raise unknown("timm network", name, timm.list_models())
     try:
