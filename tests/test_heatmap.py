@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from references.affinity import walk
 from sightline.errors import InputError
@@ -259,6 +260,35 @@ def test_propagate_keeps_a_constant_map_and_the_range():
     walked = propagate(maps, features)
     assert (walked.amax((2, 3)) <= maps.amax((2, 3))).all()  # a mean of means
     assert (walked.amin((2, 3)) >= maps.amin((2, 3))).all()
+
+
+def test_propagate_on_a_coarser_grid_averages_the_features():
+    torch.manual_seed(0)
+    maps, features = torch.rand(2, 3, 2, 3), torch.randn(2, 5, 8, 12)
+    found = propagate(maps, features, grid=5)
+    assert found.shape == (2, 3, 4, 6)
+    torch.testing.assert_close(found, propagate(maps, torch.nn.functional.avg_pool2d(features, 2)))
+    assert torch.equal(propagate(maps, features, grid=10), propagate(maps, features))
+
+
+def test_propagate_of_a_batch_at_448_stays_within_its_limit():
+    """The features of 32 photos at 448: 56×56 positions make a matrix of 1.2 GB for all, and are averaged to 28×28."""
+    torch.manual_seed(0)
+    maps, features = torch.rand(4, 1, 14, 14), torch.randn(4, 8, 56, 56)
+    largest = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor):
+                largest.append(out.numel())
+            return out
+
+    with Sizes():
+        found = propagate(maps, features, grid=28, limit=2**20)
+    assert max(largest) <= 2**20
+    by_hand = [propagate(m[None], f[None], grid=28) for m, f in zip(maps, features, strict=True)]
+    torch.testing.assert_close(found, torch.cat(by_hand))
 
 
 def test_propagate_says_what_does_not_fit():

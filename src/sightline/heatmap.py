@@ -208,13 +208,20 @@ def fuse(
 
 
 def propagate(
-    maps: Tensor, features: Tensor, power: float = 4.0, steps: int = 2, limit: int = 2**24
+    maps: Tensor,
+    features: Tensor,
+    power: float = 4.0,
+    steps: int = 2,
+    limit: int = 2**24,
+    grid: int | None = None,
 ) -> Tensor:
     """Spread maps (N, K, h, w) by a random walk between positions with similar features (N, C, H, W): (N, K, H, W).
 
     m ← A^steps · up(m), A = ReLU(f fᵀ)^power, each row divided by its sum, f (H·W, C) the features' unit vectors.
     Each position takes the mean of the positions similar to it. At most ``limit`` entries of A are in memory at once.
-    A position without features (a zero vector) resembles no other and keeps its value. Half precision becomes float32.
+    ``grid``: features with more than grid² positions are averaged over areas until they have at most so many, and
+    that is the size of the result. A position without features (a zero vector) resembles no other and keeps its
+    value. Half precision becomes float32.
     Raises `InputError` for mismatched shapes, a power that is not above 0, and negative steps.
 
     >>> maps, features = torch.tensor([[[[4.0, 0.0, 2.0]]]]), torch.tensor([[[[1.0, 1.0, 0.0]], [[0.0, 0.0, 1.0]]]])
@@ -228,7 +235,9 @@ def propagate(
         )
     if power <= 0 or steps < 0:
         raise InputError(f"power={power}, steps={steps}; expected a power above 0 and 0 or more steps")
-    size_hw = (features.shape[2], features.shape[3])
+    size_hw = _within(features.shape[2], features.shape[3], grid)
+    if size_hw != tuple(features.shape[2:]):
+        features = F.interpolate(_as_float_maps(features), size=size_hw, mode="area")
     values = upsample(maps, size_hw).flatten(2).transpose(1, 2)  # (N, P, K)
     unit = F.normalize(_as_float_maps(features).flatten(2), dim=1)  # (N, C, P)
     places = unit.shape[2]
@@ -238,6 +247,18 @@ def propagate(
         for some, of in zip(torch.split(values, at_once), torch.split(unit.to(values), at_once), strict=True)
     ]
     return torch.cat(walked).transpose(1, 2).reshape(*maps.shape[:2], *size_hw)
+
+
+def _within(height: int, width: int, grid: int | None) -> tuple[int, int]:
+    """The size with at most grid² positions, in about the same proportions.
+
+    >>> _within(56, 28, 28), _within(14, 14, 28)
+    ((39, 19), (14, 14))
+    """
+    if grid is None or height * width <= grid * grid:
+        return height, width
+    scale = grid / math.sqrt(height * width)
+    return max(1, int(height * scale)), max(1, int(width * scale))
 
 
 def _walk(values: Tensor, unit: Tensor, power: float, steps: int, rows: int) -> Tensor:

@@ -45,11 +45,35 @@ def test_a_plain_trunk_is_looked_into(name: str) -> None:
     assert last_stages(build(name), make_images(), 2) == ("features.1", "features.2")
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("resnet18", ("layer1", "layer2", "layer3", "layer4")),
+        ("vgg11", ("features.4", "features.9", "features.14", "features.15")),
+        (
+            "densenet121",
+            ("features.denseblock1", "features.denseblock2", "features.denseblock3", "features.transition3"),
+        ),
+    ],
+)
+def test_earlier_stages(name: str, expected: tuple[str, ...]) -> None:
+    import torchvision
+
+    net = torchvision.models.get_model(name, weights=None).eval()
+    assert last_stages(net, torch.zeros(1, 3, 128, 128), 4) == expected
+    assert last_stages(net, torch.zeros(1, 3, 128, 128), 3) == expected[1:]
+
+
+def test_more_stages_than_there_are() -> None:
+    assert last_stages(build("gap"), make_images(), 9)[-2:] == ("features.1", "features.2")
+
+
 def test_one_resolution_has_one_stage() -> None:
     net = nn.Sequential(
         nn.Conv2d(3, 4, 3, 1, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
     )
-    assert last_stages(net, torch.zeros(1, 3, 8, 8), 2) == ("1",)
+    for count in (1, 2, 5):
+        assert last_stages(net, torch.zeros(1, 3, 8, 8), count) == ("1",)
 
 
 def test_a_network_without_maps_is_refused() -> None:

@@ -183,6 +183,32 @@ def test_affinity_on_two_stages_is_their_mean(net: nn.Module) -> None:
     torch.testing.assert_close(propagated(cam, Affinity(stages=2))(net, IMAGES, CLASSES), by_hand)
 
 
+def test_a_power_for_each_stage(net: nn.Module) -> None:
+    cam = method("cam", nwc=True)
+    maps = cam(net, IMAGES, CLASSES)
+    stages = zip((net[:2](IMAGES).detach(), net[:3](IMAGES).detach()), (8.0, 3.0), strict=True)
+    by_hand = fuse([propagate(maps, f, p).flatten(0, 1) for f, p in stages], (9, 12)).view(2, 2, 9, 12)
+    for powers, count in (
+        ((8.0, 3.0), 2),
+        ((9.0, 8.0, 3.0), 3),
+    ):  # this network has two stages: the last powers
+        found = propagated(cam, Affinity(powers, stages=count))(net, IMAGES, CLASSES)
+        torch.testing.assert_close(found, by_hand)
+
+
+def test_as_many_powers_as_stages(net: nn.Module) -> None:
+    assert parse_method("localise:affinity.power=9,3,4").affinity == Affinity((9.0, 3.0, 4.0), stages=3)
+    with pytest.raises(
+        InputError, match=r"affinity\.power=8,4 for 1 stage; expected one power, or one per stage"
+    ):
+        sightline.explain(net, IMAGES, "cam:affinity.power=8,4")
+
+
+def test_a_finer_stage_is_averaged_to_the_grid(net: nn.Module) -> None:
+    found = propagated(method("gradcam"), Affinity(grid=5))(net, IMAGES, CLASSES)
+    assert found.shape == (2, 2, 4, 5)  # 9×12 has 108 positions, 25 are allowed
+
+
 def test_affinity_refuses_a_layer_without_a_map(net: nn.Module) -> None:
     with pytest.raises(InputError, match="layer '6' showed no map"):
         propagated(method("cam"), Affinity(stages=("6",)))(net, IMAGES, CLASSES)
@@ -199,10 +225,10 @@ def test_everything_from_the_inside_out(net: nn.Module) -> None:
 
 
 def test_localise_is_the_class_map_of_positive_weights(net: nn.Module) -> None:
-    for name in ("localise", "localise-fast"):
+    for name, threshold in (("localise", 0.3), ("localise-fast", 0.4)):
         spec = parse_method(name)
         assert spec.label == name
-        assert spec.rule == BoxRule(threshold=0.35)
+        assert spec.rule == BoxRule(threshold=threshold)
         gradcam, cam = method(spec.name, **spec.options), method("cam", nwc=True)
         found = combined(gradcam, spec)(net, IMAGES, CLASSES)
         torch.testing.assert_close(found, combined(cam, spec)(net, IMAGES, CLASSES))
@@ -232,6 +258,7 @@ def test_a_name_of_ones_own() -> None:
         ("cam:scales=1,0", "expected factors of the input size"),
         ("cam:affinity.powr=2", "did you mean 'power'"),
         ("cam:affinity.power=many", "affinity.power='many': expected a number above 0"),
+        ("cam:affinity.grid=1", "expected an integer of at least 2"),
         ("cam:afinity", "option 'afinity'"),
         ("locallise", "did you mean 'localise'"),
     ],
@@ -281,11 +308,11 @@ def test_localise_fast_is_one_pass_and_brings_its_threshold(net: nn.Module) -> N
     net[0].register_forward_hook(lambda m, args, out: passes.append(len(out)))
     found = sightline.explain(net, IMAGES, "localise-fast")
     assert passes == [2]
-    assert found.box_rule() == BoxRule(0.35)
-    assert found.box_rule(select="all") == BoxRule(0.35, select="all")
+    assert found.box_rule() == BoxRule(0.4)
+    assert found.box_rule(select="all") == BoxRule(0.4, select="all")
     assert found.box_rule(threshold=0.2) == found.box_rule(BoxRule(0.2)) == BoxRule(0.2)
     assert found.box_rule(relative_to="percentile").threshold == 0.35  # that of the percentile
-    assert torch.equal(found.boxes()[0][0], found.boxes(0.35)[0][0])
+    assert torch.equal(found.boxes()[0][0], found.boxes(0.4)[0][0])
     assert sightline.explain(net, IMAGES, "cam:flip").box_rule() == BoxRule(0.2)
 
 

@@ -22,8 +22,9 @@ def last_stages(network: nn.Module, images: Tensor, count: int = 1) -> tuple[str
 
     ``count=1``: the last map before the resolution falls for the last time on the way to the target layer (ResNet's
     ``layer3``, EfficientNet's ``blocks.4``); 2: also what comes out of the module that lowers it (``layer4``,
-    ``blocks.5``). A network with one resolution has one stage, its target layer. Raises `UnsupportedError` where no
-    module returns such a map.
+    ``blocks.5``); 3 and more: also the last map before each earlier fall (``layer2``, ``blocks.2``), as far as there
+    are any. A network with one resolution has one stage, its target layer. Raises `UnsupportedError` where no module
+    returns such a map.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Conv2d(4, 8, 3, 2), nn.ReLU(),
     ...                     nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
@@ -40,7 +41,23 @@ def last_stages(network: nn.Module, images: Tensor, count: int = 1) -> tuple[str
     found = _lowering(rows, _target_size(structure, rows), str(structure.target))
     if found is None:
         return (str(structure.target) if structure.target.op is None else rows[-1].name,)
-    return found[-2:] if count > 1 else found[:1]
+    if count < 3:
+        return found[-2:] if count > 1 else found[:1]
+    return (*_earlier(rows, found[0], count - 2), *found)
+
+
+def _earlier(rows: Sequence[LayerRow], stage: str, count: int) -> tuple[str, ...]:
+    """The last map before each of at most ``count`` falls in resolution before ``stage``, finest first."""
+    names: list[str] = []
+    while len(names) < count:
+        place = [row.name for row in rows].index(stage)
+        rows = [*rows[: place + 1], *(row for row in rows[place + 1 :] if row.name.startswith(f"{stage}."))]
+        found = _lowering(rows, rows[place].shape[1:], stage)
+        if found is None:
+            break
+        stage = found[0]
+        names.insert(0, stage)
+    return tuple(names)
 
 
 def _towards_target(structure: Structure) -> list[LayerRow]:

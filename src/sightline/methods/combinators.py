@@ -96,22 +96,28 @@ def propagated(method: Maps, affinity: Affinity) -> Maps:
         with watched(network, stages, images) as seen:
             found = method(model, images, classes, layer=layer)
         size_hw = (images.shape[-2], images.shape[-1])
-        covers = covered(network, stages, images)
-        walked = [_walked(found, *one, affinity, size_hw) for one in zip(seen(), covers, strict=True)]
+        parts = zip(seen(), covered(network, stages, images), affinity.powers(len(stages)), strict=True)
+        walked = [_walked(found, *one, affinity, size_hw) for one in parts]
         return walked[0] if len(walked) == 1 else _fused(walked, size_hw)
 
     return maps
 
 
 def _walked(
-    maps: Tensor, features: Tensor, covers: Spans | None, affinity: Affinity, size_hw: tuple[int, int]
+    maps: Tensor,
+    features: Tensor,
+    covers: Spans | None,
+    power: float,
+    affinity: Affinity,
+    size_hw: tuple[int, int],
 ) -> Tensor:
     """`propagate`; where the features cover only part of the image, on their grid, and back on the image."""
     if covers is None:
-        return propagate(maps, features, affinity.power, affinity.steps)
+        return propagate(maps, features, power, affinity.steps, grid=affinity.grid)
     whole = ((0.0, float(size_hw[0])), (0.0, float(size_hw[1])))
     there = resample(upsample(maps, size_hw), whole, covers, (features.shape[2], features.shape[3]))
-    return place(propagate(there, features, affinity.power, affinity.steps), covers, size_hw)
+    walked = propagate(there, features, power, affinity.steps, grid=affinity.grid)
+    return place(walked, covers, size_hw)
 
 
 def smoothed(method: Maps, smooth: Smooth) -> Maps:

@@ -58,22 +58,23 @@ def named_methods() -> dict[str, NamedMethod]:
     """Every named method string.
 
     >>> named_methods()["localise-fast"].text
-    'gradcam:nwc=true:affinity:affinity.stages=2'
+    'gradcam:nwc=true:affinity:affinity.stages=3:affinity.power=6,3,4'
     """
     return dict(_NAMED)
 
 
 # On a head of pooling and one linear layer, Grad-CAM with positive weights is the class map with negative weights
-# clamped, divided by Z; unlike that map, it is also defined on every other network.
+# clamped, divided by Z; unlike that map, it is also defined on every other network. How the settings and the thresholds
+# were chosen, and on what: docs/results.md.
 _named(
     "localise",
-    "gradcam:nwc=true:flip:scales=1,1.4286,2:affinity:affinity.stages=2",
-    BoxRule(threshold=0.35),
-    "the class map of positive weights with mirror image, three sizes, affinity walk on two stages",
+    "gradcam:nwc=true:flip:scales=1.4286:affinity:affinity.stages=3:affinity.power=8,3,4",
+    BoxRule(threshold=0.3),
+    "the class map of positive weights at 1.43 times the size, with mirror image, affinity walk on three stages",
 )
 _named(
     "localise-fast",
-    "gradcam:nwc=true:affinity:affinity.stages=2",
-    BoxRule(threshold=0.35),
-    "the same in one forward pass",
+    "gradcam:nwc=true:affinity:affinity.stages=3:affinity.power=6,3,4",
+    BoxRule(threshold=0.4),
+    "the class map of positive weights, affinity walk on three stages: one forward pass",
 )

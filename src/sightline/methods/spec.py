@@ -22,17 +22,35 @@ class Affinity:
     """The random walk of `sightline.heatmap.propagate`: its power, its steps, and the stages whose features it uses.
 
     ``stages``: layer names, or how many of the last stages (`sightline.inspection.stages.last_stages`); the maps of
-    several stages are fused.
+    several stages are fused. ``power``: one, or one per stage, finest first (a network with fewer stages takes the
+    last ones). ``grid``: a stage with more than grid² positions is averaged to that many.
     """
 
-    power: Positive = 4.0
+    power: Positive | tuple[Positive, ...] = 4.0
     steps: Annotated[int, Range(0, 100)] = 2
     stages: Count | tuple[str, ...] = 1
+    grid: Annotated[int, Range(2)] = 28
 
     def __post_init__(self) -> None:
         check_fields(self)
         if not self.stages:
             raise InputError("stages is empty; expected a number of stages or names of layers")
+
+    def powers(self, found: int) -> tuple[float, ...]:
+        """The power of each of the stages that were found; raises `InputError` unless there is one, or one per stage.
+
+        >>> Affinity((8.0, 4.0, 2.0), stages=3).powers(2), Affinity(3.0).powers(1)
+        ((4.0, 2.0), (3.0,))
+        """
+        if not isinstance(self.power, tuple):
+            return (self.power,) * found
+        wanted = self.stages if isinstance(self.stages, int) else len(self.stages)
+        if len(self.power) != wanted:
+            raise InputError(
+                f"affinity.power={_spelled(self.power)} for {wanted} stage{'s' * (wanted != 1)}; "
+                "expected one power, or one per stage"
+            )
+        return self.power[-found:]
 
 
 @dataclass(frozen=True)
@@ -117,15 +135,16 @@ class MethodSpec:
 def parse_method(text: str) -> MethodSpec:
     """A `MethodSpec` from ``NAME`` or ``NAME:OPTION=VALUE:…``, NAME a method or a named method string.
 
-    Options include ``layer=a,b``, ``flip``, ``scales=1,1.5,2`` and ``affinity`` with ``affinity.power=4``,
-    ``affinity.steps=2`` and ``affinity.stages=2`` or names; ``smooth`` with ``smooth.samples=25``,
-    ``smooth.sigma=0.15`` and ``smooth.seed=0``; ``tencrop``. Raises `InputError` with the nearest names.
+    Options include ``layer=a,b``, ``flip``, ``scales=1,1.5,2`` and ``affinity`` with ``affinity.power=4`` (or one per
+    stage), ``affinity.steps=2``, ``affinity.stages=2`` (or names) and ``affinity.grid=28``; ``smooth`` with
+    ``smooth.samples=25``, ``smooth.sigma=0.15`` and ``smooth.seed=0``; ``tencrop``. Raises `InputError` with the
+    nearest names.
 
     >>> spec = parse_method("cam:nwc=true:flip:scales=1,2")
     >>> spec.name, spec.options, spec.flip, spec.scales
     ('cam', {'nwc': True}, True, (1.0, 2.0))
     >>> parse_method("localise").affinity
-    Affinity(power=4.0, steps=2, stages=2)
+    Affinity(power=(8.0, 3.0, 4.0), steps=2, stages=3, grid=28)
     """
     name, *parts = [part.strip() for part in text.split(":")]
     if not all(parts):
