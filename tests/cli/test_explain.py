@@ -470,11 +470,11 @@ def test_a_target_instead_of_classes(explain: Any, photos: Path, tmp_path: Path)
 def test_localise_cuts_at_its_own_threshold(explain: Any, photos: Path, tmp_path: Path) -> None:
     assert explain(photos / "a.png", "--method", "localise-fast").code == 0
     own = _results(tmp_path / "out")
-    assert explain(photos / "a.png", "--method", "localise-fast", "--threshold", 0.35).code == 0
+    assert explain(photos / "a.png", "--method", "localise-fast", "--threshold", 0.4).code == 0
     assert _results(tmp_path / "out") == own
     assert explain(photos / "a.png", "--method", "localise-fast", "--threshold", 0.9).code == 0
     assert _results(tmp_path / "out") != own
-    assert ExplainOptions(["localise-fast", "localise"]).common_threshold == 0.35
+    assert ExplainOptions(["localise-fast", "localise-fast:flip"]).common_threshold is None
     assert ExplainOptions(["localise-fast", "cam"]).common_threshold is None
 
 

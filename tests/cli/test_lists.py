@@ -13,7 +13,7 @@ def test_methods_lists_every_method_with_its_options(sightline: Any, monkeypatch
     result = sightline("methods")
     rows = {line.split()[0]: line for line in result.out.splitlines()[1:]}
     assert list(rows) == [*list_methods(), *named_methods()]
-    assert "threshold 0.35" in rows["localise"]
+    assert "threshold 0.3" in rows["localise"]
     assert "Zhou et al., CVPR 2016" in rows["cam"]
     assert rows["cam"].rstrip().endswith("nwc, bias")
 

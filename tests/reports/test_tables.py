@@ -92,6 +92,14 @@ def test_the_table_in_words(report: Report) -> None:
     assert cells[3][5] == "52.0 [50.0, 54.0]"
 
 
+def test_the_caption_names_the_thresholds_of_named_methods(report: Report) -> None:
+    report.rows[1].thresholds["fixed"] = report.settings["thresholds"]["percentile"]
+    assert not any("their own" in line for line in report.caption())
+    report.rows[1].thresholds["fixed"] = 0.31
+    name = report.rows[1].method
+    assert f"Named methods have their own fixed τ: {name} 0.31." in report.caption()
+
+
 def test_the_caption_names_what_the_figures_depend_on(report: Report) -> None:
     text = " ".join(report.caption())
     for fact in (

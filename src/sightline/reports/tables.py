@@ -284,6 +284,14 @@ def _threshold_caption(report: Report) -> Iterator[str]:
         for name, tau in s["thresholds"].items()
     ]
     yield f"Threshold relative to {'; '.join(fixed)}. GT-known: a box is right if its IoU is at least 0.5."
+    own = {
+        row.method: row.thresholds["fixed"]
+        for row in report.rows
+        if row.thresholds.get("fixed", s["thresholds"].get(row.relative_to))
+        != s["thresholds"].get(row.relative_to)
+    }
+    if own:
+        yield f"Named methods have their own fixed τ: {', '.join(f'{name} {tau:g}' for name, tau in own.items())}."
     if s["choose_on"]:
         yield f"Chosen τ: the best of split {s['choose_on']} ({s['choose_images']} images), applied here."
     yield (
