@@ -18,6 +18,8 @@ from references.scorecam import ablationcam
 from sightline.engine import Evidence, observe
 from sightline.errors import InputError, UnsupportedError
 from sightline.inspection.structure import LayerRef
+from sightline.methods import get_method
+from sightline.methods.observation import observe_for
 from sightline.targets import CallableTarget, ClassTarget
 from toynets import (
     ALL_TOYS,
@@ -626,9 +628,13 @@ def test_cam_refuses_a_layer_that_is_not_before_the_pooling() -> None:
     assert torch.equal(named, sightline.explain(net, x, method="cam", classes=PICKED).maps)
 
 
-def test_methods_of_one_layer_refuse_several() -> None:
+def test_methods_of_one_layer_fuse_several_in_explain_and_refuse_them_in_one_pass() -> None:
+    layers = ["features.1", "features.4"]
+    listed = sightline.explain(build("gap"), make_images(), classes=1, layer=layers)
+    written = sightline.explain(build("gap"), make_images(), f"gradcam:layer={','.join(layers)}", classes=1)
+    assert torch.equal(listed.maps, written.maps)
     with pytest.raises(InputError, match="fullycam"):
-        sightline.explain(build("gap"), make_images(), layer=["features.1", "features.4"])
+        observe_for(get_method("gradcam"), build("gap"), make_images(), layers)
 
 
 def test_targets_are_called_with_the_networks_own_output() -> None:

@@ -163,7 +163,7 @@ def test_every_method_s_own_registration_works_everywhere_at_once():
         ({"classes": torch.tensor([0, 1])}, r"classes has shape \(2,\); expected \(1,\) or \(1, K\)"),
         ({"layer": "conf"}, "unknown layer 'conf'; did you mean 'conv'"),
         ({"layer": "fc"}, "layer 'fc' has no spatial map"),
-        ({"layer": ["conv", "relu"]}, "explains one layer; got 2"),
+        ({"method": "saliency", "layer": ["conv", "relu"]}, "takes no layer"),
         ({"method": "saliency", "layer": "conv"}, "takes no layer"),
         ({"view": "half"}, "unknown view 'half'"),
         ({"channels": 3}, "unknown option of 'gradcam' 'channels'"),

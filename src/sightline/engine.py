@@ -43,7 +43,8 @@ def _tapped(network: nn.Module, sites: Sequence[LayerRef], visit: Visit) -> Iter
         if name != site.function:
             raise OtherPathError(f"the network took another path than before: {site} was {name!r} this time")
         counts[number] += 1
-        return visit(number, output)
+        in_place = name.endswith("_") and args[0] and args[0][0] is output
+        return _passed_in_place(visit, number, output) if in_place else visit(number, output)
 
     counter = OpCounter(at_op) if by_op else None
 
@@ -54,6 +55,8 @@ def _tapped(network: nn.Module, sites: Sequence[LayerRef], visit: Visit) -> Iter
             if call != (site.call or 0):
                 return None
             with counter.pause() if counter else ExitStack():
+                if getattr(module, "inplace", False) and args and args[0] is output:
+                    return _passed_in_place(visit, number, output)
                 return visit(number, _one_tensor(site, output))
 
         return hook
@@ -71,6 +74,13 @@ def _tapped(network: nn.Module, sites: Sequence[LayerRef], visit: Visit) -> Iter
             handle.remove()
     for number, site in enumerate(sites):
         _check_calls(site, counts[number])
+
+
+def _passed_in_place(visit: Visit, number: int, output: Tensor) -> None:
+    """What `visit` passes on, in the tensor itself: the network may go on with it and discard what is returned."""
+    passed = visit(number, output.clone())
+    with torch.autograd._unsafe_preserve_version_counter(output):  # its values stay what they are
+        output.copy_(passed)
 
 
 def _one_tensor(site: LayerRef, output: Any) -> Tensor:

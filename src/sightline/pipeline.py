@@ -16,6 +16,7 @@ from sightline.data.photos import VIEWS, PhotoBatch
 from sightline.engine import Evidence
 from sightline.errors import InputError, unknown
 from sightline.explanation import Explanation
+from sightline.inspection.guard import unwrapped
 from sightline.inspection.layout import Layout
 from sightline.methods import get_method
 from sightline.methods.combinators import combined
@@ -55,7 +56,7 @@ def explain(
     centre crop); or a `PhotoBatch`.
     ``method``: a method string, NAME:OPTION=VALUE:combinator, such as "layercam:flip". ``classes``: "top1", "topK",
     an index, a category name, a list of these, or LongTensor (N,) or (N, K). ``target``: instead of classes, one of
-    `sightline.targets`, or any callable output -> (N,). ``layer``: a name, a module, or (methods that fuse) a list;
+    `sightline.targets`, or any callable output -> (N,). ``layer``: a name, a module, or a list, whose maps are fused;
     found automatically if None. ``layout``: how a named layer's tensor is a map, a `Layout` or "nhwc",
     "ntc:1+14x14"; found automatically if "auto". ``options``: the method's options. The network runs in eval mode
     and is then restored to its previous state.
@@ -65,7 +66,7 @@ def explain(
     >>> explain(net, torch.rand(1, 3, 8, 8), method="layercam:flip", classes="top2").maps.shape
     torch.Size([1, 2, 6, 6])
     """
-    spec = _spec_of(method, layer, options)
+    spec, layer = _with_layers(_spec_of(method, layer, options), layer, model)
     if not isinstance(model, nn.Module):
         hint = ": give program.module()" if type(model).__name__ == "ExportedProgram" else ""
         raise InputError(
@@ -100,6 +101,17 @@ def _spec_of(method: str | MethodSpec, layer: Layer, options: dict[str, Any]) ->
         raise InputError(f"layer={layer!r}, but the method {spec.label!r} names layers too; give only one")
     checked = get_method(spec.name).checked_options({**spec.options, **options})
     return replace(spec, options={**spec.options, **{name: checked[name] for name in options}})
+
+
+def _with_layers(spec: MethodSpec, layer: Layer, model: nn.Module) -> tuple[MethodSpec, Layer]:
+    """Several layers for a method of one are its combinator: ``layer=["a", "b"]`` is "layercam:layer=a,b"."""
+    method = get_method(spec.name)
+    several = isinstance(layer, (list, tuple)) and len(layer) > 1
+    if not several or method.layers is not None or "activations" not in method.needs:
+        return spec, layer
+    network = unwrapped(model.network if isinstance(model, LoadedModel) else model)
+    names = {module: name for name, module in network.named_modules()}
+    return replace(spec, layers=tuple(names.get(one, str(one)) for one in layer)), None
 
 
 def _explain_once(
@@ -167,6 +179,7 @@ def _explain_combined(
         raise InputError(f"{target!r} names a place in the image, and {moving} out of the method")
     asked, named = classes, layer
     kept: list[Explanation] = []  # of the unchanged photos: filled in the first pass
+    signed: list[Tensor | None] = []
 
     def maps(model: nn.Module, images: Tensor, classes: Tensor, *, layer: Layer = None) -> Tensor:
         own, at = images is photos.images, named if layer is None else layer
@@ -177,14 +190,20 @@ def _explain_combined(
         found = _explain_once(model, shown, spec, wanted, target, at)
         if not kept:
             kept.append(found)
+        signed.append(found.signed)
         return found.maps
 
     nothing = torch.zeros(len(photos), 0)  # the classes are chosen in the first pass
     found = combined(maps, spec, _larger(model, photos))(model, photos.images, nothing)
     fused = len(spec.layers) > 1 and get_method(spec.name).layers is None
     shown = list(spec.layers) if fused else kept[0].layers
+    both = None
+    plain = not spec.scales and spec.smooth is None and spec.affinity is None
+    mirrored = spec.flip and plain and len(signed) == 2
+    if mirrored and signed[0] is not None and signed[1] is not None:
+        both = (signed[0] + signed[1].flip(-1)) / 2
     return replace(
-        kept[0], maps=found, signed=None, method=spec.label, layers=shown, rule=spec.rule, _evidence=None
+        kept[0], maps=found, signed=both, method=spec.label, layers=shown, rule=spec.rule, _evidence=None
     )
 
 

@@ -144,19 +144,31 @@ def watched(
     >>> seen()[0].shape
     torch.Size([2, 4, 6, 6])
     """
-    n, kept = len(images), dict[str, Tensor]()
+    n, kept, counts = len(images), dict[str, Tensor](), dict[str, int]()
     thread = threading.get_ident()
     layouts = {row.name: row.layout for row in inspect_network(network, images).layers}
+    shown = [
+        True
+    ]  # whether the images themselves pass through, and not those that the network is looked at with
+
+    def enter(module: nn.Module, args: Any) -> None:
+        if threading.get_ident() == thread and args and isinstance(args[0], Tensor):
+            shown[0] = args[0].shape == images.shape and torch.equal(args[0], images)
+            counts.clear()
 
     def keep(name: str) -> Callable[..., None]:
-        layout = layouts.get(name, NCHW)
+        layout, call = layouts.get(name, NCHW), place_named(name)[1]
 
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            first = threading.get_ident() == thread and name not in kept
+            if threading.get_ident() != thread or not shown[0]:
+                return
+            counts[name] = counts.get(name, 0) + 1
+            first = name not in kept and counts[name] == call + 1
             if first and isinstance(output, Tensor) and len(output) == n and not layout.mismatch(output):
-                found = layout.to_map(output.detach())
-                if found.ndim == 4 and found[0, 0].numel() > 1:
-                    kept[name] = found.clone()  # what follows may work in place
+                with torch._C.DisableTorchFunction():  # the engine counts the network's operations
+                    found = layout.to_map(output.detach())
+                    if found.ndim == 4 and found[0, 0].numel() > 1:
+                        kept[name] = found.clone()  # what follows may work in place
 
         return hook
 
@@ -170,9 +182,10 @@ def watched(
 
     modules = dict(network.named_modules())
     for name in layers:
-        if name not in modules:
+        if place_named(name)[0] not in modules:
             raise unknown("layer", name, [name for name in modules if name])
-    handles = [modules[name].register_forward_hook(keep(name)) for name in layers]
+    handles: list[Any] = [network.register_forward_pre_hook(enter)]
+    handles += [modules[place_named(name)[0]].register_forward_hook(keep(name)) for name in layers]
     try:
         yield maps
     finally:

@@ -23,6 +23,8 @@ MOST_PIXELS = 100_000_000  # of one scaled batch: 1.2 GB as float32, before the 
 
 Resized = Callable[[tuple[int, int]], Tensor]  # a size (h, w) -> the same images at that size
 
+_FAINT = 0.02  # of the largest scale's maximum
+
 
 class Maps(Protocol):
     """A method as a function: images (N, 3, H, W) and classes (N, K) -> raw maps (N, K, h, w)."""
@@ -188,7 +190,8 @@ def tencrop(method: Maps, resized: Resized | None = None) -> Maps:
 def scaled(method: Maps, scales: Sequence[float], resized: Resized | None = None) -> Maps:
     """The mean of the maps at several input sizes, each upsampled to the image's size and divided by its maximum.
 
-    M = mean_s up(m(x_s)) / max, x_s the images at s times their size, over the maximum of the mean. ``resized`` returns
+    M = mean_s up(m(x_s)) / max, x_s the images at s times their size, over the maximum of the mean. A scale whose
+    maximum is below 2 % of the largest shows next to nothing, and counts in proportion to it. ``resized`` returns
     x_s, for example from the photos; None: the images themselves are resized (bilinear, antialiased).
     Returns (N, K, H, W).
     """
@@ -204,8 +207,8 @@ def scaled(method: Maps, scales: Sequence[float], resized: Resized | None = None
                 shown = images
             else:
                 shown = resized(wanted) if resized is not None else _resized(images, wanted)
-            found.append(method(model, shown, classes, layer=layer))
-        return _fused(found, size_hw)
+            found.append(upsample(method(model, shown, classes, layer=layer), size_hw))
+        return _fused(_without_faint(found), size_hw, norm=False)
 
     return maps
 
@@ -224,6 +227,18 @@ def scaled_size(size_hw: tuple[int, int], scale: float, n: int = 1) -> tuple[int
             f"expected at most {MOST_PIXELS // 10**6} million pixels at a time: a smaller scale or batch"
         )
     return height, width
+
+
+def _without_faint(maps: Sequence[Tensor]) -> list[Tensor]:
+    """Maps over their maximum; one of a maximum below 2 % of the largest counts less, in proportion to it."""
+    highs = [one.amax((-2, -1), keepdim=True).clamp(min=0) for one in maps]
+    least = torch.stack(highs).amax(0) * _FAINT
+    found = []
+    for one, high in zip(maps, highs, strict=True):
+        size = one.abs().amax((-2, -1), keepdim=True) * least / high.where(high > 0, 1)
+        share = one / torch.where(high < least, size, high).where(high > 0, 1)
+        found.append(torch.where(high > 0, share, 0))
+    return found
 
 
 def _fused(

@@ -58,6 +58,10 @@ def _checked_layer(method: Method, layer: Layer, layout: Layout | str) -> Layer:
         raise InputError(
             f"method {method.name!r} explains the image's pixels and takes no layer; got {layer!r}"
         )
+    if not isinstance(layout, (str, Layout)):
+        raise InputError(
+            f"layout={layout!r}; expected 'auto', a Layout, or its text, e.g. 'nhwc' or 'ntc:1+14x14'"
+        )
     if layer is None and layout != "auto":
         raise InputError(
             f"layout={str(layout)!r} was given without a layer; name the layer that it describes"
