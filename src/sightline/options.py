@@ -10,6 +10,7 @@ import os
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Union
@@ -116,6 +117,9 @@ def read_value(kinds: Sequence[Any], text: str, what: str) -> Any:
     except InputError:  # of a file
         raise
     except ValueError:
+        if not alone and text.strip() and not text.strip().lstrip("+-").replace(".", "", 1).isdecimal():
+            with suppress(ValueError):
+                return _read_any(kinds, text, True)  # a list of one name
         raise InputError(f"{what}: expected {_expected(kinds)}") from None
 
 
