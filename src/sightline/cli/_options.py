@@ -185,12 +185,17 @@ def load_saying(
     fast: bool = True,
 ) -> LoadedModel:
     """As `load`, with one line on stderr if the classification layer is untrained."""
+    loaded = load(model, weights, categories, device, scores, fast=fast)
+    say_untrained(loaded)
+    return loaded
+
+
+def say_untrained(model: LoadedModel) -> None:
+    """One line on stderr if the model's classification layer is untrained."""
     from sightline.cli._print import UNTRAINED
 
-    loaded = load(model, weights, categories, device, scores, fast=fast)
-    if not loaded.trained_head:
-        print(f"sightline: {loaded.name}: {UNTRAINED}", file=sys.stderr)
-    return loaded
+    if not getattr(model, "trained_head", True):
+        print(f"sightline: {model.name}: {UNTRAINED}", file=sys.stderr)
 
 
 def load_models(

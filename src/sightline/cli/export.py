@@ -57,15 +57,16 @@ def export(
     Resize photos to the network's size yourself; normalisation is part of the graph. The file is checked against
     PyTorch before it is written.
     """
-    from sightline.cli._options import load_saying
+    from sightline.cli._options import load, say_untrained
     from sightline.cli._output import prepare_folder
     from sightline.export.onnx import check_place, export_onnx
     from sightline.reports.output_folder import as_json
 
     check_place(out, force)  # fail now, not after loading a large model
     prepare_folder(out.parent)
+    loaded = load(model, weights, categories, "cpu", scores, fast=False)
     described = export_onnx(
-        load_saying(model, weights, categories, "cpu", scores, fast=False),
+        loaded,
         out,
         force=force,
         method=method,
@@ -76,6 +77,7 @@ def export(
         boxes=boxes,
         any_size=not fixed_size,
     )
+    say_untrained(loaded)
     typer.echo(as_json(described) if json else _summary(described, out))
 
 
