@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow test-oldest fuzz lint docs gallery benchmark clean
+.PHONY: setup demo test test-browser test-slow test-oldest fuzz lint docs gallery benchmark clean
 
 setup: .venv/.installed
 
@@ -23,6 +23,11 @@ lint: setup
 WORKERS ?= 2
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+# In headless Chromium, the one on the path or in CHROME; skipped where there is none. Screenshots to look at:
+# SIGHTLINE_SCREENSHOTS=out/screenshots make test-browser
+test-browser: setup
+	$(BIN)/python -m pytest -m browser tests/browser
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 3600

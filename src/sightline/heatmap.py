@@ -175,6 +175,22 @@ def make_heatmaps(
 _normalise = normalise  # `make_heatmaps` has an argument of that name
 
 
+def difference(a: Tensor, b: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Where one raw map (..., h, w) is above another, and where below: (..., H, W) in [-1, 1].
+
+    D = up(a - b) / max abs(up(a - b)); zeros if the two are the same. For class maps (Zhou et al., CVPR 2016) a - b
+    is the class map of the difference of the two scores. Raises `InputError` for maps of different shapes.
+
+    >>> difference(torch.tensor([[3.0, 1.0]]), torch.tensor([[1.0, 2.0]]), (1, 2))
+    tensor([[ 1.0000, -0.5000]])
+    """
+    if a.shape != b.shape:
+        raise InputError(f"maps of shapes {tuple(a.shape)} and {tuple(b.shape)}; expected the same")
+    apart = upsample(_as_float_maps(a) - _as_float_maps(b), size_hw)
+    largest = apart.abs().amax((-2, -1), keepdim=True)
+    return torch.where(largest > 0, apart / largest.where(largest > 0, 1), torch.zeros_like(apart))
+
+
 def fuse(
     maps: Sequence[Tensor], size_hw: tuple[int, int], reduce: str = "sum", per_layer_norm: bool = True
 ) -> Tensor:

@@ -46,6 +46,7 @@ ORDER = (
     "refine",
     "discover",
     "export",
+    "app",
 )
 OK, MISTAKE, SOME_FAILED, INTERRUPTED = 0, 2, 3, 130
 _DISK = {
@@ -80,8 +81,8 @@ def build_app() -> typer.Typer:
     for verb in verbs():
         function = verb.replace("-", "_")
         module = importlib.import_module(f"{__name__}.{function}")
-        if hasattr(module, "app"):
-            app.add_typer(module.app, name=verb)
+        if isinstance(group := getattr(module, "app", None), typer.Typer):
+            app.add_typer(group, name=verb)
         else:
             app.command(verb, cls=Once)(getattr(module, function))
     return app

@@ -63,7 +63,7 @@ def export_onnx(
     structure = inspect_network(network, torch.zeros(1, 3, *size_hw))
     statistics = (preprocess.mean, preprocess.std) if preprocess else ()
     graph = MapGraph(network, structure, wanted, *statistics).eval()
-    graph.score_rule = _score_rule(model, graph, size_hw)
+    graph.score_rule = score_rule_of(model, graph, size_hw)
     proto = _trace(graph, size_hw)
     description = _describe(model, graph, size_hw)
     description["verified"] = verify(proto.SerializeToString(), graph, size_hw)
@@ -75,7 +75,7 @@ def export_onnx(
     return {**description, "bytes": path.stat().st_size}
 
 
-def _score_rule(model: LoadedModel, graph: MapGraph, size_hw: tuple[int, int]) -> ScoreRule:
+def score_rule_of(model: LoadedModel, graph: MapGraph, size_hw: tuple[int, int]) -> ScoreRule:
     """How the model's logits become probabilities, determined as in `explain`."""
     images = graph.normalised(example_images(graph, 2, size_hw))
     evidence = observe(graph.network, images, gradient=False)
@@ -102,7 +102,7 @@ def _trace(graph: MapGraph, size_hw: tuple[int, int]) -> Any:
     example = example_images(graph, 2, size_hw)
     axes = {0: "batch", 2: "height", 3: "width"} if graph.options.any_size else {0: "batch"}
     try:
-        with _quiet(), torch.no_grad():
+        with quiet_exporter(), torch.no_grad():
             program = torch.onnx.export(
                 graph, (example,), dynamo=True, opset_version=OPSET, dynamic_shapes=(axes,), verbose=False,
                 input_names=["image"], output_names=list(graph.options.outputs),
@@ -224,7 +224,7 @@ def _describe(model: LoadedModel, graph: MapGraph, size_hw: tuple[int, int]) -> 
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """Silence the exporter's advice but not its errors."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.fx.experimental.symbolic_shapes")]
     levels = [logger.level for logger in loggers]

@@ -134,6 +134,17 @@ def embedding_of(output: Any) -> Tensor:
     raise InputError(f"expected an embedding (N, D); the network returns {described(output)}")
 
 
+def image_encoder(network: nn.Module) -> ImageEncoder | None:
+    """The image encoder of a network that embeds images and texts in one space, so that `Text` can be its target.
+
+    >>> image_encoder(nn.Linear(2, 2)) is None
+    True
+    """
+    image = _first(network, "encode_image", "get_image_features")
+    text = _first(network, "encode_text", "get_text_features")
+    return None if image is None or text is None else ImageEncoder(network, image)
+
+
 def _first(network: nn.Module, *names: str) -> Callable[..., Any] | None:
     return next((getattr(network, name) for name in names if callable(getattr(network, name, None))), None)
 
