@@ -57,7 +57,7 @@ def test_the_graph_gives_the_maps_of_explain(model):
 
 
 @pytest.mark.parametrize(
-    "method", ["layercam", "gradcam:flip", "localise", "cam:bias=true", "cam:scales=1,2"]
+    "method", ["layercam", "gradcam:flip", "localise", "cam:bias=true", "cam:scales=1,2", "cam:smooth"]
 )
 def test_methods_that_need_more_than_one_pass_or_a_gradient_are_refused(method):
     with pytest.raises(UnsupportedError, match="a page without a server cannot have"):

@@ -10,7 +10,7 @@ from sightline.errors import UnsupportedError
 from sightline.export.graph import GraphOptions, MapGraph
 from sightline.heatmap import fuse, make_heatmaps, propagate
 from sightline.inspection.naming import named_layer
-from sightline.inspection.stages import last_stages
+from sightline.inspection.stages import covered, last_stages
 from sightline.inspection.structure import Structure
 from sightline.methods.cam import class_map
 from sightline.methods.spec import MethodSpec
@@ -46,6 +46,8 @@ class PageGraph(nn.Module):
         for spec in specs:
             wanted = () if spec.affinity is None else spec.affinity.stages
             found = last_stages(network, blank, wanted) if isinstance(wanted, int) else wanted
+            if any(covers is not None for covers in covered(network, found, blank)):
+                raise UnsupportedError(f"{spec.label!r} walks on layers that cover only part of the image")
             names += [name for name in found if name not in names]
             self.stages.append(tuple(1 + names.index(name) for name in found))
         self.sites = [self.inner.layer, *(named_layer(network, name, blank) for name in names)]
@@ -75,8 +77,12 @@ class PageGraph(nn.Module):
         targets = [ClassTarget(classes[:, k]) for k in range(classes.shape[1])]
         maps = torch.stack([_map(evidence, target, spec) for target in targets], 1)
         if spec.affinity is not None:
-            layers, power, steps = evidence.layers, spec.affinity.power, spec.affinity.steps
-            walked = [propagate(maps, layers[stage], power, steps) for stage in stages]
+            layers, affinity = evidence.layers, spec.affinity
+            powers = zip(stages, affinity.powers(len(stages)), strict=True)
+            walked = [
+                propagate(maps, layers[stage], power, affinity.steps, grid=affinity.grid)
+                for stage, power in powers
+            ]
             fused = fuse([one.flatten(0, 1) for one in walked], self.size_hw) if len(walked) > 1 else None
             maps = walked[0] if fused is None else fused.view(*maps.shape[:2], *self.size_hw)
         return make_heatmaps(maps, self.size_hw)
@@ -85,7 +91,15 @@ class PageGraph(nn.Module):
 def check_spec(spec: MethodSpec) -> None:
     """Raise `UnsupportedError` unless the method needs one forward pass and no gradient."""
     others = set(spec.options) - {"nwc"}
-    if spec.name not in ("cam", "gradcam") or spec.flip or spec.scales or spec.layers or others:
+    if (
+        spec.name not in ("cam", "gradcam")
+        or spec.flip
+        or spec.scales
+        or spec.layers
+        or spec.smooth
+        or spec.tencrop
+        or others
+    ):
         raise UnsupportedError(
             f"{spec.label!r} needs gradients or several forward passes, which a page without a server cannot have; "
             "expected cam or gradcam, with or without nwc and affinity, such as localise-fast"

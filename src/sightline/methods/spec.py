@@ -35,8 +35,8 @@ class Affinity:
         check_fields(self)
         if not self.stages:
             raise InputError("stages is empty; expected a number of stages or names of layers")
-        if isinstance(self.stages, int) and self.stages > 2:
-            raise InputError(f"affinity.stages={self.stages}; expected 1, 2, or names of layers")
+        if isinstance(self.stages, int) and self.stages > 3:
+            raise InputError(f"affinity.stages={self.stages}; expected 1, 2, 3, or names of layers")
 
     def powers(self, found: int) -> tuple[float, ...]:
         """The power of each of the stages that were found; raises `InputError` unless there is one, or one per stage.
