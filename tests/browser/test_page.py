@@ -91,7 +91,7 @@ def test_class_method_and_threshold_change_heat_and_box(page):
     page.js("document.querySelectorAll('#classes input')[1].click()")
     assert page.js(CAPTION) != before
     page.js("document.querySelectorAll('#methods input')[1].click()")
-    assert page.js("document.getElementById('threshold').value") == "0.35"
+    assert page.js("document.getElementById('threshold').value") == str(page.js("about.methods[1].threshold"))
     box = page.js("JSON.stringify(shown.box)")
     page.js(
         "const t = document.getElementById('threshold'); t.value = 0.8; t.dispatchEvent(new Event('input'))"

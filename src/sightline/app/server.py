@@ -69,7 +69,7 @@ def serve(offer: Offer, host: str, port: int, ready: Callable[[str], None] = pri
         app,
         host=host,
         port=port,
-        log_level="warning",
+        log_level="critical",
         server_header=False,
         ws="none",
         timeout_graceful_shutdown=2,
