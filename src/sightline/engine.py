@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 from sightline.errors import InputError, UnsupportedError, network_error
 from sightline.heatmap import place, upsample
@@ -76,11 +77,11 @@ def _tapped(network: nn.Module, sites: Sequence[LayerRef], visit: Visit) -> Iter
         _check_calls(site, counts[number])
 
 
-def _passed_in_place(visit: Visit, number: int, output: Tensor) -> None:
+def _passed_in_place(visit: Visit, number: int, output: Tensor) -> Tensor:
     """What `visit` passes on, in the tensor itself: the network may go on with it and discard what is returned."""
     passed = visit(number, output.clone())
-    with torch.autograd._unsafe_preserve_version_counter(output):  # its values stay what they are
-        output.copy_(passed)
+    with _unsafe_preserve_version_counter(output):  # its values stay what they are
+        return output.copy_(passed)
 
 
 def _one_tensor(site: LayerRef, output: Any) -> Tensor:
