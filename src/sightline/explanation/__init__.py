@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from torch import Tensor, nn
@@ -66,6 +67,13 @@ class Explanation:
 
     def __len__(self) -> int:
         return len(self.maps)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: everything but the network; `sure` and `weights_sha256` answer as before."""
+        known = SimpleNamespace(
+            unsure_below=getattr(self._model, "unsure_below", 0.0), weights_sha256=self.weights_sha256
+        )
+        return {**vars(self), "_model": known, "_evidence": None, "_explain": None}
 
     def __getitem__(self, i: int) -> Explanation:
         """The explanation of image i alone; raises IndexError beyond the last.

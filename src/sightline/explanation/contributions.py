@@ -26,9 +26,14 @@ class Contributions(NamedTuple):
 
 def contributions_of(explanation: Explanation, top: int) -> Contributions:
     """The ``top`` largest maps w_k^c A^k of a `cam` explanation."""
-    if explanation.method != "cam" or explanation._evidence is None:
+    if explanation.method != "cam":
         raise UnsupportedError(
             f"contributions() splits a class map by channel; the method is {explanation.method!r}, not 'cam'"
+        )
+    if explanation._evidence is None:
+        raise UnsupportedError(
+            "contributions() needs the layer's activations, and a combined or unpickled explanation holds none; "
+            "call it on what explain(…, method='cam') returns"
         )
     weight, _ = explanation._evidence.classifier_weights()
     activations = explanation._evidence.activations
