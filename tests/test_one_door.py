@@ -332,7 +332,7 @@ def test_a_named_method_that_is_changed_loses_its_name() -> None:
     assert spec.alias == ""
     assert spec.label.startswith("gradcam nwc=true layer=layer4 affinity")
     changed = parse_method("localise:affinity.power=8")
-    assert changed.affinity == Affinity(8, 2, 2)
+    assert changed.affinity == Affinity(8, 2, 3)
     assert changed.flip
 
 

@@ -126,6 +126,7 @@ def test_the_stand_ins_are_gone_afterwards_and_ask_the_compiler_when_called(
 ) -> None:
     monkeypatch.delitem(sys.modules, "torch._dynamo", raising=False)
     monkeypatch.delitem(sys.modules, "torch._dynamo.utils", raising=False)
+    monkeypatch.delattr(torch, "_dynamo", raising=False)  # bound where another test has loaded the compiler
     with without_compiler():
         from torch._dynamo.utils import is_compile_supported
 

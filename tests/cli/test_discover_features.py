@@ -95,7 +95,7 @@ def test_fine_grained_on_cub(sightline: Run, model: list[object], tmp_path: Path
         assert words in result.out
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["options"]["maps_of"] == "the whole-image SVM"
-    assert manifest["files"] == ["table.md", "table.csv", "results.json", "crops.png"]
+    assert manifest["files"] == ["crops.png", "results.json", "table.csv", "table.md"]
 
 
 def test_units_of_a_class(sightline: Run, data: Path, model: list[object], tmp_path: Path) -> None:

@@ -134,9 +134,11 @@ def test_a_data_set_of_the_user_s_own_is_one_function(tmp_path: Path) -> None:
         """What this test reads."""
         return Dataset("mine", split, [Sample("a", root / "a.jpg", 0)], tuple(names or ["thing"]))
 
-    @register_dataset("cub")
     def read_other(root: Path, split: str = "val") -> Dataset:
         return Dataset("other", split, [], ())
+
+    with pytest.warns(UserWarning, match="'cub' .*hides the built-in one"):
+        register_dataset("cub")(read_other)
 
     fixtures.write_folder_fixture(tmp_path)
     (tmp_path / "mine.txt").write_text("")

@@ -157,7 +157,9 @@ def test_mistakes(colours: LoadedModel, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"saved as \.parquet or \.npz"):
         extract_features(colours, [photo], progress=False).save(tmp_path / "f.csv")
     (tmp_path / "f.npz").write_bytes(b"nothing")
-    with pytest.raises(InputError, match="is not a feature file written by sightline"):
+    with pytest.raises(
+        InputError, match=r"f\.npz cannot be read: .+; expected a feature file written by sightline"
+    ):
         load_features(tmp_path / "f.npz")
     flat = LoadedModel(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2)), "flat", None, PLAIN)
     with pytest.raises(UnsupportedError, match="no target layer was found"):

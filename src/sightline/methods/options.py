@@ -47,7 +47,7 @@ def parse_options(methods: Sequence[str], pairs: Sequence[str]) -> dict[str, dic
 def option_types(method: Method) -> dict[str, tuple[Any, ...]]:
     """The types or literal values that each option accepts, from the annotations.
 
-    >>> option_types(get_method("scorecam"))["channels"]
-    (<class 'int'>, <class 'NoneType'>)
+    >>> option_types(get_method("cam"))["nwc"]
+    (<class 'bool'>,)
     """
     return method.kinds

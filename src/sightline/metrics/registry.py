@@ -141,7 +141,7 @@ def list_metrics() -> dict[str, str]:
     """Every metric with the first line of its docstring, in the order of the table's columns.
 
     >>> list(list_metrics())
-    ['drop', 'insertion', 'deletion', 'road', 'pointing', 'sensitivity']
+    ['drop', 'insertion', 'deletion', 'road', 'pointing', 'pointing15', 'sensitivity']
     """
     return {name: metric.summary for name, metric in METRICS.entries().items()}
 

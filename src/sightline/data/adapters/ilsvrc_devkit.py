@@ -76,7 +76,7 @@ def _mat_classes(path: Path) -> Iterator[tuple[int, str, str]]:
     try:
         synsets = read_structs(path, "synsets")
     except InputError as error:
-        raise InputError(f"{path} is not the devkit's table of synsets ({error})") from None
+        raise InputError(f"{path} is not the devkit's table of synsets ({_without(path, error)})") from None
     fields = synsets[0]
     number = next((name for name in fields if name.startswith("ILSVRC") and name.endswith("_ID")), "")
     words = next((name for name in ("words", "name") if name in fields), "")
@@ -87,3 +87,8 @@ def _mat_classes(path: Path) -> Iterator[tuple[int, str, str]]:
         if "num_children" not in fields or synset["num_children"] == 0:
             with reading(path, "the devkit's table of synsets"):
                 yield int(synset[number]), str(synset["WNID"]), str(synset[words]).replace("_", " ")
+
+
+def _without(path: Path, error: Exception) -> str:
+    """The reason in a message that begins with the file's name."""
+    return str(error).removeprefix(f"{path} ").removeprefix("cannot be read: ")
