@@ -187,6 +187,13 @@ def test_mistakes_are_named(arguments, message):
     ("batch", "message"),
     [
         (torch.rand(3, 8, 8), r"expected \(N, 3, H, W\); add the batch dimension"),
+        (torch.rand(2, 1, 100), r"batch has shape \(2, 1, 100\); expected \(N, 3, H, W\)$"),
+        (torch.rand(1, 3, 4, 8, 8), r"clips and volumes are not explained yet"),
+        ([torch.rand(3, 8, 8)] * 2, r"use torch\.stack"),
+        (
+            (torch.rand(1, 3, 8, 8), torch.rand(1, 4)),
+            r"tuple of tensors of shapes \(1, 3, 8, 8\), \(1, 4\); expected one",
+        ),
         (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "expected a float tensor"),
         ([], "batch is empty"),
         (torch.full((1, 3, 8, 8), float("nan")), "the images hold NaN"),

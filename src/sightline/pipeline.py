@@ -239,7 +239,14 @@ def as_batch(model: nn.Module, batch: Any, view: str = "whole") -> PhotoBatch:
     if not items:
         raise InputError("batch is empty; expected at least one image")
     if isinstance(items[0], Tensor):
-        raise InputError("batch is a list of tensors; expected one tensor (N, 3, H, W): use torch.stack")
+        shapes = [tuple(item.shape) for item in items if isinstance(item, Tensor)]
+        if len(shapes) == len(items) and set(map(len, shapes)) == {3} and len(set(shapes)) == 1:
+            raise InputError("batch is a list of tensors; expected one tensor (N, 3, H, W): use torch.stack")
+        raise InputError(
+            f"batch is a {type(batch).__name__} of tensors of shapes {', '.join(map(str, shapes))}; expected one "
+            "tensor (N, 3, H, W); where the network takes several inputs, hold the others in a module whose forward "
+            "takes one"
+        )
     return load_photos(model, items, view).to(model)
 
 
@@ -287,7 +294,9 @@ def _targets(
         return [explained], torch.full((n, 1), -1, device=device)
     logits = evidence.logits
     if logits is None:
-        kind = type(evidence.output).__name__
+        kind = f"a {type(evidence.output).__name__}"
+        if isinstance(evidence.output, Tensor):
+            kind = f"a tensor of shape {tuple(evidence.output.shape)}"
         raise InputError(f"the network returns {kind}, not scores (N, C); give `target=`, a callable on it")
     if categories is not None and len(categories) != logits.shape[1]:
         raise InputError(

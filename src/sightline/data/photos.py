@@ -118,7 +118,11 @@ class PhotoBatch:
     def of_tensor(cls, images: Tensor) -> PhotoBatch:
         """Images (N, C, H, W) that somebody prepared already: their own pixels are the photo's."""
         if images.ndim != 4 or 0 in images.shape:
-            hint = "; add the batch dimension: x[None]" if images.ndim == 3 else ""
+            one = images.ndim == 3 and images.shape[0] in (1, 3, 4)  # an image that lacks the batch dimension
+            hint = "; add the batch dimension: x[None]" if one else ""
+            hint = (
+                "; clips and volumes are not explained yet: give their images" if images.ndim == 5 else hint
+            )
             raise InputError(f"batch has shape {tuple(images.shape)}; expected (N, 3, H, W){hint}")
         if not images.is_floating_point():
             raise InputError(
