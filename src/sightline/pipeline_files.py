@@ -363,9 +363,14 @@ def caption_of(model_name: str, options: ExplainOptions) -> str:
 
     >>> caption_of("resnet50", ExplainOptions(["cam"]))
     'resnet50 · view: whole · heat: minmax · box: largest region ≥ 0.2 of the maximum'
+    >>> caption_of("lite0", ExplainOptions(["localise", "cam"]))
+    'lite0 · view: whole · heat: minmax · box: largest region ≥ 0.3 or 0.2 of the maximum'
     """
     parts = [model_name, f"view: {options.view}", f"heat: {options.rule.normalise}"]
     if any(not get_method(spec.name).signed or spec.combines for spec in options.specs):
-        rules = dict.fromkeys(options.rule.or_threshold_of(spec.rule).describe() for spec in options.specs)
-        parts.append(f"box: {' or '.join(rules)}")
+        rules = [
+            options.rule.or_threshold_of(spec.rule) for spec in options.specs
+        ]  # alike but for the threshold
+        shares = " or ".join(dict.fromkeys(f"{rule.threshold:g}" for rule in rules))
+        parts.append("box: " + rules[0].describe().replace(f"≥ {rules[0].threshold:g}", f"≥ {shares}"))
     return " · ".join(parts)
