@@ -181,6 +181,19 @@ def test_what_turns_the_image_is_refused(step: Callable[[Tensor], Tensor], word:
     assert sightline.explain(Before(step), photo(), "saliency", classes=1).maps.shape == (1, 1, HEIGHT, WIDTH)
 
 
+def brightest_columns(x: Tensor) -> Tensor:
+    """The 16 columns from the brightest one: another place of every image."""
+    start = min(int(x[0].mean((0, 1)).argmax()), x.shape[3] - 16)
+    return x[..., start : start + 16]
+
+
+def test_a_crop_by_the_image_s_content_is_refused() -> None:
+    x = torch.rand(1, 3, HEIGHT, WIDTH, dtype=torch.float64)
+    x[..., 20:24] += 3  # the ramps' brightest column is another
+    with pytest.raises(UnsupportedError, match="crops or shifts, depending on its content, the image before"):
+        sightline.explain(Before(brightest_columns), x, method="gradcam")
+
+
 def test_a_mirrored_second_look_does_not_refuse_the_first() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:

@@ -26,6 +26,7 @@ _KEEP_POSITIONS = frozenset(
     ["view", "reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "movedim", "chunk", "split",
      "tensor_split", "unbind", "stack", "sum", "mean"]
 )  # fmt: skip
+_BY_CONTENT = "crops or shifts, depending on its content,"  # another place for every image: no slice tells it
 _CLEAR = 0.5  # of the strongest response: what is below shows padding
 
 
@@ -78,7 +79,11 @@ class Coverage:
         return self.whole
 
     def _follow(self, op: Op) -> None:
-        if op.output_key in self.spans or not op.inputs:
+        if (
+            op.output_key in self.spans
+            or self.wrong.get(op.output_key, "").startswith(_BY_CONTENT)
+            or not op.inputs
+        ):
             return
         name, first = bare(op.function), op.input_keys[0]
         given = [self.spans[key] for key in op.input_keys if key in self.spans]
@@ -265,7 +270,10 @@ class _Inputs(OpCounter):
 
 
 def _measured(network: nn.Module, image: Tensor, ops: Sequence[Op]) -> dict[int, Spans | str]:
-    """Where the inputs of operations lie in the image, by showing ramps; or what makes that impossible to say."""
+    """Where the inputs of operations lie in the image, by showing ramps; or what makes that impossible to say.
+
+    The ramps are shown rising and falling: what moves by the image's content does not lie where both say the same.
+    """
     wanted = {op.index: op.function for op in ops}
     sides = image.shape[2:]
     black, white = torch.zeros_like(image), torch.ones_like(image)
@@ -274,7 +282,7 @@ def _measured(network: nn.Module, image: Tensor, ops: Sequence[Op]) -> dict[int,
         values = (torch.arange(side, device=image.device) + 0.5) / side
         ramps.append(black + values.to(image.dtype).view(-1, *[1] * (len(sides) - axis - 1)))
     seen = []
-    for probe in (black, white, *ramps):
+    for probe in (black, white, *ramps, *(white - ramp for ramp in ramps)):
         inputs = _Inputs(wanted)
         try:
             with eval_mode(network), torch.no_grad(), inputs:
@@ -287,7 +295,15 @@ def _measured(network: nn.Module, image: Tensor, ops: Sequence[Op]) -> dict[int,
     shapes = [{index: tensor.shape for index, tensor in one.items()} for one in seen]
     if any(one != shapes[0] for one in shapes):
         return {}
-    return {index: _read([one[index] for one in seen], sides) for index in seen[0]}
+    axes, found = len(sides), dict[int, Spans | str]()
+    for index in seen[0]:
+        black, white, *shown = (one[index] for one in seen)
+        rising = _read([black, white, *shown[:axes]], sides)
+        falling = _read([white, black, *shown[axes:]], sides)
+        found[index] = rising
+        if not isinstance(rising, str) and (isinstance(falling, str) or not _agree([rising, falling])):
+            found[index] = _BY_CONTENT
+    return found
 
 
 def _read(seen: Sequence[Tensor], sides: Sequence[int]) -> Spans | str:
