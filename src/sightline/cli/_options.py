@@ -176,16 +176,10 @@ def load(
 
 
 def load_saying(
-    model: str | None,
-    weights: str | None,
-    categories: Path | None,
-    device: str,
-    scores: str = "auto",
-    *,
-    fast: bool = True,
+    model: str | None, weights: str | None, categories: Path | None, device: str, scores: str = "auto"
 ) -> LoadedModel:
     """As `load`, with one line on stderr if the classification layer is untrained."""
-    loaded = load(model, weights, categories, device, scores, fast=fast)
+    loaded = load(model, weights, categories, device, scores)
     say_untrained(loaded)
     return loaded
 
