@@ -20,6 +20,7 @@ from sightline.errors import InputError, UnsupportedError, network_error
 from sightline.heatmap import place, upsample
 from sightline.inspection.finite import first_not_finite
 from sightline.inspection.guard import eval_mode, own_thread, unwrapped
+from sightline.inspection.inputs import for_rows
 from sightline.inspection.layout import NCHW, Layout
 from sightline.inspection.recording import GradientKeeper, OpCounter, tensors_in
 from sightline.inspection.relus import Switch, guide_relus
@@ -245,10 +246,14 @@ class Evidence:
                 )
             return list(torch.autograd.grad(score, inputs, retain_graph=True, allow_unused=True))
 
-    def rescore(self, images: Tensor) -> Any:
-        """The network's output for other images, without gradient: for perturbations of the image."""
+    def rescore(self, images: Tensor, rows: Tensor | None = None) -> Any:
+        """The network's output for other images, without gradient: for perturbations of the image.
+
+        ``rows[i]``: which of the observed images row i shows, changed; without ``rows`` it is image i, or the only one.
+        """
+        network = self.network if rows is None else for_rows(self.network, rows)
         with eval_mode(self.network), torch.no_grad():
-            return _run(self.network, images)
+            return _run(network, images)
 
     def rescorer(self) -> Callable[[Tensor, Tensor], Any]:
         """A function (activations (M, C, h, w), rows (M,)) -> output, with the target layer so replaced.
@@ -267,8 +272,9 @@ class Evidence:
                 if behind is not None:
                     return behind(images, rows, activations)
                 images = images[rows]
-                with _tapped(self.network, self.sites[:1], lambda i, x: activations.clone()):
-                    return _run(self.network, images)
+                network = for_rows(self.network, rows)
+                with _tapped(network, self.sites[:1], lambda i, x: activations.clone()):
+                    return _run(network, images)
 
         return rescore
 

@@ -6,6 +6,7 @@ import difflib
 import importlib
 import importlib.util
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 DISTRIBUTION = "sightline-cam"  # the name on the package index; the import name is sightline
+_MISSING = re.compile(r"forward\(\) missing \d+ required")  # Python's words for arguments that were not given
 _INSTALLED_AS = {"cv2": "opencv-python-headless", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 
 
@@ -45,8 +47,11 @@ def network_error(network: object, shape: Iterable[int], error: BaseException) -
     words = str(error).strip().partition("\n")[0]
     size = " × ".join(str(side) for side in shape)
     name = type(error).__name__
+    more = (
+        "; give them: inputs={name: value}" if isinstance(error, TypeError) and _MISSING.search(words) else ""
+    )
     return NetworkError(
-        f"{type(network).__name__} fails on a batch of {size}: {name}{f': {words}' if words else ''}"
+        f"{type(network).__name__} fails on a batch of {size}: {name}{f': {words}' if words else ''}{more}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,6 +18,7 @@ from sightline.engine import Evidence
 from sightline.errors import InputError, unknown
 from sightline.explanation import Explanation
 from sightline.inspection.guard import unwrapped
+from sightline.inspection.inputs import arguments, holding, lying_on
 from sightline.inspection.layout import Layout
 from sightline.methods import get_method
 from sightline.methods.combinators import combined
@@ -32,6 +34,7 @@ from sightline.targets import (
     OutputTarget,
     Setting,
     Target,
+    Text,
     bound,
     resolve_classes,
 )
@@ -46,6 +49,7 @@ def explain(
     layer: Layer = None,
     view: str = "whole",
     layout: Layout | str = "auto",
+    inputs: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Explanation:
     """Explain what ``model`` sees in ``batch``: one raw map per image and class.
@@ -58,8 +62,9 @@ def explain(
     an index, a category name, a list of these, or LongTensor (N,) or (N, K). ``target``: instead of classes, one of
     `sightline.targets`, or any callable output -> (N,). ``layer``: a name, a module, or a list, whose maps are fused;
     found automatically if None. ``layout``: how a named layer's tensor is a map, a `Layout` or "nhwc",
-    "ntc:1+14x14"; found automatically if "auto". ``options``: the method's options. The network runs in eval mode
-    and is then restored to its previous state.
+    "ntc:1+14x14"; found automatically if "auto". ``inputs``: further arguments of the network's ``forward`` by name,
+    held fixed; tensors have a row for each image, or one for all. ``options``: the method's options. The network runs
+    in eval mode and is then restored to its previous state.
     Raises `InputError` for wrong input, `UnsupportedError` if the method does not work with the model.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
@@ -73,6 +78,7 @@ def explain(
             f"model is a {type(model).__name__}; expected a torch.nn.Module or a loaded model{hint}"
         )
     photos = as_batch(model, batch, view)
+    given, model = model, _with_inputs(model, batch, inputs, target, len(photos))
     if target is not None and not (isinstance(classes, str) and classes == "top1"):
         raise InputError("give either classes or target, not both")
     if spec.combines:
@@ -84,7 +90,23 @@ def explain(
             layer = list(spec.layers) if len(spec.layers) > 1 else spec.layers[0]
         found = _explain_once(model, photos, spec, classes, target, layer, layout)
     names = [path_of(source) for source in photos.sources] or None
-    return replace(found, names=names, _explain=partial(explain, model, target=target))
+    return replace(found, names=names, _explain=partial(explain, given, target=target, inputs=inputs))
+
+
+def _with_inputs(
+    model: nn.Module, batch: Any, inputs: Mapping[str, Any] | None, target: Any, n: int
+) -> nn.Module:
+    """The model with further inputs held fixed: those that were given, and those beside the images in a batch."""
+    inputs = {**_beside(model, batch, target, n), **(inputs or {})}
+    if not inputs:
+        return model
+    if isinstance(target, Text):
+        raise InputError(f"inputs={', '.join(inputs)} beside {target!r}, which runs the image encoder alone")
+    if not isinstance(model, LoadedModel):
+        return holding(model, inputs, n)
+    twin = copy.copy(model)
+    twin.__dict__["_modules"] = {**dict(model.named_children()), "network": holding(model.network, inputs, n)}
+    return twin
 
 
 def _spec_of(method: str | MethodSpec, layer: Layer, options: dict[str, Any]) -> MethodSpec:
@@ -177,6 +199,13 @@ def _explain_combined(
     ):
         moving = "tencrop moves it; leave it" if spec.tencrop else "flip and scales move it; leave them"
         raise InputError(f"{target!r} names a place in the image, and {moving} out of the method")
+    size_hw = (photos.images.shape[2], photos.images.shape[3])
+    fixed = lying_on(model.network if isinstance(model, LoadedModel) else model, size_hw)
+    if fixed is not None and (spec.flip or spec.scales or spec.tencrop):
+        raise InputError(
+            f"inputs[{fixed!r}] lies on the image and is held fixed, and {spec.label!r} moves the image; leave flip, "
+            "scales and tencrop out of the method"
+        )
     asked, named = classes, layer
     kept: list[Explanation] = []  # of the unchanged photos: filled in the first pass
     signed: list[Tensor | None] = []
@@ -244,10 +273,24 @@ def as_batch(model: nn.Module, batch: Any, view: str = "whole") -> PhotoBatch:
             raise InputError("batch is a list of tensors; expected one tensor (N, 3, H, W): use torch.stack")
         raise InputError(
             f"batch is a {type(batch).__name__} of tensors of shapes {', '.join(map(str, shapes))}; expected one "
-            "tensor (N, 3, H, W); where the network takes several inputs, hold the others in a module whose forward "
-            "takes one"
+            "tensor (N, 3, H, W); where the network takes several inputs, hold the others fixed: inputs={name: value}"
         )
     return load_photos(model, items, view).to(model)
+
+
+def _beside(model: nn.Module, batch: Any, target: Any, n: int) -> dict[str, Tensor]:
+    """What a Hugging Face processor returns beside the images that the network takes, a row for each image."""
+    if not isinstance(batch, Mapping) or isinstance(target, Text):
+        return {}
+    names = arguments(model.network if isinstance(model, LoadedModel) else model)
+    return {
+        name: value
+        for name, value in batch.items()
+        if name in names
+        and name not in ("pixel_values", "labels")
+        and isinstance(value, Tensor)
+        and len(value) == n
+    }
 
 
 def _pixels(batch: Mapping[str, Any]) -> Tensor:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+import torch
 from torch import Tensor, nn
 
 from sightline.boxes import make_boxes, make_masks
@@ -18,6 +20,7 @@ from sightline.explanation import shown
 from sightline.explanation.contributions import Contributions, contributions_of
 from sightline.explanation.example import example as example
 from sightline.heatmap import make_heatmaps
+from sightline.inspection.inputs import rows_of
 from sightline.scores import ScoreRule, rule_for
 from sightline.types import BoxRule, Geometry, Prediction
 
@@ -89,6 +92,7 @@ class Explanation:
         return replace(
             self,
             **{name: alone(getattr(self, name)) for name in PER_IMAGE},
+            _explain=None if self._explain is None else _for_image(self._explain, place, len(self)),
             _evidence=self._evidence if len(self) == 1 else None,
         )
 
@@ -395,3 +399,9 @@ class Explanation:
         from sightline.explanation.saving import save
 
         return save(self, folder, self.box_rule(rule, **shorthand), colormap)
+
+
+def _for_image(explain: Callable[..., Explanation], i: int, n: int) -> Callable[..., Explanation]:
+    """`explain` for image i alone, with its row of what a network takes beside the images."""
+    given = getattr(explain, "keywords", {}).get("inputs")
+    return explain if given is None or n == 1 else partial(explain, inputs=rows_of(given, torch.tensor([i])))

@@ -22,6 +22,10 @@ from sightline.errors import UnsupportedError
 
 FX_LOCK = threading.RLock()  # torch.fx patches nn.Module for all threads while it traces
 
+ORIGINAL = (
+    "_sightline_original"  # the attribute of a copy that holds inputs fixed: the network that it is a copy of
+)
+
 _LOCKS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
 _LOCKS_LOCK = threading.Lock()
 _CHECKPOINTING = ("grad_checkpointing", "gradient_checkpointing")  # timm, transformers
@@ -43,8 +47,15 @@ def own_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
     return guarded
 
 
+def original(network: nn.Module) -> nn.Module:
+    """The network that a copy with fixed inputs was made of; else the network itself."""
+    found: nn.Module = network.__dict__.get(ORIGINAL, network)
+    return found
+
+
 def network_lock(network: nn.Module) -> Any:
     """The re-entrant lock of one network."""
+    network = original(network)
     with _LOCKS_LOCK:
         if network not in _LOCKS:
             _LOCKS[network] = threading.RLock()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sightline.errors import InputError, UnsupportedError, unknown
 from sightline.inspection.guard import plain_name, unwrapped
+from sightline.inspection.inputs import for_first
 from sightline.inspection.layers import LayerRef, LayerRow, Structure, why_patchless
 from sightline.inspection.layout import Layout
 from sightline.inspection.locating import why_not_there
@@ -22,7 +23,7 @@ def describe_layers(network: nn.Module, images: Tensor) -> tuple[LayerRow, ...]:
     >>> [row.name for row in describe_layers(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), torch.zeros(1, 3, 8, 8))]
     ['0', '1']
     """
-    network = unwrapped(network)
+    network = for_first(unwrapped(network))
     structure = inspect_network(network, images)
     if not structure.undecided:
         return structure.layers
@@ -57,7 +58,7 @@ def named_layer(network: nn.Module, layer: str | nn.Module, images: Tensor) -> L
 
     Its layout is found as well. Raises `InputError` for a name that is none and for an output that is no map.
     """
-    network = unwrapped(network)
+    network = for_first(unwrapped(network))
     modules = dict(network.named_modules())
     if isinstance(layer, nn.Module):
         inner = unwrapped(layer)

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from sightline.errors import InputError, network_error
 from sightline.inspection.functions import POOLINGS
-from sightline.inspection.guard import network_lock, refuse_unobservable, unwrapped
+from sightline.inspection.guard import network_lock, original, refuse_unobservable, unwrapped
+from sightline.inspection.inputs import for_first, spelling
 from sightline.inspection.layers import Head as Head
 from sightline.inspection.layers import LayerRef as LayerRef
 from sightline.inspection.layers import LayerRow as LayerRow
@@ -251,10 +252,10 @@ def inspect_network(
     >>> str(structure.target), structure.head.kind
     ('1', 'linear')
     """
-    network = unwrapped(network)
+    network = for_first(unwrapped(network))
     marker = _marker(network, images, target)
     with network_lock(network):
-        kept = _CACHE.setdefault(network, {})
+        kept = _CACHE.setdefault(original(network), {})
         if marker not in kept:
             refuse_unobservable(network)
             for stale in [k for k in kept if k[0] != marker[0]] or list(kept)[:-_KEPT]:
@@ -268,8 +269,9 @@ _CACHE: weakref.WeakKeyDictionary[nn.Module, dict[Any, Structure]] = weakref.Wea
 
 
 def _marker(network: nn.Module, images: Tensor, target: Callable[[Any], Any] | None) -> tuple[Any, ...]:
-    shape = tuple(images.shape[1:])
-    return (tuple(id(m) for m in network.modules()), shape, images.dtype, images.device, _spelling(target))
+    modules = tuple(id(m) for m in original(network).modules())
+    place = (tuple(images.shape[1:]), images.dtype, images.device)
+    return (modules, *place, _spelling(target), spelling(network))
 
 
 def _spelling(target: Any) -> Any:
@@ -286,6 +288,6 @@ def _spelling(target: Any) -> Any:
 
 def forget(network: nn.Module) -> None:
     """What was found of a network is looked for again the next time: it did not prove true."""
-    network = unwrapped(network)
+    network = original(unwrapped(network))
     with network_lock(network):
         _CACHE.pop(network, None)

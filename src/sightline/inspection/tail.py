@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from sightline.inspection.guard import FX_LOCK, OwnTracer, eval_mode
+from sightline.inspection.guard import FX_LOCK, OwnTracer, eval_mode, original
 from sightline.inspection.structure import LayerRef
 
 Tail = Callable[[Tensor, Tensor, Tensor], Any]  # (images, rows, activations) -> the network's output
@@ -66,6 +66,8 @@ def tail(network: nn.Module, site: LayerRef, images: Tensor, activations: Tensor
     Traced once and remembered. A tail that does not give back the network's own output for the activations
     that it observed is not used.
     """
+    if original(network) is not network:  # it takes more than the image
+        return None
     marker = (site, tuple(id(m) for m in network.modules()))
     with eval_mode(network):  # which also is the network's lock
         kept = _CACHE.setdefault(network, {})

@@ -88,7 +88,7 @@ def occlusion(
         masked = images[rows]
         for j, (_, y, x) in enumerate(some):
             masked[j, :, y : y + wh, x : x + ww] = value
-        output = evidence.rescore(masked)
+        output = evidence.rescore(masked, rows)
         drops = torch.stack([clean[rows, j] - t.at(rows)(output) for j, t in enumerate(targets)], 1)
         for j, (i, y, x) in enumerate(some):
             total[i, :, y : y + wh, x : x + ww] += drops[j][:, None, None].to(total.dtype)

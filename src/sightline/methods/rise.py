@@ -93,8 +93,8 @@ def rise(
     for some, at in zip(torch.split(cells, chunk), torch.split(offsets, chunk), strict=True):
         drawn = _enlarged(some, at, evidence.size_hw, images.device, images.dtype)
         for i in range(n):
-            output = evidence.rescore(images[i] * drawn)
             rows = torch.full((len(drawn),), i, device=images.device)
+            output = evidence.rescore(images[i] * drawn, rows)
             scores = torch.stack([_probability(t.at(rows), output, evidence.score_rule) for t in targets])
             total[i] += torch.einsum("km,mhw->khw", scores.to(drawn.dtype), drawn[:, 0])
     return total / (masks * p)
