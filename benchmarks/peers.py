@@ -1,10 +1,11 @@
 """Our methods against installed packages: time, memory, agreement of the maps, and ROAD, in one run.
 
     .venv/bin/python benchmarks/peers.py --write benchmarks/peers.md      # with the [bench] extra
+    .venv/bin/python benchmarks/peers.py --only vit --write benchmarks/peers.md     (appends)
 
-Time: ResNet-50 (random weights), layer4, as ratios of one thread's CPU time to a plain forward pass, interleaved
-pairs (see methods.py). Agreement and ROAD: SqueezeNet 1.1 (``--weights``, else random), its last Fire module, one
-photo or noise; maps are compared after min-max, at the size that the peer returns.
+Time: ResNet-50 (layer4) and timm's ViT-B/16 (the last block's norm1), random weights, as ratios of one thread's CPU
+time to a plain forward pass, interleaved pairs (see methods.py). Agreement and ROAD: SqueezeNet 1.1 (``--weights``,
+else random), its last Fire module, one photo or noise; maps are compared after min-max, at the peer's size.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+import timm
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -33,31 +35,31 @@ from sightline.heatmap import make_heatmaps, normalise
 from sightline.metrics.faithfulness import class_probability
 from sightline.metrics.road import road
 
-PACKAGES = ("torch", "torchvision", "grad-cam", "torchcam", "captum")
+PACKAGES = ("torch", "torchvision", "timm", "grad-cam", "torchcam", "captum")
 Maps = Callable[
     [nn.Module, nn.Module, Tensor, int], Tensor
 ]  # network, layer, image (1, 3, H, W), class -> (h, w)
 
 
-def grad_cam(kind: str) -> Maps:
+def grad_cam(kind: str, **options: object) -> Maps:
     def maps(net: nn.Module, layer: nn.Module, x: Tensor, c: int) -> Tensor:
         import pytorch_grad_cam
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
         with (
             contextlib.redirect_stderr(io.StringIO()),  # its progress bar
-            getattr(pytorch_grad_cam, kind)(model=net, target_layers=[layer]) as cam,
+            getattr(pytorch_grad_cam, kind)(model=net, target_layers=[layer], **options) as cam,
         ):
             return torch.as_tensor(cam(input_tensor=x, targets=[ClassifierOutputTarget(c)] * len(x)))[0]
 
     return maps
 
 
-def torch_cam(kind: str) -> Maps:
+def torch_cam(kind: str, **options: object) -> Maps:
     def maps(net: nn.Module, layer: nn.Module, x: Tensor, c: int) -> Tensor:
         import torchcam.methods
 
-        with getattr(torchcam.methods, kind)(net, target_layer=layer) as cam:
+        with getattr(torchcam.methods, kind)(net, target_layer=layer, **options) as cam:
             return cam([c] * len(x), net(x))[0][0].detach()
 
     return maps
@@ -89,6 +91,28 @@ TIMED: dict[str, BatchOptions] = {
     "torchcam GradCAM": lambda net, x: torch_cam("GradCAM")(net, net.layer4, x, 0),
     "torchcam GradCAMpp": lambda net, x: torch_cam("GradCAMpp")(net, net.layer4, x, 0),
     "captum LayerGradCam": lambda net, x: captum_layer(net, net.layer4, x, 0),
+}
+
+
+def tokens_to_grid(tokens: Tensor) -> Tensor:
+    """(N, 1 + 14·14, C) -> (N, C, 14, 14): what the peers ask a user to write for a ViT."""
+    return tokens[:, 1:].unflatten(1, (14, 14)).movedim(-1, 1)
+
+
+def vit_last(net: nn.Module) -> nn.Module:
+    return net.blocks[-1].norm1  # type: ignore[index, union-attr, return-value]
+
+
+TIMED_VIT: dict[str, BatchOptions] = {
+    "gradcam": ours("gradcam"),
+    "gradcam_pp": ours("gradcam_pp"),
+    "eigencam": ours("eigencam"),
+    "pytorch-grad-cam GradCAM": lambda net, x: grad_cam("GradCAM", reshape_transform=tokens_to_grid)(
+        net, vit_last(net), x, 0
+    ),
+    "torchcam GradCAM": lambda net, x: torch_cam("GradCAM", reshape_transform=tokens_to_grid)(
+        net, vit_last(net), x, 0
+    ),
 }
 COMPARED: dict[str, tuple[str, Maps]] = {
     "pytorch-grad-cam GradCAM": ("gradcam", grad_cam("GradCAM")),
@@ -244,6 +268,31 @@ class Timed(NamedTuple):
         return " | ".join([self.name, *cells])
 
 
+def vit_b_16() -> nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model("vit_base_patch16_224").eval()
+
+
+def timed_vit(batches: list[int], pairs: int) -> Iterator[Timed]:
+    net = vit_b_16()
+    for name, work in TIMED_VIT.items():
+        yield Timed(name, [ratio(work, net, torch.randn(b, 3, 224, 224), pairs) for b in batches], None)
+
+
+def vit_agreement() -> str:
+    """That the three compute the same map on the ViT."""
+    net, x = vit_b_16(), torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    theirs = grad_cam("GradCAM", reshape_transform=tokens_to_grid)(net, vit_last(net), x, 0)
+    mine = sightline.explain(net, x, method="gradcam", classes=0)
+    first = agreement(theirs, make_heatmaps(mine.maps[0, 0].relu(), (224, 224)))[0]
+    other = torch_cam("GradCAM", reshape_transform=tokens_to_grid)(net, vit_last(net), x, 0)
+    second = agreement(other, mine.maps[0, 0].relu())[0]
+    return (
+        f"Layer found: {mine.layers[0]}. Largest difference of our Grad-CAM after min-max: {first:.1e} from "
+        f"pytorch-grad-cam's, {second:.1e} from torchcam's."
+    )
+
+
 def timed(batches: list[int], pairs: int, memory: bool) -> Iterator[Timed]:
     net = resnet50()
     plain = peak_mb("forward", batches[-1], _named) if memory else 0.0
@@ -286,57 +335,85 @@ def plot(rows: list[Timed], batches: list[int], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def report(arguments: argparse.Namespace) -> Iterator[str]:
+def report_resnet(arguments: argparse.Namespace) -> Iterator[str]:
+    yield (
+        "## Time, ResNet-50\n\nResNet-50, random weights, layer4, 224×224: CPU time over that of a plain "
+        "`inference_mode` forward pass, median (lowest–highest) of "
+        f"{arguments.pairs} interleaved pairs.\n"
+    )
+    memory = [f"peak memory over the forward's, batch {arguments.batches[-1]}"] * arguments.memory
+    heads = ["work", *(f"batch {batch}" for batch in arguments.batches), *memory]
+    yield f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}"
+    rows = []
+    for row in timed(arguments.batches, arguments.pairs, arguments.memory):
+        rows.append(row)
+        yield f"| {row.cells()} |"
+    if arguments.write:
+        picture = arguments.write.with_suffix(".png")
+        plot(rows, arguments.batches, picture)
+        yield f"\n![Time and memory beside the peers]({picture.name})"
+    yield ""
+
+
+def report_vit(arguments: argparse.Namespace) -> Iterator[str]:
+    yield (
+        "## Time, ViT-B/16\n\ntimm's vit_base_patch16_224, random weights, the last block's norm1; the peers with a "
+        f"`reshape_transform`; {arguments.pairs} interleaved pairs.\n"
+    )
+    heads = ["work", *(f"batch {batch}" for batch in arguments.batches)]
+    yield f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}"
+    for row in timed_vit(arguments.batches, arguments.pairs):
+        yield f"| {row.cells()} |"
+    yield f"\n{vit_agreement()}\n"
+
+
+def report_maps(arguments: argparse.Namespace) -> Iterator[str]:
     weights = arguments.weights.name if arguments.weights else "random"
     photo = arguments.photo.name if arguments.photo else "noise"
-    yield "# Beside the peers\n"
+    net = squeezenet(arguments.weights)
+    x = image_of(arguments.photo, arguments.side)
+    yield f"## Agreement\n\nSqueezeNet 1.1 ({weights}), features.12, {photo} at {arguments.side}², after min-max.\n"
+    yield "| peer | here | largest difference | correlation |\n|---|---|---|---|"
+    yield from agreement_rows(net, x)
+    yield ""
+    yield from explanations(net, x)
+    yield ""
+
+
+def report_road(arguments: argparse.Namespace) -> Iterator[str]:
+    net = squeezenet(arguments.weights)
+    yield "## ROAD\n"
+    yield from road_lines(net, image_of(arguments.photo, 224), arguments.repeats)
+
+
+SECTIONS = {"resnet": report_resnet, "vit": report_vit, "maps": report_maps, "road": report_road}
+
+
+def report(arguments: argparse.Namespace) -> Iterator[str]:
+    if not arguments.only:
+        yield "# Beside the peers\n"
     words = " ".join(sys.argv[1:]).partition(" --write")[0]  # the output path does not affect the figures
     yield f"`python benchmarks/peers.py {words}`\n"
     yield (
         f"Python {platform.python_version()}, {', '.join(f'{name} {version(name)}' for name in PACKAGES)}, "
         f"{platform.machine()}, {os.cpu_count()} CPUs, one thread; load {os.getloadavg()[0]:.1f} at the start.\n"
     )
-    if arguments.pairs:
-        yield (
-            "## Time\n\nResNet-50, random weights, layer4, 224×224: CPU time over that of a plain `inference_mode` "
-            f"forward pass, median (lowest–highest) of {arguments.pairs} interleaved pairs.\n"
-        )
-        memory = [f"peak memory over the forward's, batch {arguments.batches[-1]}"] * arguments.memory
-        heads = ["work", *(f"batch {batch}" for batch in arguments.batches), *memory]
-        yield f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}"
-        rows = []
-        for row in timed(arguments.batches, arguments.pairs, arguments.memory):
-            rows.append(row)
-            yield f"| {row.cells()} |"
-        if arguments.write:
-            picture = arguments.write.with_suffix(".png")
-            plot(rows, arguments.batches, picture)
-            yield f"\n![Time and memory beside the peers]({picture.name})"
-    net = squeezenet(arguments.weights)
-    x = image_of(arguments.photo, arguments.side)
-    yield (
-        f"\n## Agreement\n\nSqueezeNet 1.1 ({weights}), features.12, {photo} at {arguments.side}², after min-max.\n"
-    )
-    yield "| peer | here | largest difference | correlation |\n|---|---|---|---|"
-    yield from agreement_rows(net, x)
-    yield ""
-    yield from explanations(net, x)
-    if arguments.repeats:
-        yield "\n## ROAD\n"
-        yield from road_lines(net, image_of(arguments.photo, 224), arguments.repeats)
+    for name in arguments.only or SECTIONS:
+        yield from SECTIONS[name](arguments)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pairs", type=int, default=15, help="interleaved pairs; 0: no timing")
+    parser.add_argument("--pairs", type=int, default=15, help="interleaved pairs")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--memory", action="store_true", help="also peak memory, one process per row")
     parser.add_argument("--weights", type=Path, help="weights of SqueezeNet 1.1 (.safetensors)")
     parser.add_argument("--photo", type=Path)
     parser.add_argument("--side", type=int, default=224, help="side of the image on which maps are compared")
-    parser.add_argument("--repeats", type=int, default=3, help="repeats of ROAD; 0: none")
+    parser.add_argument("--repeats", type=int, default=3, help="repeats of ROAD")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, help="these sections; --write then appends")
     parser.add_argument("--write", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -346,7 +423,8 @@ def main() -> None:
         print(line, flush=True)
         lines.append(line)
     if arguments.write:
-        arguments.write.write_text("\n".join(lines) + "\n")
+        with arguments.write.open("a" if arguments.only else "w", encoding="utf-8") as file:
+            file.write("\n".join(lines).rstrip() + "\n")
 
 
 if __name__ == "__main__":
