@@ -188,7 +188,7 @@ def test_mistakes_are_named(arguments, message):
     [
         (torch.rand(3, 8, 8), r"expected \(N, 3, H, W\); add the batch dimension"),
         (torch.rand(2, 1, 100), r"batch has shape \(2, 1, 100\); expected \(N, 3, H, W\)$"),
-        (torch.rand(1, 3, 4, 8, 8), r"clips and volumes are not explained yet"),
+        (torch.rand(1, 3, 4, 8, 8), "fails on a batch of 1 × 3 × 4 × 8 × 8"),
         ([torch.rand(3, 8, 8)] * 2, r"use torch\.stack"),
         (
             (torch.rand(1, 3, 8, 8), torch.rand(1, 4)),

@@ -1,6 +1,6 @@
 """CAM with its threshold chosen on the same photos, by the same rule, as those of `localise` and `localise-fast`.
 
-    sightline --plugin recipes/localise/cam_chosen.py evaluate --method cam-chosen --method localise …
+sightline --plugin recipes/localise/cam_chosen.py evaluate --method cam-chosen --method localise …
 """
 
 from sightline.methods.named import name_method

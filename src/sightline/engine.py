@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 from sightline.errors import InputError, UnsupportedError, network_error
-from sightline.heatmap import place, upsample
+from sightline.heatmap import as_planes, from_planes, place, upsample
+from sightline.inspection.checks import OtherPathError as OtherPathError
+from sightline.inspection.checks import check_calls, check_map, one_tensor
 from sightline.inspection.finite import first_not_finite
 from sightline.inspection.guard import eval_mode, own_thread, unwrapped
 from sightline.inspection.inputs import for_rows
@@ -59,7 +61,7 @@ def _tapped(network: nn.Module, sites: Sequence[LayerRef], visit: Visit) -> Iter
             with counter.pause() if counter else ExitStack():
                 if getattr(module, "inplace", False) and args and args[0] is output:
                     return _passed_in_place(visit, number, output)
-                return visit(number, _one_tensor(site, output))
+                return visit(number, one_tensor(site, output))
 
         return hook
 
@@ -75,7 +77,7 @@ def _tapped(network: nn.Module, sites: Sequence[LayerRef], visit: Visit) -> Iter
         for handle in handles:
             handle.remove()
     for number, site in enumerate(sites):
-        _check_calls(site, counts[number])
+        check_calls(site, counts[number])
 
 
 def _passed_in_place(visit: Visit, number: int, output: Tensor) -> Tensor:
@@ -83,49 +85,6 @@ def _passed_in_place(visit: Visit, number: int, output: Tensor) -> Tensor:
     passed = visit(number, output.clone())
     with _unsafe_preserve_version_counter(output):  # its values stay what they are
         return output.copy_(passed)
-
-
-def _one_tensor(site: LayerRef, output: Any) -> Tensor:
-    if isinstance(output, Tensor):
-        return output
-    inside = ", ".join(str(tuple(t.shape)) for t in tensors_in(output))
-    raise InputError(
-        f"layer '{site}' returns a {type(output).__name__} of ({inside}); expected one tensor (N, C, h, w): "
-        f"name one of its submodules instead"
-    )
-
-
-class OtherPathError(InputError):
-    """The network did not go the way that was found before: look again."""
-
-
-def _check_calls(site: LayerRef, calls: int) -> None:
-    if site.op is None and site.call is None and calls > 1:
-        raise OtherPathError(
-            f"layer '{site.name}' is called {calls} times in one pass; name one call: "
-            + ", ".join(f"'{site.name}#{k}'" for k in range(min(calls, 4)))
-        )
-    if calls <= (site.call or 0) and (site.op is None or not calls):
-        times = f"is called {calls} times" if calls else "is not reached"
-        raise OtherPathError(f"layer '{site}' {times} in the forward pass; name one that is")
-
-
-def _checked_map(site: LayerRef, activation: Tensor, n: int) -> None:
-    layout = site.layout or NCHW
-    if torch.compiler.is_compiling():  # an exporter keeps sizes open, and a check would settle them
-        return
-    if len(activation) != n:
-        raise OtherPathError(
-            f"layer '{site}' returns {tuple(activation.shape)} for {n} image{'s' if n > 1 else ''}: its first axis "
-            "is not the batch (`sightline layers MODEL` lists what may be named)"
-        )
-    wrong = layout.mismatch(activation)
-    if wrong or layout.to_map(activation).shape[2:].numel() < 2 or not activation.is_floating_point():
-        raise OtherPathError(
-            f"layer '{site}' has no spatial map: it returns {tuple(activation.shape)}"
-            f"{f', which is not {layout}: {wrong}' if site.layout and wrong else ''}; expected (N, C, h, w) "
-            "with more than one position (`sightline layers MODEL` lists them)"
-        )
 
 
 def _wide(tensor: Tensor) -> Tensor:
@@ -138,13 +97,16 @@ class Evidence:
 
     ``images`` (N, 3, H, W); ``activations`` (N, C, h, w) of the (first) target layer, at least float32, whatever
     the layout of its tensor; ``layers`` the same for every layer asked for; ``logits`` (N, C) or None; ``output``
-    as the network gave it.
+    as the network gave it. A signal (N, C, L) and a volume (N, C, D, H, W) are shown to methods as pictures, 1 × L and
+    D·H × W (`sightline.heatmap.as_planes`); ``grid`` is the true size, (L,), (H, W) or (D, H, W).
     """
 
     def __init__(
         self, network: nn.Module, images: Tensor, sites: Sequence[LayerRef], settings: dict[str, bool]
     ):
-        self.network, self.images, self.sites, self.settings = network, images, tuple(sites), settings
+        self.network, self.inputs, self.sites, self.settings = network, images, tuple(sites), settings
+        self.grid = tuple(images.shape[2:])
+        self.images = as_planes(images, len(self.grid))
         self.head: Head | None = None
         self.scores: str | None = (
             None  # how the user says that logits become probabilities; None: to be found
@@ -164,16 +126,23 @@ class Evidence:
         logits = logits_of(self.output)
         if logits is None:
             return None
-        return rule_for(logits, self.scores, lambda: logits_with_graph(self.network, self.images))
+        return rule_for(logits, self.scores, lambda: logits_with_graph(self.network, self.inputs))
 
     @property
     def layers(self) -> list[Tensor]:
         nodes = zip(self._layouts, self._nodes, strict=True)
-        return [_wide(layout.to_map(node.detach())) for layout, node in nodes]
+        return [self._planes(layout, node.detach()) for layout, node in nodes]
 
     @property
     def activations(self) -> Tensor:
-        return _wide(self._layouts[0].to_map(self._nodes[0].detach()))
+        return self._planes(self._layouts[0], self._nodes[0].detach())
+
+    def _planes(self, layout: Layout, tensor: Tensor) -> Tensor:
+        return _wide(as_planes(layout.to_map(tensor), len(self.grid)))
+
+    def layer_grid(self, number: int = 0) -> tuple[int, ...]:
+        """The true size of a layer's maps: (l,), (h, w) or (d, h, w)."""
+        return tuple(self._layouts[number].to_map(self._nodes[number]).shape[2:])
 
     @property
     def _layouts(self) -> list[Layout]:
@@ -182,7 +151,10 @@ class Evidence:
     def upsampled(self, maps: Tensor, number: int = 0) -> Tensor:
         """Maps (..., h, w) of a layer, the first or another, at the image's size: each cell where it looks."""
         covers = self.sites[number].covers
-        return upsample(maps, self.size_hw) if covers is None else place(maps, covers, self.size_hw)
+        if covers is not None:
+            return place(maps, covers, self.size_hw)
+        whole = upsample(from_planes(maps, self.layer_grid(number)), self.grid)
+        return as_planes(whole, len(self.grid))
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -203,7 +175,7 @@ class Evidence:
         if found[0] is None:
             raise InputError(f"the target does not depend on layer '{self.sites[0]}'")
         return [
-            _wide(layout.to_map(g if g is not None else torch.zeros_like(a)))
+            self._planes(layout, g if g is not None else torch.zeros_like(a))
             for layout, g, a in zip(self._layouts, found, self._nodes, strict=True)
         ]
 
@@ -211,7 +183,7 @@ class Evidence:
         """Whether the graph of the score (of the output, without ``target``) leads to the first layer or the image."""
         with torch.enable_grad():
             ends = tensors_in(explained(target)(self.output))
-        wanted = torch.autograd.graph.get_gradient_edge((self._nodes or [self.images])[0]).node
+        wanted = torch.autograd.graph.get_gradient_edge((self._nodes or [self.inputs])[0]).node
         todo = [t.grad_fn for t in ends if t.grad_fn is not None]
         seen: set[Any] = set()
         while todo:
@@ -229,12 +201,12 @@ class Evidence:
             raise RuntimeError('this method must be registered with needs=("guided", ...)')
         self._switch.guided = guided
         try:
-            (found,) = self._differentiate(target, [self.images])
+            (found,) = self._differentiate(target, [self.inputs])
         finally:
             self._switch.guided = False
         if found is None:
             raise InputError("the target does not depend on the image")
-        return found
+        return as_planes(found, len(self.grid))
 
     def _differentiate(self, target: Target, inputs: list[Tensor]) -> list[Tensor | None]:
         with torch.enable_grad():
@@ -253,7 +225,7 @@ class Evidence:
         """
         network = self.network if rows is None else for_rows(self.network, rows)
         with eval_mode(self.network), torch.no_grad():
-            return _run(network, images)
+            return _run(network, from_planes(images, self.grid))
 
     def rescorer(self) -> Callable[[Tensor, Tensor], Any]:
         """A function (activations (M, C, h, w), rows (M,)) -> output, with the target layer so replaced.
@@ -263,11 +235,13 @@ class Evidence:
         same result.
         """
         given, layout = self._nodes[0].detach(), self._layouts[0]
-        behind = tail(self.network, self.sites[0], self.images.detach(), given, self.output)
+        behind = tail(self.network, self.sites[0], self.inputs.detach(), given, self.output)
+        grid = self.layer_grid()
 
         def rescore(activations: Tensor, rows: Tensor) -> Any:
             with eval_mode(self.network), torch.no_grad():
-                images = self.images.detach()
+                images = self.inputs.detach()
+                activations = from_planes(activations, grid)
                 activations = layout.from_map(activations.to(given.dtype), given[rows])
                 if behind is not None:
                     return behind(images, rows, activations)
@@ -285,7 +259,7 @@ class Evidence:
 
     def at(self, images: Tensor) -> Evidence:
         """The same observation of other images (noisy ones, say)."""
-        other = observe(self.network, images, self.sites, **self.settings)
+        other = observe(self.network, from_planes(images, self.grid), self.sites, **self.settings)
         other.head, other.scores = self.head, self.scores
         return other
 
@@ -370,7 +344,7 @@ def observe(
     nodes: dict[int, Tensor] = {}
 
     def visit(number: int, tensor: Tensor) -> Tensor:
-        _checked_map(sites[number], tensor, images.shape[0])
+        check_map(sites[number], tensor, images)
         if gradient and (keeper is not None or not tensor.requires_grad):
             tensor = _leaf(tensor, keeper)
         nodes[number] = tensor

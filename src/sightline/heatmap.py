@@ -16,16 +16,40 @@ from sightline.types import NORMALISATIONS
 
 PERCENTILE = (Annotated[float, Range(0, 100)],)
 UPSAMPLING_MODES = ("bilinear", "bicubic", "nearest")
+_LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}  # by the number of axes
 REDUCTIONS = ("sum", "mean", "max")
 IVR_QUANTILE = 0.45
 Spans = Sequence[tuple[float, float]]  # (y0, y1), (x0, x1): pixel edges
 
 
-def upsample(maps: Tensor, size_hw: tuple[int, int], mode: str = "bilinear") -> Tensor:
+def as_planes(maps: Tensor, axes: int) -> Tensor:
+    """Maps (..., *grid) with one to three spatial axes as pictures (..., h, w).
+
+    A line is a picture of height 1; the slices of a volume lie below each other: (D, H, W) becomes (D·H, W).
+
+    >>> as_planes(torch.zeros(2, 5), 1).shape, as_planes(torch.zeros(2, 3, 4, 5), 3).shape
+    (torch.Size([2, 1, 5]), torch.Size([2, 12, 5]))
+    """
+    if axes == 2:
+        return maps
+    return maps.unsqueeze(-2) if axes == 1 else maps.flatten(-3, -2)
+
+
+def from_planes(planes: Tensor, grid: Sequence[int]) -> Tensor:
+    """The inverse of `as_planes`: pictures (..., h, w) -> (..., *grid).
+
+    >>> from_planes(torch.zeros(2, 12, 5), (3, 4, 5)).shape
+    torch.Size([2, 3, 4, 5])
+    """
+    return planes if len(grid) == 2 else planes.reshape(*planes.shape[:-2], *grid)
+
+
+def upsample(maps: Tensor, size_hw: Sequence[int], mode: str = "bilinear") -> Tensor:
     """Resize maps (..., h, w) to (..., H, W) = ``size_hw``, aligning pixel centres.
 
-    ``mode`` is ``bilinear``, ``bicubic`` (Keys, a = -0.75; it overshoots) or ``nearest`` (by pixel
-    centres), each with ``align_corners=False``. Leading dimensions are kept, float64 stays float64, half
+    A size of one or three numbers is that of lines (..., l) or volumes (..., d, h, w): linear, trilinear. ``mode`` is
+    ``bilinear``, ``bicubic`` (Keys, a = -0.75; it overshoots; pictures only) or ``nearest`` (by pixel centres), each
+    with ``align_corners=False``. Leading dimensions are kept, float64 stays float64, half
     precision becomes float32. Raises `InputError` for an unknown mode or a size below 1.
 
     >>> upsample(torch.tensor([[0.0, 4.0]]), (1, 4))
@@ -33,18 +57,22 @@ def upsample(maps: Tensor, size_hw: tuple[int, int], mode: str = "bilinear") -> 
     """
     if mode not in UPSAMPLING_MODES:
         raise unknown("upsampling mode", mode, UPSAMPLING_MODES)
-    size_hw = _size(size_hw)
-    maps = _as_float_maps(maps)
-    if tuple(maps.shape[-2:]) == tuple(size_hw):
+    size = _size(size_hw)
+    if mode == "bicubic" and len(size) != 2:
+        raise InputError(f"size {tuple(size)} with mode 'bicubic'; expected 'bilinear' or 'nearest'")
+    maps = _as_float_maps(maps, len(size))
+    leading, grid = maps.shape[: -len(size)], maps.shape[-len(size) :]
+    if tuple(grid) == tuple(size):
         return maps
     if maps.numel() == 0:
-        return maps.new_zeros(*maps.shape[:-2], *size_hw)
-    flat = maps.reshape(-1, 1, *maps.shape[-2:])
+        return maps.new_zeros(*leading, *size)
+    flat = maps.reshape(-1, 1, *grid)
     if mode == "nearest":
-        resized = F.interpolate(flat, size=tuple(size_hw), mode="nearest-exact")
+        resized = F.interpolate(flat, size=tuple(size), mode="nearest-exact")
     else:
-        resized = F.interpolate(flat, size=tuple(size_hw), mode=mode, align_corners=False)
-    return resized.reshape(*maps.shape[:-2], *size_hw)
+        mode = _LINEAR[len(size)] if mode == "bilinear" else mode
+        resized = F.interpolate(flat, size=tuple(size), mode=mode, align_corners=False)
+    return resized.reshape(*leading, *size)
 
 
 def place(maps: Tensor, covers: Spans, size_hw: tuple[int, int]) -> Tensor:
@@ -94,17 +122,18 @@ def _weights(at: Tensor, span: tuple[float, float], side: int) -> Tensor:
     return (1 - (cell[:, None] - cells).abs()).clamp(min=0)
 
 
-def _size(size_hw: tuple[int, int]) -> tuple[int, int]:
+def _size(size_hw: Sequence[int]) -> tuple[int, ...]:
     """The size, checked; an exporter's open sizes are left alone."""
     if torch.compiler.is_compiling():
-        return size_hw
+        return tuple(size_hw)
+    kind = {1: tuple[Count], 3: tuple[Count, Count, Count]}
     try:
-        height, width = check_value((tuple[Count, Count],), size_hw, "")
+        axes = len(size_hw) if isinstance(size_hw, (tuple, list, torch.Size)) else 2
+        return tuple(check_value((kind.get(axes, tuple[Count, Count]),), size_hw, ""))
     except InputError:
         raise InputError(
             f"size_hw is {shown(size_hw)}; expected a height and a width of at least 1"
         ) from None
-    return height, width
 
 
 def normalise(maps: Tensor, how: str = "minmax", percentile: float = 90.0) -> Tensor:
@@ -152,10 +181,11 @@ def _rescale(maps: Tensor, how: str, percentile: float) -> Tensor:
 
 
 def make_heatmaps(
-    maps: Tensor, size_hw: tuple[int, int], normalise: str = "minmax", percentile: float = 90.0
+    maps: Tensor, size_hw: Sequence[int], normalise: str = "minmax", percentile: float = 90.0
 ) -> Tensor:
     """Raw maps (..., h, w) -> heatmaps (..., H, W) in [0, 1]: bilinear upsampling, then `normalise`.
 
+    With a size of one or three numbers: lines, or volumes (see `upsample`), each normalised as a whole.
     Whether a map is blank (constant, or without a positive value) is decided on the raw map: upsampling a
     constant leaves rounding noise that normalisation would blow up.
 
@@ -165,6 +195,12 @@ def make_heatmaps(
     tensor([[[0., 0., 0.]],
             [[0., 0., 0.]]])
     """
+    axes = len(size_hw) if isinstance(size_hw, (tuple, list)) else 2
+    if axes in (1, 3):
+        whole = upsample(maps, size_hw)
+        planes = _normalise(as_planes(whole, axes), normalise, percentile)
+        blank = _shows_nothing(as_planes(_as_float_maps(maps, axes), axes))
+        return torch.where(blank, torch.zeros_like(planes), planes).reshape(whole.shape)
     maps = _as_float_maps(maps)
     heatmaps = _normalise(upsample(maps, size_hw), normalise, percentile)
     if maps.numel() == 0:
@@ -328,7 +364,8 @@ def _divide_by_max(maps: Tensor) -> Tensor:
     return torch.where(high <= 0, torch.zeros_like(maps), maps / high)
 
 
-def _as_float_maps(maps: Tensor) -> Tensor:
-    if maps.ndim < 2:
-        raise InputError(f"maps have shape {tuple(maps.shape)}; expected (..., h, w)")
+def _as_float_maps(maps: Tensor, axes: int = 2) -> Tensor:
+    if maps.ndim < axes:
+        expected = "(..., d, h, w)" if axes == 3 else "(..., h, w)"
+        raise InputError(f"maps have shape {tuple(maps.shape)}; expected {expected}")
     return maps if maps.dtype in (torch.float32, torch.float64) else maps.float()

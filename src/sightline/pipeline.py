@@ -150,9 +150,9 @@ def _explain_once(
     options = method.checked_options(dict(spec.options))
     network, asked = model.network if isinstance(model, LoadedModel) else model, target
     if target is not None:
-        size_hw = (photos.images.shape[2], photos.images.shape[3])
+        height, width = (1, *photos.images.shape[2:])[-2:]
         setting = Setting(
-            network, size_hw, getattr(model, "categories", None), getattr(model, "scores", None)
+            network, (height, width), getattr(model, "categories", None), getattr(model, "scores", None)
         )
         network, target = bound(target, setting)
     evidence, sites = observe_for(
@@ -172,7 +172,7 @@ def _explain_once(
         view=photos.view,
         layers=[str(s) for s in sites],
         options=options,
-        input_hw=(photos.images.shape[2], photos.images.shape[3]),
+        input_hw=tuple(photos.images.shape[2:]),
         categories=getattr(model, "categories", None),
         photos=photos.photos,
         images=photos.images if photos.photos is None else None,
@@ -199,7 +199,13 @@ def _explain_combined(
     ):
         moving = "tencrop moves it; leave it" if spec.tencrop else "flip and scales move it; leave them"
         raise InputError(f"{target!r} names a place in the image, and {moving} out of the method")
-    size_hw = (photos.images.shape[2], photos.images.shape[3])
+    size_hw = tuple(photos.images.shape[2:])
+    around = ("flip", "scales", "tencrop", "affinity")
+    moved = [name for name in around if getattr(spec, name)] + ["layers"] * (len(spec.layers) > 1)
+    if len(size_hw) != 2 and moved:
+        raise InputError(
+            f"{moved[0]!r} of {spec.label!r} is for pictures; the input is {tuple(photos.images.shape)}"
+        )
     fixed = lying_on(model.network if isinstance(model, LoadedModel) else model, size_hw)
     if fixed is not None and (spec.flip or spec.scales or spec.tencrop):
         raise InputError(
@@ -215,7 +221,7 @@ def _explain_combined(
         if not own and not kept:
             kept.append(_explain_once(model, photos, spec, asked, target, at))
         wanted = kept[0].classes if kept and target is None else asked
-        shown = photos if own else PhotoBatch.of_tensor(images)
+        shown = photos if own else PhotoBatch.of_tensor(images, images.ndim - 2)
         found = _explain_once(model, shown, spec, wanted, target, at)
         if not kept:
             kept.append(found)
@@ -263,7 +269,7 @@ def as_batch(model: nn.Module, batch: Any, view: str = "whole") -> PhotoBatch:
     if isinstance(batch, Mapping):
         batch = _pixels(batch)
     if isinstance(batch, Tensor):
-        return PhotoBatch.of_tensor(batch).to(model)
+        return PhotoBatch.of_tensor(batch, _axes_of(model, batch)).to(model)
     items = list(batch) if isinstance(batch, (list, tuple)) and not isinstance(batch, Item) else [batch]
     if not items:
         raise InputError("batch is empty; expected at least one image")
@@ -276,6 +282,14 @@ def as_batch(model: nn.Module, batch: Any, view: str = "whole") -> PhotoBatch:
             "tensor (N, 3, H, W); where the network takes several inputs, hold the others fixed: inputs={name: value}"
         )
     return load_photos(model, items, view).to(model)
+
+
+def _axes_of(model: nn.Module, batch: Tensor) -> int:
+    """How many spatial axes a batch has: a network of 1-D convolutions takes signals, any five axes are a volume."""
+    if batch.ndim == 5:
+        return 3
+    kinds = {type(module) for module in model.modules()}
+    return 1 if batch.ndim == 3 and nn.Conv1d in kinds and nn.Conv2d not in kinds else 2
 
 
 def _beside(model: nn.Module, batch: Any, target: Any, n: int) -> dict[str, Tensor]:

@@ -78,7 +78,7 @@ def _difference(session: Session, choices: Choices) -> Figure:
     except InputError as error:
         return Figure("difference", str(error), note=str(error))
     a, b = one.category(0, 0), other.category(0, 0)
-    apart = difference(one.maps[0, 0], other.maps[0, 0], one.input_hw)
+    apart = difference(one.maps[0, 0], other.maps[0, 0], (one.input_hw[0], one.input_hw[1]))
     title = f"{a} against {b}"
     return Figure(
         title,

@@ -115,20 +115,22 @@ class PhotoBatch:
         )
 
     @classmethod
-    def of_tensor(cls, images: Tensor) -> PhotoBatch:
-        """Images (N, C, H, W) that somebody prepared already: their own pixels are the photo's."""
-        if images.ndim != 4 or 0 in images.shape:
+    def of_tensor(cls, images: Tensor, axes: int = 2) -> PhotoBatch:
+        """Images (N, C, H, W) that somebody prepared already: their own pixels are the photo's.
+
+        ``axes``: 1 for signals (N, C, L), 3 for volumes and clips (N, C, D, H, W), whose slices are the pictures.
+        """
+        if images.ndim != 2 + axes or 0 in images.shape:
             one = images.ndim == 3 and images.shape[0] in (1, 3, 4)  # an image that lacks the batch dimension
             hint = "; add the batch dimension: x[None]" if one else ""
-            hint = (
-                "; clips and volumes are not explained yet: give their images" if images.ndim == 5 else hint
-            )
-            raise InputError(f"batch has shape {tuple(images.shape)}; expected (N, 3, H, W){hint}")
+            expected = {1: "(N, C, L)", 2: "(N, 3, H, W)", 3: "(N, C, D, H, W)"}[axes]
+            raise InputError(f"batch has shape {tuple(images.shape)}; expected {expected}{hint}")
         if not images.is_floating_point():
             raise InputError(
                 f"batch is {images.dtype}; expected a float tensor, normalised as the model was trained"
             )
-        geometry = Geometry.identity((images.shape[2], images.shape[3]))
+        height, width = (1, *images.shape[2:])[-2:]
+        geometry = Geometry.identity((height, width))
         return cls(images, [geometry] * len(images), indices=list(range(len(images))))
 
     def to(self, *place: Any, **options: Any) -> PhotoBatch:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-import torch
 from torch import Tensor, nn
 
 from sightline.boxes import make_boxes, make_masks
@@ -19,10 +17,10 @@ from sightline.errors import InputError, unknown
 from sightline.explanation import shown
 from sightline.explanation.contributions import Contributions, contributions_of
 from sightline.explanation.example import example as example
+from sightline.explanation.kinds import for_image, only_pictures
 from sightline.heatmap import make_heatmaps
-from sightline.inspection.inputs import rows_of
 from sightline.scores import ScoreRule, rule_for
-from sightline.types import BoxRule, Geometry, Prediction
+from sightline.types import BoxRule, Geometry, Prediction, no_boxes
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -56,7 +54,7 @@ class Explanation:
     view: str
     layers: list[str]
     options: dict[str, Any]
-    input_hw: tuple[int, int]
+    input_hw: tuple[int, ...]
     categories: tuple[str, ...] | None = None
     photos: list[PIL.Image.Image] | None = None
     images: Tensor | None = None
@@ -92,7 +90,7 @@ class Explanation:
         return replace(
             self,
             **{name: alone(getattr(self, name)) for name in PER_IMAGE},
-            _explain=None if self._explain is None else _for_image(self._explain, place, len(self)),
+            _explain=None if self._explain is None else for_image(self._explain, place, len(self)),
             _evidence=self._evidence if len(self) == 1 else None,
         )
 
@@ -110,9 +108,11 @@ class Explanation:
         return bool(self.maps.shape[0] and self.maps.shape[1]) and (self.photos or self.images) is not None
 
     def heatmaps(
-        self, size_hw: tuple[int, int] | None = None, normalise: str = "minmax", percentile: float = 90
+        self, size_hw: tuple[int, ...] | None = None, normalise: str = "minmax", percentile: float = 90
     ) -> Tensor:
         """Heatmaps (N, K, H, W) in [0, 1]: upsampled bilinearly (by default to the input size), then normalised.
+
+        (N, K, L) for signals (linearly), (N, K, D, H, W) for volumes and clips (trilinearly).
 
         ``normalise``: "minmax" | "max" | "percentile" (of rank ``percentile``) | "ivr". A map without a
         positive value gives zeros.
@@ -145,6 +145,7 @@ class Explanation:
         if size not in MASK_SIZES:
             raise unknown("mask size", size, MASK_SIZES)
         rule = self.box_rule(rule, **shorthand)
+        only_pictures(self.input_hw, "a mask")
         masks = make_masks(self._heatmaps_for(rule), rule)
         if size == "input":
             return masks
@@ -169,6 +170,7 @@ class Explanation:
         torch.Size([1, 4])
         """
         rule = self.box_rule(rule, **shorthand)
+        only_pictures(self.input_hw, "a box")
         found = make_boxes(self._heatmaps_for(rule), rule)
         return [[g.to_photo(b) for b in row] for g, row in zip(self.geometries, found, strict=True)]
 
@@ -225,12 +227,14 @@ class Explanation:
         return self.categories[index] if self.categories else f"class {index}"
 
     def predictions(self, rule: BoxRule | float | None = None, **shorthand: Any) -> list[list[Prediction]]:
-        """One `Prediction` (index, name, probability, boxes) per image and class.
+        """One `Prediction` (index, name, probability, boxes) per image and class; signals and volumes have no boxes.
 
         >>> example().predictions()[0][0].category
         'class 1'
         """
-        boxes, scores = self.boxes(rule, **shorthand), self.scores
+        pictures = len(self.input_hw) == 2
+        boxes = self.boxes(rule, **shorthand) if pictures else [[no_boxes()] * self.maps.shape[1]] * len(self)
+        scores = self.scores
         return [
             [
                 Prediction(
@@ -267,15 +271,17 @@ class Explanation:
         'RGB'
         """
         from sightline.pictures.overlay import overlay
+        from sightline.pictures.slices import as_picture
 
         rule = self.box_rule(rule, **shorthand)
-        heatmap = self._heatmaps_for(rule)[i, k]
+        plain = len(self.input_hw) == 2
+        heatmap = as_picture(self._heatmaps_for(rule)[i, k], len(self.input_hw))
         return overlay(
             self.photo(i),
             heatmap.float().cpu(),
             colormap=colormap,
-            boxes_xyxy=self.boxes(rule)[i][k].cpu(),
-            shown_xyxy=self.geometries[i].shown_xyxy,
+            boxes_xyxy=self.boxes(rule)[i][k].cpu() if plain else None,
+            shown_xyxy=self.geometries[i].shown_xyxy if plain else None,
         )
 
     def panel(
@@ -399,9 +405,3 @@ class Explanation:
         from sightline.explanation.saving import save
 
         return save(self, folder, self.box_rule(rule, **shorthand), colormap)
-
-
-def _for_image(explain: Callable[..., Explanation], i: int, n: int) -> Callable[..., Explanation]:
-    """`explain` for image i alone, with its row of what a network takes beside the images."""
-    given = getattr(explain, "keywords", {}).get("inputs")
-    return explain if given is None or n == 1 else partial(explain, inputs=rows_of(given, torch.tensor([i])))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sightline.errors import InputError, UnsupportedError
+from sightline.heatmap import from_planes
 
 if TYPE_CHECKING:
     from sightline.explanation import Explanation
@@ -47,5 +48,6 @@ def contributions_of(explanation: Explanation, top: int) -> Contributions:
     weights = chosen.gather(2, channels)
     n = torch.arange(len(activations), device=activations.device)[:, None, None]
     maps = weights[..., None, None] * activations[n, channels]
+    maps = from_planes(maps, explanation._evidence.layer_grid())
     covers = explanation._evidence.sites[0].covers
     return Contributions(maps if covers is None else explanation._evidence.upsampled(maps), channels, weights)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sightline.boxes import iou, make_boxes
 from sightline.errors import InputError
+from sightline.explanation.kinds import only_pictures
 from sightline.labels import Label, LabelledPhoto, Labels
 from sightline.labels.rle import encode
 from sightline.types import BoxRule
@@ -32,6 +33,7 @@ def labels_of(
         raise InputError(
             f"{explanation.method} marks single pixels, which form no region; label with another method, e.g. localise"
         )
+    only_pictures(explanation.input_hw, "a label")
     heatmaps = explanation.heatmaps(normalise=rule.normalise, percentile=rule.percentile)
     found, steady = make_boxes(heatmaps, rule), stabilities(heatmaps, rule)
     regions = explanation.masks(rule, size="photo") if masks else None

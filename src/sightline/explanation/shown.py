@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sightline.pictures.overlay import Image
 from sightline.pictures.panel import CELL, Cell, panel
+from sightline.pictures.slices import as_picture, curve
 from sightline.types import BoxRule, Prediction
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ MOST_NAMES = 3  # classes in the one-line text
 def draw_panel(one: Explanation, rule: BoxRule, colormap: str = "turbo", cell: int = CELL) -> Image:
     """The panel of an explanation of one image: its photo, and a column per class."""
     heatmaps = one.heatmaps(normalise=rule.normalise, percentile=rule.percentile)[0].float().cpu()
+    plain = len(one.input_hw) == 2
+    heatmaps = as_picture(heatmaps, len(one.input_hw))
     share = one.score_rule is None or one.score_rule.gives_probabilities
     cells = [
         Cell(
@@ -32,19 +35,19 @@ def draw_panel(one: Explanation, rule: BoxRule, colormap: str = "turbo", cell: i
             prediction.category,
             None if prediction.score != prediction.score else prediction.score,
             prediction.boxes_xyxy.float(),
-            None if one.signed is None else one.signed[0, k].float().cpu(),
+            None if one.signed is None or not plain else one.signed[0, k].float().cpu(),
             share,
         )
         for k, prediction in enumerate(one.predictions(rule)[0])
     ]
-    pixels = one.signed is not None
+    pixels = one.signed is not None or not plain
     parts = [one.model_name, f"view: {one.view}", f"heat: {rule.normalise}"]
     return panel(
         one.photo(0),
         [(one.method, cells)],
         title=one.name(0),
         caption=" · ".join([*parts, *([] if pixels else [f"box: {rule.describe()}"])]),
-        shown_xyxy=one.geometries[0].shown_xyxy,
+        shown_xyxy=one.geometries[0].shown_xyxy if plain else None,
         colormap=colormap,
         threshold=rule.threshold if rule.relative_to == "max" and not pixels else None,
         cell=cell,
@@ -52,8 +55,13 @@ def draw_panel(one: Explanation, rule: BoxRule, colormap: str = "turbo", cell: i
 
 
 def stretched(image: Tensor) -> Image:
-    """An image tensor (C, H, W) from its lowest to its highest value, in 8 bits."""
-    image = image.float().cpu()
+    """An image tensor (C, H, W) from its lowest to its highest value, in 8 bits.
+
+    A signal's curve; a volume's slices side by side.
+    """
+    if image.ndim == 2:
+        return curve(image)
+    image = as_picture(image.float().cpu(), image.ndim - 1)
     low, high = image.amin(), image.amax()
     image = ((image - low) / (high - low).clamp(min=1e-12) * 255).round().to(torch.uint8)
     array = image.permute(1, 2, 0).numpy()
@@ -82,11 +90,12 @@ def html_of(explanation: Explanation) -> str:
 
 def summary(explanation: Explanation) -> str:
     """Two lines: what was explained, and the first image's classes."""
-    n, k, h, w = explanation.maps.shape
+    n, k, *grid = explanation.maps.shape
     images = f"{n} image{'s' * (n != 1)} × {k} class{'es' * (k != 1)}"
     layers = ", ".join(explanation.layers) or "the input"
+    maps = "×".join(map(str, grid))
     first = (
-        f"<Explanation: {explanation.method} of {explanation.model_name}, {images}, maps {h}×{w} at {layers}"
+        f"<Explanation: {explanation.method} of {explanation.model_name}, {images}, maps {maps} at {layers}"
     )
     if not n or not k:
         return f"{first}>"

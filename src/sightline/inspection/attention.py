@@ -71,6 +71,10 @@ def attend(network: nn.Module, images: Tensor) -> AttentionPass:
     tokens (decoders).
     """
     network = unwrapped(network)
+    if images.ndim != 4:
+        raise UnsupportedError(
+            f"attention is followed over pictures only, and the input is {tuple(images.shape)}; use 'gradcam'"
+        )
     structure = inspect_network(network, images)
     target = structure.target
     if structure.displaced:

@@ -166,7 +166,9 @@ def _permuted(op: Op, first: Tensor, given: Layout) -> Layout | None:
         return None  # the positions themselves are transposed
     if first.ndim == 3:
         if given.order == "ncl":
-            return given if channels == 1 else Layout("ntc", 0, (1, first.shape[2]))
+            return given if channels == 1 else Layout("ntc", 0, (first.shape[2],))
+        if channels == 1 and given.grid is not None and len(given.grid) == 1 and not given.prefix:
+            return Layout("ncl")
         return Layout("nct" if channels == 1 else "ntc", given.prefix, given.grid)
     if first.ndim == 4 and channels in (1, 3):
         return Layout("nchw" if channels == 1 else "nhwc")
@@ -203,13 +205,15 @@ def _reshaped(before: Tensor, after: Tensor, given: Layout) -> Layout | None:
     shape, (n, *sides) = tuple(after.shape), before.shape
     if given.order == "nchw" and shape == (n, sides[0], sides[1] * sides[2]):
         return Layout("nct", 0, (sides[1], sides[2]))
+    if given.order == "ncdhw" and shape == (n, sides[0], math.prod(sides[1:])):
+        return Layout("nct", 0, tuple(sides[1:]))
     if given.order == "nhwc" and shape == (n, sides[0] * sides[1], sides[2]):
         return Layout("ntc", 0, (sides[0], sides[1]))
     if given.grid is None or given.prefix:
         return None
     if given.order == "nct" and shape == (n, sides[0], *given.grid):
-        return Layout("nchw")
-    if given.order == "ntc" and shape == (n, *given.grid, sides[1]):
+        return Layout(_IMAGE[2 + len(given.grid)])
+    if given.order == "ntc" and len(given.grid) == 2 and shape == (n, *given.grid, sides[1]):
         return Layout("nhwc")
     return None
 

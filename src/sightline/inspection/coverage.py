@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from sightline.inspection.axes import POINTWISE, bare, new_order
 from sightline.inspection.flow import dependent, leading
+from sightline.inspection.functions import CONVOLUTIONS
 from sightline.inspection.guard import eval_mode
 from sightline.inspection.layers import Spans
 from sightline.inspection.layout import NCHW
 from sightline.inspection.reading import Reader
 from sightline.inspection.recording import Key, Op, OpCounter, tensors_in
 
-_CONVOLUTIONS = frozenset(["conv1d", "conv2d", "conv3d"])
 _KEEP_POSITIONS = frozenset(
     ["view", "reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "movedim", "chunk", "split",
      "tensor_split", "unbind", "stack", "sum", "mean"]
@@ -178,7 +178,7 @@ def _unmoved(reader: Reader) -> set[Key]:
 
 def _entries(reader: Reader) -> list[Op]:
     """The convolutions that the image reaches through no other."""
-    convolutions = [op for op in reader.ops if bare(op.function) in _CONVOLUTIONS]
+    convolutions = [op for op in reader.ops if bare(op.function) in CONVOLUTIONS]
     reached = dependent(reader.flows, reader.source, {op.output_key for op in convolutions})
     numbers = {reader.flows[i].op for i in reached}
     return [op for op in convolutions if op.index in numbers and op.inputs[0].shape[2:].numel() > 1]
@@ -196,7 +196,7 @@ def _each(value: Any, count: int) -> tuple[int, ...]:
 def _kernel(op: Op) -> tuple[int, ...]:
     """How many positions a convolution or a pooling reaches over, along each axis; 1 for anything else."""
     axes = op.output.ndim - 2
-    if bare(op.function) in _CONVOLUTIONS:
+    if bare(op.function) in CONVOLUTIONS:
         reach = _each(_given(op, 5, "dilation", 1), axes)
         return tuple(d * (k - 1) + 1 for d, k in zip(reach, op.inputs[1].shape[2:], strict=False))
     if "pool" in op.function and "adaptive" not in op.function:
@@ -206,7 +206,7 @@ def _kernel(op: Op) -> tuple[int, ...]:
 
 def _own_padding(op: Op) -> list[tuple[int, int]] | None:
     """The padding of a convolution beyond its kernel's reach; None for the usual."""
-    if bare(op.function) not in _CONVOLUTIONS:
+    if bare(op.function) not in CONVOLUTIONS:
         return None
     padding, kernel = _given(op, 4, "padding", 0), _kernel(op)
     if isinstance(padding, str):

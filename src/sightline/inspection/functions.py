@@ -8,11 +8,22 @@ ACTIVATIONS = frozenset(
      "softsign", "tanh", "tanh_", "sigmoid", "sigmoid_", "hardsigmoid", "prelu", "rrelu", "rrelu_",
      "threshold", "threshold_", "logsigmoid", "tanhshrink"]
 )  # fmt: skip
+CONVOLUTIONS = frozenset(["conv1d", "conv2d", "conv3d"])
 POOLINGS = frozenset(
-    ["adaptive_avg_pool2d", "adaptive_max_pool2d", "adaptive_max_pool2d_with_indices",
-     "_adaptive_max_pool2d", "avg_pool2d", "max_pool2d", "_max_pool2d", "max_pool2d_with_indices",
-     "lp_pool2d", "fractional_max_pool2d"]
-)  # fmt: skip
+    f"{name}{axes}d{end}"
+    for axes in (1, 2, 3)
+    for name, ends in {
+        "adaptive_avg_pool": ("",),
+        "adaptive_max_pool": ("", "_with_indices"),
+        "_adaptive_max_pool": ("",),
+        "avg_pool": ("",),
+        "max_pool": ("", "_with_indices"),
+        "_max_pool": ("",),
+        "lp_pool": ("",),
+        "fractional_max_pool": ("",),
+    }.items()
+    for end in ends
+)
 REDUCTIONS = frozenset(
     ["mean", "sum", "amax", "max", "logsumexp", "norm"]
 )  # fmt: skip

@@ -80,7 +80,7 @@ def for_first(network: nn.Module) -> nn.Module:
     return for_rows(network, torch.zeros(1, dtype=torch.long))
 
 
-def lying_on(network: nn.Module, size_hw: tuple[int, int]) -> str | None:
+def lying_on(network: nn.Module, size_hw: tuple[int, ...]) -> str | None:
     """The first held input that lies on the image: its last two axes are the image's."""
     held: _Held | None = network.__dict__.get(_HELD)
     for name, value in held.values.items() if held else ():

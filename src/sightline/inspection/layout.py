@@ -39,7 +39,7 @@ class Layout:
     def __post_init__(self) -> None:
         if self.order not in _AXES:
             raise InputError(f"layout {self.order!r}; expected one of {', '.join(_AXES)}")
-        if self.order in _TOKENS and (self.grid is None or len(self.grid) != 2):
+        if self.order in _TOKENS and (self.grid is None or not 1 <= len(self.grid) <= 3):
             raise InputError(
                 f"layout {self.order!r} needs the grid of its tokens, e.g. '{self.order}:1+14x14'"
             )

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from sightline.inspection.axes import bare, layouts_of
 from sightline.inspection.flow import dependent, leading
-from sightline.inspection.functions import ACTIVATIONS, BETWEEN, FLATTENINGS, POOLINGS, REDUCTIONS
+from sightline.inspection.functions import (
+    ACTIVATIONS,
+    BETWEEN,
+    CONVOLUTIONS,
+    FLATTENINGS,
+    POOLINGS,
+    REDUCTIONS,
+)
 from sightline.inspection.layers import Head, LayerRef, LayerRow
 from sightline.inspection.layout import NCHW, Layout
 from sightline.inspection.recording import Call, Key, Op, Record, key_of, ref_of, tensors_in
@@ -92,7 +99,7 @@ class Reader:
         layout = self.input_layout(op)
         if layout is None:
             return False
-        if op.function == "conv2d":
+        if op.function in CONVOLUTIONS:
             return op.inputs[1].shape[2:] == op.inputs[0].shape[2:]
         return op.function in FLATTENINGS and op.output.ndim == 2
 
@@ -143,10 +150,10 @@ class Reader:
             if layout is None or call.output is None:
                 continue
             n, c = call.input.shape[0], call.input.shape[layout.channel_axis]
-            if call.output.shape not in ((n, c), (n, c, 1, 1)):
+            if call.output.shape not in ((n, c), (n, c, *[1] * (call.input.ndim - 2))):
                 continue
             inside = self.recorder.ops[call.first_op : call.last_op]
-            if not any(o.function in ACTIVATIONS or o.function in ("conv2d", "linear") for o in inside):
+            if not any(o.function in (*ACTIVATIONS, *CONVOLUTIONS, "linear") for o in inside):
                 return call
         return None
 
@@ -176,7 +183,7 @@ class Reader:
             maps.flatten(2).mean(2),
         )  # a mean may be spelled as a sum over the area
         for op in reversed(self.ops):
-            if op.function not in ("linear", "conv2d") or not op.inputs or logits is None:
+            if op.function not in (*CONVOLUTIONS, "linear") or not op.inputs or logits is None:
                 continue
             x, out = op.inputs[0], op.output
             same = x.ndim >= 2 and x.numel() == flat.numel() and _equal(x.flatten(1), flat, mean)
@@ -206,11 +213,11 @@ class Reader:
         relu = op is not None and op.function in ("relu", "relu_")
         if op is not None and relu:
             op = self.producer.get(op.input_keys[0])
-        if op is None or op.function != "conv2d":
+        if op is None or op.function not in CONVOLUTIONS:
             return None
         module = self.owner(op)
         weight = getattr(self.modules[module], "weight", None)
-        if not isinstance(weight, Tensor) or weight.shape[2:] != (1, 1):
+        if not isinstance(weight, Tensor) or weight.shape[2:].numel() != 1:
             return None
         scores = self.recorder.ops[self.producer[key].index].output
         return Head("conv", module, relu, self.pooling(scores, pooled.flatten(1))), op.input_keys[0]
@@ -245,7 +252,7 @@ class Reader:
     def convolutions(self) -> list[Op]:
         found: dict[Key, Op] = {}
         for op in self.ops:
-            made = bare(op.function) in ("conv1d", "conv2d", "conv3d") and len(op.output) == self.n
+            made = bare(op.function) in CONVOLUTIONS and len(op.output) == self.n
             if made and self.map_layout(op.output, op.output_key) is not None:
                 site = self.after_activation(op)
                 if self.map_layout(site.output, site.output_key) is not None:
@@ -278,8 +285,11 @@ class Reader:
         return layout if maps.shape[2:].numel() > 1 else None
 
     def grids(self) -> list[tuple[int, int]]:
+        """The grids that tokens of a picture may have; those of lines and volumes are only followed, not guessed."""
+        if self.seen.images.ndim != 4:
+            return []
         seen = [tuple(op.output.shape[2:]) for op in self.ops if op.function == "conv2d"]
-        seen += [layout.grid for layout in self.layouts.values() if layout.grid is not None]
+        seen += [layout.grid for layout in self.layouts.values() if layout.grid and len(layout.grid) == 2]
         return possible_grids([(h, w) for h, w in seen], self.seen.images)
 
     def functions_in(self, call: Call) -> list[str]:

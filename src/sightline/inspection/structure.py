@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.errors import InputError, network_error
-from sightline.inspection.functions import POOLINGS
+from sightline.inspection.functions import CONVOLUTIONS, POOLINGS
 from sightline.inspection.guard import network_lock, original, refuse_unobservable, unwrapped
 from sightline.inspection.inputs import for_first, spelling
 from sightline.inspection.layers import Head as Head
@@ -105,7 +105,7 @@ def _with_layers(
     grids = reader.grids()
     undecided = {place_of(c): fitting_layouts(cast(Tensor, c.output), grids, reader.n) for c in calls}
     convs = reader.convolutions()
-    if all(reader.cuts_patches(op) for op in reader.ops if op.function == "conv2d"):
+    if all(reader.cuts_patches(op) for op in reader.ops if op.function in CONVOLUTIONS):
         convs = []  # a patch embedding
     convs = convs if target is not None or structure.why_no_target != _IMAGE_ITSELF else []
     last_of_size = {tuple(op.output.shape[2:]): op for op in convs}
@@ -230,10 +230,8 @@ def _why_nothing(reader: Reader) -> str:
         return f"its output is a map itself, {tuple(dense[0].shape)}"
     users = [op for op in reader.ops if reader.input_layout(op) is not None]
     after = users[-1].index if users else -1
-    pools = [
-        op for op in reader.ops if op.index > after and op.function in POOLINGS and op.inputs[0].ndim == 4
-    ]
-    if pools:
+    later = [op for op in reader.ops if op.index > after and op.function in POOLINGS]
+    if any(op.inputs[0].ndim > 2 and op.inputs[0].shape[2:].numel() == 1 for op in later):
         return "its last map has one position: the image is too small for this network"
     return ""
 

@@ -91,7 +91,7 @@ def relevance(maps: Sequence[Tensor]) -> Tensor:
 
 def _attend(evidence: Evidence) -> AttentionPass:
     refuse_inference_mode()
-    return attend(evidence.network, evidence.images)
+    return attend(evidence.network, evidence.inputs)
 
 
 def _for_each(evidence: Evidence, targets: Sequence[Target], combine: Combine) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sightline.engine import Evidence, observe, refuse_inference_mode
+from sightline.errors import UnsupportedError
 from sightline.heatmap import place, upsample
 from sightline.inspection.structure import LayerRef, inspect_network
 from sightline.methods.registry import register_method
@@ -78,6 +79,10 @@ def bias_layers(network: nn.Module, images: Tensor) -> list[tuple[LayerRef, Tens
 def full_gradients(evidence: Evidence, targets: Sequence[Target]) -> list[FullGradients]:
     """The decomposition of each target's score, from one more forward pass."""
     refuse_inference_mode()
+    if len(evidence.grid) != 2:
+        raise UnsupportedError(
+            f"fullgrad is for pictures, and the input is {evidence.grid}; use 'input_x_gradient'"
+        )
     layers = bias_layers(evidence.network, evidence.images)
     seen = observe(evidence.network, evidence.images, [site for site, _ in layers], input_gradient=True)
     found = []
@@ -102,8 +107,9 @@ def fullgrad(evidence: Evidence, targets: Sequence[Target], *, rescale: bool = F
     >>> sightline.explain(net, torch.rand(1, 3, 8, 8), method="fullgrad").maps.shape
     torch.Size([1, 1, 8, 8])
     """
-    maps, sites = [], [site for site, _ in bias_layers(evidence.network, evidence.images)]
-    for parts in full_gradients(evidence, targets):
+    maps, found = [], full_gradients(evidence, targets)
+    sites = [site for site, _ in bias_layers(evidence.network, evidence.images)]
+    for parts in found:
         total = _magnitude(parts.image, rescale)
         for part, site in zip(parts.biases, sites, strict=True):  # summed before upsampling: both are linear
             own = _magnitude(part, rescale)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from sightline.engine import Evidence
-from sightline.heatmap import fuse, place
+from sightline.heatmap import fuse
 from sightline.methods.registry import register_method
 from sightline.targets import Target
 
@@ -36,8 +36,8 @@ def fullycam(
     torch.Size([1, 1, 8, 8])
     """
     maps = []
-    for g, activations, site in zip(evidence.gradients(target), evidence.layers, evidence.sites, strict=True):
+    for number, (g, activations) in enumerate(zip(evidence.gradients(target), evidence.layers, strict=True)):
         weight = g.relu() if relu_grad else g
         own = (weight * activations.relu()).sum(1).relu()
-        maps.append(own if site.covers is None else place(own, site.covers, evidence.size_hw))
+        maps.append(evidence.upsampled(own, number))
     return fuse(maps, evidence.size_hw, reduce=reduce, per_layer_norm=per_layer_norm)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import torch
 from torch import Tensor
 
 from sightline.engine import Evidence
 from sightline.errors import InputError
+from sightline.heatmap import as_planes, from_planes
 from sightline.methods.registry import register_method
 from sightline.options import Count, Positive
 from sightline.targets import Target
@@ -25,14 +27,20 @@ def window_starts(size: int, window: int, stride: int) -> list[int]:
 
 
 def _pixels(
-    value: int | float | tuple[int, int] | None, size_hw: tuple[int, int], default: tuple[int, int]
-) -> tuple[int, int]:
-    """A size in pixels (h, w), from a side, a pair, or a share of the image's sides."""
+    value: int | float | tuple[int, int] | None, sides: Sequence[int], default: list[int]
+) -> list[int]:
+    """A size in pixels along each side, from one for all, a pair (h, w), or a share of the sides."""
     if value is None:
         return default
     if isinstance(value, float):
-        return (round(value * size_hw[0]), round(value * size_hw[1]))
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+        return [round(value * side) for side in sides]
+    if isinstance(value, int):
+        return [value] * len(sides)
+    if len(value) != len(sides):
+        raise InputError(
+            f"{tuple(value)} is a size (h, w), and the input has {len(sides)} sides; give one number"
+        )
+    return list(value)
 
 
 @register_method(
@@ -61,35 +69,36 @@ def occlusion(
     >>> sightline.explain(net, torch.rand(1, 3, 8, 8), method="occlusion", window=4).maps.shape
     torch.Size([1, 1, 8, 8])
     """
-    height, width = evidence.size_hw
-    wh, ww = _pixels(window, (height, width), (max(1, round(height / 7)), max(1, round(width / 7))))
-    sh, sw = _pixels(stride, (height, width), (max(1, wh // 2), max(1, ww // 2)))
-    if not (1 <= wh <= height and 1 <= ww <= width and sh >= 1 and sw >= 1):
+    sides = evidence.grid
+    size = _pixels(window, sides, [max(1, round(side / 7)) for side in sides])
+    step = _pixels(stride, sides, [max(1, one // 2) for one in size])
+    if not all(1 <= one <= side for one, side in zip(size, sides, strict=True)) or min(step) < 1:
         raise InputError(
-            f"window {(wh, ww)} with stride {(sh, sw)} does not fit an image of {(height, width)}"
+            f"window {tuple(size)} with stride {tuple(step)} does not fit an image of {tuple(sides)}"
         )
-    if sh > wh or sw > ww:
+    if any(by > one for by, one in zip(step, size, strict=True)):
         raise InputError(
-            f"stride {(sh, sw)} is larger than the window {(wh, ww)} and would leave pixels uncovered; "
-            f"expected a stride of at most {(wh, ww)}"
+            f"stride {tuple(step)} is larger than the window {tuple(size)} and would leave pixels uncovered; "
+            f"expected a stride of at most {tuple(size)}"
         )
-    images = evidence.images.detach()
-    windows = [(y, x) for y in window_starts(height, wh, sh) for x in window_starts(width, ww, sw)]
+    images = from_planes(evidence.images.detach(), sides)
+    starts = product(*(window_starts(*one) for one in zip(sides, size, step, strict=True)))
+    windows = [tuple(slice(at, at + one) for at, one in zip(place, size, strict=True)) for place in starts]
     n, k = len(images), len(targets)
-    total = images.new_zeros(n, k, height, width)
-    times = images.new_zeros(height, width)
+    total = images.new_zeros(n, k, *sides)
+    times = images.new_zeros(sides)
     clean = torch.stack([evidence.score(t) for t in targets], 1)
-    for y, x in windows:
-        times[y : y + wh, x : x + ww] += 1
-    pairs = [(i, y, x) for i in range(n) for y, x in windows]
+    for cut in windows:
+        times[cut] += 1
+    pairs = [(i, cut) for i in range(n) for cut in windows]
     for start in range(0, len(pairs), chunk):
         some = pairs[start : start + chunk]
-        rows = torch.tensor([i for i, _, _ in some], device=images.device)
+        rows = torch.tensor([i for i, _ in some], device=images.device)
         masked = images[rows]
-        for j, (_, y, x) in enumerate(some):
-            masked[j, :, y : y + wh, x : x + ww] = value
-        output = evidence.rescore(masked, rows)
+        for one, (_, cut) in zip(masked, some, strict=True):
+            one[(..., *cut)] = value
+        output = evidence.rescore(as_planes(masked, len(sides)), rows)
         drops = torch.stack([clean[rows, j] - t.at(rows)(output) for j, t in enumerate(targets)], 1)
-        for j, (i, y, x) in enumerate(some):
-            total[i, :, y : y + wh, x : x + ww] += drops[j][:, None, None].to(total.dtype)
-    return total / times
+        for drop, (i, cut) in zip(drops, some, strict=True):
+            total[i][(..., *cut)] += drop.view(k, *[1] * len(sides)).to(total.dtype)
+    return as_planes(total / times, len(sides))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sightline.engine import Evidence
+from sightline.errors import UnsupportedError
 from sightline.methods.registry import register_method
 from sightline.options import Count
 from sightline.targets import Target
@@ -50,6 +51,10 @@ def recipro_cam(
     >>> sightline.explain(net, torch.rand(1, 3, 8, 8), method="recipro_cam", layer="1").maps.shape
     torch.Size([1, 1, 6, 6])
     """
+    if gaussian and len(evidence.grid) > 2:
+        raise UnsupportedError(
+            "recipro_cam's neighbourhood of 3 × 3 positions is for pictures; for volumes: recipro_cam:gaussian=false"
+        )
     activations, rescore = evidence.activations, evidence.rescorer()
     n, _, h, w = activations.shape
     masks = position_masks(h, w, gaussian).to(activations)

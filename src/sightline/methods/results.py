@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sightline.engine import Evidence
 from sightline.errors import InputError
+from sightline.heatmap import from_planes
 from sightline.methods.registry import Method
 from sightline.targets import Target
 
@@ -37,12 +38,16 @@ def maps_of(
             "look at the target and at the method's options"
         )
     if method.signed:
-        return maps.abs().amax(2), maps
+        signed = from_planes(maps, evidence.grid)
+        return signed.abs().amax(2), signed
     return _on_image(method, evidence, maps), None
 
 
 def _on_image(method: Method, evidence: Evidence, maps: Tensor) -> Tensor:
     """A layer's maps; at the image's size, each cell where it looks, if the layer does not cover just the image."""
+    if len(evidence.grid) != 2:
+        coarse = evidence.sites and maps.shape[2:] == evidence.activations.shape[2:]
+        return from_planes(maps, evidence.layer_grid() if coarse else evidence.grid)
     if "activations" not in method.needs or method.layers is not None or evidence.sites[0].covers is None:
         return maps
     return evidence.upsampled(maps) if maps.shape[2:] == evidence.activations.shape[2:] else maps

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from sightline.engine import Evidence
+from sightline.heatmap import as_planes, upsample
 from sightline.methods.registry import register_method
 from sightline.options import Count, Range, Seed
 from sightline.scores import ScoreRule
@@ -21,7 +21,7 @@ def make_masks(
     n: int,
     grid: int,
     p: float,
-    size_hw: tuple[int, int],
+    size_hw: Sequence[int],
     generator: torch.Generator,
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
@@ -29,7 +29,7 @@ def make_masks(
     """``n`` smooth masks (n, 1, H, W) in [0, 1]: a random grid, upsampled bilinearly and shifted at random.
 
     The grid of s × s cells (1 with probability p) is upsampled to (s + 1)·⌈H/s⌉ and cropped at a random offset
-    of up to one cell, as in the paper.
+    of up to one cell, as in the paper. A size of one or three numbers: masks for signals and volumes.
 
     >>> make_masks(3, 8, 0.5, (16, 16), torch.Generator().manual_seed(0)).shape
     torch.Size([3, 1, 16, 16])
@@ -38,27 +38,30 @@ def make_masks(
 
 
 def _draw(
-    n: int, grid: int, p: float, size_hw: tuple[int, int], generator: torch.Generator
+    n: int, grid: int, p: float, size_hw: Sequence[int], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Everything random: the cells (n, 1, s, s) and the offsets (n, 2) in pixels."""
-    cells = torch.rand(n, 1, grid, grid, generator=generator) < p
+    axes = len(size_hw)
+    cells = torch.rand(n, 1, *[grid] * axes, generator=generator) < p
     limits = torch.tensor([math.ceil(side / grid) for side in size_hw])
-    return cells, (torch.rand(n, 2, generator=generator) * limits).long()
+    return cells, (torch.rand(n, axes, generator=generator) * limits).long()
 
 
 def _enlarged(
     cells: Tensor,
     offsets: Tensor,
-    size_hw: tuple[int, int],
+    size_hw: Sequence[int],
     device: torch.device | None,
     dtype: torch.dtype,
 ) -> Tensor:
-    (height, width), grid = size_hw, cells.shape[-1]
-    size = ((grid + 1) * math.ceil(height / grid), (grid + 1) * math.ceil(width / grid))
-    large = interpolate(cells.to(device, dtype), size=size, mode="bilinear", align_corners=False)
-    return torch.stack(
-        [m[:, y : y + height, x : x + width] for m, (y, x) in zip(large, offsets.tolist(), strict=True)]
-    )
+    grid = cells.shape[-1]
+    size = [(grid + 1) * math.ceil(side / grid) for side in size_hw]
+    large = upsample(cells.to(device, dtype), size).to(dtype)
+    cuts = [
+        tuple(slice(at, at + side) for at, side in zip(offset, size_hw, strict=True))
+        for offset in offsets.tolist()
+    ]
+    return torch.stack([mask[(slice(None), *cut)] for mask, cut in zip(large, cuts, strict=True)])
 
 
 @register_method("rise", paper="Petsiuk et al., BMVC 2018", needs=(), joint=True)
@@ -89,9 +92,10 @@ def rise(
     n = len(images)
     total = images.new_zeros(n, len(targets), *evidence.size_hw)
     # Everything random is small and is drawn at once, so that the masks do not depend on the chunk size.
-    cells, offsets = _draw(masks, grid, p, evidence.size_hw, generator)
+    cells, offsets = _draw(masks, grid, p, evidence.grid, generator)
     for some, at in zip(torch.split(cells, chunk), torch.split(offsets, chunk), strict=True):
-        drawn = _enlarged(some, at, evidence.size_hw, images.device, images.dtype)
+        drawn = _enlarged(some, at, evidence.grid, images.device, images.dtype)
+        drawn = as_planes(drawn, len(evidence.grid))
         for i in range(n):
             rows = torch.full((len(drawn),), i, device=images.device)
             output = evidence.rescore(images[i] * drawn, rows)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
 from sightline.engine import Evidence
+from sightline.errors import UnsupportedError
 from sightline.methods.registry import register_method
 from sightline.options import NotNegative
 from sightline.targets import Target
@@ -30,6 +31,10 @@ def saliency(evidence: Evidence, target: Target, *, smooth: NotNegative = 0.0) -
     gradient = evidence.input_gradient(target)
     if not smooth:
         return gradient
+    if len(evidence.grid) != 2:
+        raise UnsupportedError(
+            f"saliency's smooth is for pictures, and the input is {evidence.grid}; leave it out"
+        )
     magnitude = gradient.abs().amax(1, keepdim=True)
     return gaussian(magnitude, smooth * max(evidence.size_hw)).expand_as(gradient)
 
