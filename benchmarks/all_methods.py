@@ -6,7 +6,8 @@
 
 Localisation: GT-known at the threshold chosen on ``train-heldout``. Faithfulness: the most probable class. Both on
 photos evenly spaced over `val`. Slow methods are shortened (RISE to 100 masks, Score-CAM to the 64 channels that vary
-most), as the table states. ``--write`` writes the model's section to the file, replacing an earlier one.
+most, SS-CAM to 16 channels and 4 samples), as the table states. ``--write`` writes the model's section to the file,
+replacing an earlier one.
 """
 
 from __future__ import annotations
@@ -33,7 +34,12 @@ from sightline.models.loading import LoadedModel
 from sightline.reports.tables import spelled
 from sightline.types import Dataset
 
-SHORTENED = {"rise": "rise:masks=100", "scorecam": "scorecam:channels=64", "saliency": "saliency:smooth=0.02"}
+SHORTENED = {
+    "rise": "rise:masks=100",
+    "scorecam": "scorecam:channels=64",
+    "sscam": "sscam:channels=16:samples=4",
+    "saliency": "saliency:smooth=0.02",
+}
 FAITHFUL = ("average_drop", "insertion", "deletion", "road_combined", "pointing", "energy")
 
 

@@ -30,7 +30,7 @@ from toynets import (
 
 METHODS = sorted(name for name in sightline.list_methods() if "attention" not in get_method(name).needs)
 # (what attention's methods owe is checked on transformers, in methods/test_attention.py)
-CLASS_AGNOSTIC = {"eigencam", "fem"}  # the same map for every class, and its docstring says so
+CLASS_AGNOSTIC = {"eigencam", "fem", "kpcacam"}  # the same map for every class, and its docstring says so
 NEEDS_A_CLASS = {"cam", "finercam"}  # the class's weights, the other classes' scores: no callable target
 # Enough to show a value, not more: a default of 4,000 masks tests patience only.
 QUICK: dict[str, dict[str, Any]] = {
@@ -39,6 +39,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "smoothgradcam_pp": {"samples": 3},
     "integrated_gradients": {"steps": 4},
     "occlusion": {"window": 4, "stride": 4},
+    "sscam": {"samples": 2, "sigma": 0.5},
 }
 NETS: dict[str, Callable[[], Toy]] = {
     "in-place": InplaceToy,
@@ -53,7 +54,10 @@ every_method = pytest.mark.parametrize("method", METHODS)
 
 
 def explain(net: nn.Module, x: Tensor, method: str, **options: Any) -> sightline.Explanation:
-    if isinstance(net, TokenToy) and method == "fullycam":  # it has no convolutions to fuse but its patches'
+    if isinstance(net, TokenToy) and method in {
+        "fullycam",
+        "refinecam",
+    }:  # it has no convolutions to fuse but its patches'
         options = {"layers": [net.layer, "block.norm1"], **options}
     return sightline.explain(net, x, method=method, **{**QUICK.get(method, {}), **options})
 
@@ -411,7 +415,8 @@ def test_the_methods_of_the_specification_are_there() -> None:
     named = (
         "cam gradcam gradcam_pp guided_backprop guided_gradcam saliency fullycam layercam occlusion hirescam "
         "gradcam_elementwise xgradcam eigencam eigengradcam scorecam ablationcam rise smoothgrad integrated_gradients "
-        "recipro_cam finercam input_x_gradient fullgrad smoothgradcam_pp"
+        "recipro_cam finercam input_x_gradient fullgrad smoothgradcam_pp sscam "
+        "shapleycam kpcacam refinecam"
     )
     assert set(named.split()) <= set(METHODS)
 

@@ -179,6 +179,17 @@ class Evidence:
             for layout, g, a in zip(self._layouts, found, self._nodes, strict=True)
         ]
 
+    def hessian_product(self, target: Target) -> Tensor:
+        """H A with H = ∂²y^c/∂A² at the (first) target layer: (N, C, h, w); 0 where the score is linear in A."""
+        node = self._nodes[0]
+        with torch.enable_grad():
+            score = target(self.output).sum()
+            (slope,) = torch.autograd.grad(score, node, create_graph=True)
+        found = None
+        if slope.requires_grad:
+            (found,) = torch.autograd.grad(slope, node, node.detach(), retain_graph=True, allow_unused=True)
+        return _wide(self._layouts[0].to_map(torch.zeros_like(node) if found is None else found))
+
     def reaches(self, target: Callable[[Any], Any] | None) -> bool:
         """Whether the graph of the score (of the output, without ``target``) leads to the first layer or the image."""
         with torch.enable_grad():

@@ -1,8 +1,9 @@
-"""Rollout, gradient rollout and Chefer's relevance against loops over maps that the networks themselves show."""
+"""Rollout, gradient rollout, Chefer's relevance and LeGrad against loops over maps that the networks show."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from sightline.methods.attention import relevance, rollout
 from toynets import GapToy, TokenToy, make_images, prepare
 
 PICKED = torch.tensor([[2, 0], [1, 3]])
-METHODS = ["attention_rollout", "gradient_rollout", "chefer"]
+METHODS = ["attention_rollout", "gradient_rollout", "chefer", "legrad"]
 every_method = pytest.mark.parametrize("method", METHODS)
 
 
@@ -63,8 +64,9 @@ NETS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def own_maps(net: nn.Module, x: Tensor, c: int) -> tuple[list[Tensor], list[Tensor]]:
-    """A_l (heads, T, T) and ∂y^c/∂A_l of one image, by the network's own softmax, captured by replacing it."""
+@contextmanager
+def plain_attention(net: nn.Module) -> Iterator[list[Tensor]]:
+    """The network's attention computed in plain steps, its maps kept in their graph."""
     from torch.nn import functional
 
     maps: list[Tensor] = []
@@ -84,17 +86,59 @@ def own_maps(net: nn.Module, x: Tensor, c: int) -> tuple[list[Tensor], list[Tens
             block.attn.fused_attn = True
         for module in net.modules():
             module.training = False
-        score = net(x)[0, c]
+        yield maps
     finally:
         functional.scaled_dot_product_attention = kept
         for block, fused in zip(getattr(net, "blocks", []), was, strict=True):
             block.attn.fused_attn = fused
+
+
+def of_heads(maps: Sequence[Tensor]) -> list[Tensor]:
+    return [a.detach().reshape(-1, *a.shape[-2:]) for a in maps]
+
+
+def own_maps(net: nn.Module, x: Tensor, c: int) -> tuple[list[Tensor], list[Tensor]]:
+    """A_l (heads, T, T) and ∂y^c/∂A_l of one image, by the network's own softmax, captured by replacing it."""
+    with plain_attention(net) as maps:
+        score = net(x)[0, c]
     gradients = torch.autograd.grad(score, maps)
-    heads = [a.detach().reshape(-1, *a.shape[-2:]) for a in maps]
-    return heads, [g.reshape(-1, *g.shape[-2:]) for g in gradients]
+    return of_heads(maps), of_heads(gradients)
+
+
+def stream(net: nn.Module, x: Tensor) -> tuple[Tensor, Sequence[nn.Module], Callable[[Tensor], Tensor]]:
+    """The tokens that enter the first block, the blocks, and the head: tokens (1, T, C) -> scores (1, classes)."""
+    if hasattr(net, "patch_embed"):  # timm
+        tokens = net.norm_pre(net.patch_drop(net._pos_embed(net.patch_embed(x))))
+        return tokens, list(net.blocks), lambda t: net.forward_head(net.norm(t))
+    if hasattr(net, "_process_input"):  # torchvision
+        tokens = torch.cat([net.class_token.expand(len(x), -1, -1), net._process_input(x)], 1)
+        encoder = net.encoder
+        return (
+            tokens + encoder.pos_embedding,
+            list(encoder.layers),
+            lambda t: net.heads(encoder.ln(t)[:, 0]),
+        )
+    tokens = torch.cat([net.token, net.patch(x).relu().flatten(2).transpose(1, 2)], 1)
+    pooled = (lambda t: t[:, 0]) if net.class_token else (lambda t: t[:, 1:].mean(1))
+    return tokens, [net.block], lambda t: net.fc(pooled(net.norm(t)))
+
+
+def layerwise_gradients(net: nn.Module, x: Tensor, c: int) -> list[Tensor]:
+    """∂s_l/∂A_l (heads, T, T), s_l the score of class c when every token is the mean of those of block l."""
+    found = []
+    with plain_attention(net) as maps:
+        tokens, blocks, head = stream(net, x)
+        for block in blocks:
+            tokens = block(tokens)
+            score = head(tokens.mean(1, keepdim=True).repeat(1, tokens.shape[1], 1))[0, c]
+            found += torch.autograd.grad(score, maps[-1], retain_graph=True)
+    return of_heads(found)
 
 
 def expected(net: nn.Module, name: str, x: Tensor, c: int, method: str) -> Tensor:
+    if method == "legrad":
+        row = reference.legrad(layerwise_gradients(net, x, c))
+        return row[len(row) - 16 :].view(4, 4)
     maps, gradients = own_maps(net, x, c)
     if method == "attention_rollout":
         total = reference.rollout(maps)
@@ -187,3 +231,97 @@ def test_what_is_refused(method: str) -> None:
     swin = torchvision.models.SwinTransformer([4, 4], 12, [1, 1], [2, 2], [2, 2], num_classes=4).eval()
     with pytest.raises(UnsupportedError, match="SwinTransformer: it attends within windows, as Swin does"):
         sightline.explain(swin, torch.rand(1, 3, 32, 32), method=method)
+
+
+class HandAttention(nn.Module):
+    """Four patches as tokens of one channel, v; one head with A = 1/4 everywhere; y = 2 · mean(v + A v)."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.Identity()
+
+        def forward(self, v: Tensor) -> Tensor:
+            v = self.norm(v)
+            return v + (v @ v.transpose(1, 2) * 0).softmax(-1) @ v
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.block, self.fc = nn.Conv2d(3, 1, 2, 2, bias=False), self.Block(), nn.Linear(1, 1)
+        with torch.no_grad():
+            self.patch.weight.zero_()[0, 0, 0, 0] = 1
+            self.fc.weight.fill_(2), self.fc.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.block(self.patch(x).flatten(2).transpose(1, 2)).mean(1))
+
+
+def test_legrad_by_hand() -> None:
+    # s = 2 · 1/4 Σ_i (v_i + Σ_j A_ij v_j), so ∂s/∂A_ij = v_j / 2 for every query i: the map is ReLU(v) / 2.
+    x = torch.zeros(1, 3, 4, 4)
+    x[0, 0, ::2, ::2] = torch.tensor([[1.0, -2], [3, 0.5]])
+    found = sightline.explain(HandAttention().eval(), x, "legrad", 0).maps
+    assert found[0, 0].tolist() == [[0.5, 0.0], [1.5, 0.25]]
+
+
+def test_legrad_of_the_last_blocks() -> None:
+    net, x = timm_vit(), make_images()
+    slopes = layerwise_gradients(net, x[:1], 2)
+    for count in (1, 2, 3, 9):
+        found = sightline.explain(net, x[:1], "legrad", 2, blocks=count).maps[0, 0]
+        torch.testing.assert_close(found, reference.legrad(slopes[-count:])[1:].view(4, 4))
+
+
+class TokensFirst(TokenToy):
+    """Its block takes and returns (T, N, C), as older CLIPs do."""
+
+    class Block(TokenToy.Block):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.transpose(0, 1)).transpose(0, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = torch.relu(self.patch(x)).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token.expand(len(x), -1, -1), tokens], 1)
+        tokens = self.norm(self.block(tokens.transpose(0, 1)).transpose(0, 1))
+        return self.fc(tokens[:, 0] if self.class_token else tokens[:, 1:].mean(1))
+
+
+@pytest.mark.parametrize("n", [1, 2, 17])
+def test_legrad_where_tokens_come_first(n: int) -> None:
+    usual, other, x = prepare(TokenToy()), prepare(TokensFirst()), make_images(n)
+    other.load_state_dict(usual.state_dict())
+    expected = sightline.explain(usual, x[:2], "legrad", 1).maps
+    torch.testing.assert_close(sightline.explain(other, x, "legrad", 1).maps[:2], expected)
+
+
+class Apart(TokenToy):
+    """Attention and the residual stream in the network itself: no module returns all that goes on."""
+
+    class Block(TokenToy.Block):
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.qkv(self.norm1(x)).chunk(3, -1)
+            return self.out(nn.functional.scaled_dot_product_attention(q, k, v))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = torch.relu(self.patch(x)).flatten(2).transpose(1, 2)
+        return self.fc(self.norm(tokens + self.block(tokens)).mean(1))
+
+
+class TwoInOne(TokenToy):
+    """One module that attends twice."""
+
+    class Block(TokenToy.Block):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(super().forward(x))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (Apart, "sees more of the image than its block 'block' returns"),
+        (TwoInOne, "0 of its 2 attention maps"),
+    ],
+)
+def test_legrad_refuses_blocks_that_it_cannot_tell_apart(make: Callable[[], nn.Module], said: str) -> None:
+    with pytest.raises(UnsupportedError, match=rf"{make.__name__}.*{said}|{said}.*use 'chefer'"):
+        sightline.explain(prepare(make()), make_images(), "legrad")

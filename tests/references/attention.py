@@ -35,3 +35,16 @@ def chefer(maps: list[Tensor]) -> Tensor:
     for heads in maps:
         total = total + matmul(sum(heads) / len(heads), total)
     return total
+
+
+def legrad(gradients: list[Tensor]) -> Tensor:
+    """Bousselham et al., ICCV 2025: the sum over blocks of the mean of ReLU(∂s_l/∂A_l) over heads and queries: (T,)."""
+    size = gradients[0].shape[-1]
+    total = [0.0] * size
+    for slopes in gradients:  # (heads, T, T)
+        for key in range(size):
+            for head in slopes:
+                total[key] += sum(max(float(head[query, key]), 0.0) for query in range(size)) / (
+                    len(slopes) * size
+                )
+    return torch.tensor(total, dtype=gradients[0].dtype)

@@ -1,6 +1,8 @@
-"""Recipro-CAM, Finer-CAM, input × gradient and FullGrad, written from their papers, one position or bias at a time."""
+"""Methods written from their papers, or from their authors' code, one position, channel, mask or bias at a time."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -79,3 +81,74 @@ def fullgrad(net: Toy, x: Tensor, c: int, rescale: bool = False) -> Tensor:
             for channel in psi(term):
                 total = total + upsample(channel, *x.shape[2:])
     return total
+
+
+def sscam(net: Toy, x: Tensor, c: int, samples: int, sigma: float, seed: int = 0) -> Tensor:
+    """Wang et al. 2020: softmax over the channels of the mean y^c(x ⊙ (H_k + noise)); one draw for each mask."""
+    a = layer_output(net, x)[0]
+    height, width = x.shape[2:]
+    generator = torch.Generator().manual_seed(seed)
+    varied = [k for k in range(len(a)) if a[k].max() > a[k].min()]  # a constant channel masks nothing
+    scores = dict.fromkeys(varied, 0.0)
+    for _ in range(samples):
+        for k in varied:
+            h = upsample(a[k], height, width)
+            h = (h - h.min()) / (h.max() - h.min())
+            drawn = torch.randn(height, width, generator=generator).double()
+            scores[k] += score(net, x * (h + sigma * drawn), c) / samples
+    total = torch.zeros_like(a[0])
+    for k, alpha in zip(varied, torch.tensor(list(scores.values()), dtype=a.dtype).softmax(0), strict=True):
+        total = total + alpha * a[k]
+    return total.clamp(min=0)
+
+
+def shapleycam(net: Toy, x: Tensor, c: int, rest: bool = False) -> Tensor:
+    """Cai 2025: w_k = mean of g - H A / 2, H the full matrix of second derivatives."""
+    steps, a = net.split()[1], layer_output(net, x)
+
+    def utility(flat: Tensor) -> Tensor:
+        logits = run(steps, flat.view_as(a))[0]
+        probability = logits.exp() / logits.exp().sum()
+        return logits[c] + probability[c].log() if rest else logits[c]
+
+    flat = a.flatten()
+    slope = torch.autograd.functional.jacobian(utility, flat)
+    hessian = torch.autograd.functional.hessian(utility, flat)
+    change = (slope - hessian @ flat / 2).view_as(a)[0]
+    total = torch.zeros_like(a[0, 0])
+    for k in range(a.shape[1]):
+        total = total + change[k].mean() * a[0, k]
+    return total.clamp(min=0)
+
+
+def kpcacam(net: Toy, x: Tensor, c: int, kernel: str = "sigmoid", gamma: float | None = None) -> Tensor:
+    """Karmani et al. 2024: kernel PCA of the positions' channels, the first component."""
+    a = layer_output(net, x)[0]
+    channels, height, width = a.shape
+    points = [a[:, i, j] - a.mean((1, 2)) for i in range(height) for j in range(width)]
+    gamma = 1 / channels if gamma is None else gamma
+    matrix = torch.zeros(len(points), len(points), dtype=a.dtype)
+    for i, one in enumerate(points):
+        for j, other in enumerate(points):
+            if kernel == "rbf":
+                matrix[i, j] = torch.exp(-gamma * ((one - other) ** 2).sum())
+            else:
+                matrix[i, j] = torch.tanh(gamma * (one @ other) + 1)
+    centring = torch.eye(len(points), dtype=a.dtype) - 1 / len(points)
+    values, vectors = torch.linalg.eig(centring @ matrix @ centring)
+    first = int(values.real.argmax())
+    component = (vectors[:, first].real / vectors[:, first].real.norm()) * values[first].real.sqrt()
+    mass = torch.stack([point.sum() for point in points])
+    return (component if component @ mass > 0 else -component).view(height, width)
+
+
+def refinecam(net: Toy, x: Tensor, c: int, layers: list[str], base: Callable[..., Tensor]) -> Tensor:
+    """Domeniconi et al. 2026: the maps of the layers, each min-maxed at the image's size, multiplied, min-maxed."""
+
+    def minmax(m: Tensor) -> Tensor:
+        return (m - m.min()) / (m.max() - m.min()) if m.max() > m.min() else torch.zeros_like(m)
+
+    product = torch.ones(x.shape[2:], dtype=x.dtype)
+    for layer in layers:
+        product = product * minmax(upsample(base(net, x, c, layer), *x.shape[2:]))
+    return minmax(product)

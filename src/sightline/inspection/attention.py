@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from sightline.errors import InputError, UnsupportedError
 from sightline.heatmap import place
+from sightline.inspection.blocks import Block, BlockRecorder, check_blocks
 from sightline.inspection.guard import eval_mode, unwrapped
 from sightline.inspection.layers import Spans
 from sightline.inspection.recording import tensors_in
@@ -30,7 +32,7 @@ class AttentionPass:
     ``maps``: A_l of each block, (N, heads, T, T), or (N, T, T) where there are no heads; rows sum to 1; T = prefix +
     h·w. ``rows`` (T,) bool: the tokens whose last attention the output depends on: the class token where it is pooled,
     the patches where they are averaged. ``covers``: the part of the image (``size_hw``) that the grid covers, if it is
-    not all of it.
+    not all of it. ``blocks``: the block of each map, where they were asked for.
     """
 
     output: Any
@@ -40,19 +42,24 @@ class AttentionPass:
     rows: Tensor
     covers: Spans | None = None
     size_hw: tuple[int, int] = (0, 0)
+    blocks: Sequence[Block] = ()
 
-    def gradients(self, score: Tensor) -> list[Tensor]:
-        """∂y/∂A_l for each block; zeros where a block does not lead to the score."""
+    def gradients(self, score: Tensor, maps: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """∂y/∂A_l for each block, or for these ``maps``; zeros where a block does not lead to the score."""
+        maps = self.maps if maps is None else maps
         if not score.requires_grad:
             raise InputError(
                 "no gradient reaches the attention from the target: it is computed without gradient"
             )
-        found = torch.autograd.grad(score.sum(), self.maps, retain_graph=True, allow_unused=True)
-        return [torch.zeros_like(a) if g is None else g for g, a in zip(found, self.maps, strict=True)]
+        found = torch.autograd.grad(score.sum(), maps, retain_graph=True, allow_unused=True)
+        return [torch.zeros_like(a) if g is None else g for g, a in zip(found, maps, strict=True)]
 
     def shown(self, relevance: Tensor) -> Tensor:
         """What each patch means to the output, (N, T, T) -> (N, h, w): the mean of the rows that it depends on."""
-        row = relevance[:, self.rows].mean(1)
+        return self.on_grid(relevance[:, self.rows].mean(1))
+
+    def on_grid(self, row: Tensor) -> Tensor:
+        """A value for each token (N, T) as a map of the patches (N, h, w)."""
         maps = row[:, self.prefix :].reshape(len(row), *self.grid)
         return maps if self.covers is None else place(maps, self.covers, self.size_hw)
 
@@ -62,8 +69,8 @@ def over_heads(maps: Tensor) -> Tensor:
     return maps.mean(1) if maps.ndim == 4 else maps
 
 
-def attend(network: nn.Module, images: Tensor) -> AttentionPass:
-    """One forward pass of a transformer with every attention map kept.
+def attend(network: nn.Module, images: Tensor, *, blocks: bool = False) -> AttentionPass:
+    """One forward pass of a transformer with every attention map kept; ``blocks``: and what each block returned.
 
     Seen are ``scaled_dot_product_attention`` and `nn.MultiheadAttention`, which are computed openly here,
     softmax(q kᵀ/√d + mask) v, and a softmax over a square. The grid is that of the network's target layer. Raises
@@ -80,7 +87,9 @@ def attend(network: nn.Module, images: Tensor) -> AttentionPass:
     if structure.displaced:
         raise UnsupportedError(structure.displaced)
     seen = _Attention(len(images))
-    with eval_mode(network), torch.enable_grad(), seen:
+    recorder = BlockRecorder(seen.maps)
+    around = recorder.on(network) if blocks else nullcontext()
+    with eval_mode(network), torch.enable_grad(), around, seen:
         output = network(images.detach())
     name = type(network).__name__
     if not seen.maps:
@@ -99,7 +108,11 @@ def attend(network: nn.Module, images: Tensor) -> AttentionPass:
         raise UnsupportedError(f"{name} attends between fewer tokens than its grid {grid} has; use 'gradcam'")
     rows = _rows(output, seen.maps[-1], prefix)
     size_hw = (images.shape[2], images.shape[3])
-    return AttentionPass(output, seen.maps, prefix, grid, rows, target.covers if target else None, size_hw)
+    found = [recorder.found[i] for i in sorted(recorder.found)]
+    if blocks:
+        check_blocks(network, images, output, found, len(seen.maps))
+    covers = target.covers if target else None
+    return AttentionPass(output, seen.maps, prefix, grid, rows, covers, size_hw, found)
 
 
 def _rows(output: Any, last: Tensor, prefix: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Attention rollout, its gradient variant, and Chefer et al.'s relevance: maps for vision transformers."""
+"""Attention rollout, its gradient variant, Chefer et al.'s relevance, LeGrad: maps for vision transformers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sightline.engine import Evidence, refuse_inference_mode
 from sightline.inspection.attention import AttentionPass, attend, over_heads
+from sightline.inspection.blocks import answer_to
+from sightline.inspection.guard import unwrapped
+from sightline.inspection.inputs import for_rows
 from sightline.methods.registry import register_method
-from sightline.options import Range
+from sightline.options import Count, Range
 from sightline.targets import Target
 
 Part = Annotated[float, Range(0, 1, below=True, noun="a share")]
@@ -58,6 +61,38 @@ def chefer(evidence: Evidence, targets: Sequence[Target]) -> Tensor:
     `attention_rollout` (in a class token's row, the identity falls on no patch). Returns (N, K, h, w), ≥ 0.
     """
     return _for_each(evidence, targets, relevance)
+
+
+@register_method("legrad", paper="Bousselham et al., ICCV 2025", needs=("attention",), joint=True)
+def legrad(evidence: Evidence, targets: Sequence[Target], *, blocks: Count | None = None) -> Tensor:
+    """M = Σ_l mean over heads and queries of ReLU(∂s_l/∂A_l), s_l the score of block l's tokens.
+
+    s_l = y^c of the mean of the tokens that block l returns, read by the network's own head as if every token were
+    that mean (for CLIP: its final norm and projection): as in the authors' code. The prefix tokens are left out of the
+    map, not of the mean. ``blocks``: only the last so many (their code takes 2 by default, the paper all). Returns
+    (N, K, h, w), ≥ 0. Raises `UnsupportedError` as `attend` does, and where blocks cannot be told apart.
+    """
+    refuse_inference_mode()
+    return _layerwise(evidence.network, evidence.images.detach(), targets, blocks)
+
+
+def _layerwise(network: nn.Module, images: Tensor, targets: Sequence[Target], count: int | None) -> Tensor:
+    seen, n = attend(network, images, blocks=True), len(images)
+    if n > 1 and n == seen.maps[0].shape[-1]:  # (N, T, C) and (T, N, C) look alike: one image at a time
+        rows = torch.arange(n).split(1)
+        alone = [(for_rows(network, i), images[i], [t.at(i) for t in targets]) for i in rows]
+        return torch.cat([_layerwise(*one, count) for one in alone])
+    network, totals = unwrapped(network), [torch.zeros(())] * len(targets)
+    for weights, block in list(zip(seen.maps, seen.blocks, strict=True))[-(count or 0) :]:
+        with torch.enable_grad():
+            tokens = block.tokens
+            mean = tokens.mean(1 if len(tokens) == n else 0, keepdim=True).expand_as(tokens).clone()
+        output = answer_to(network, images, seen.blocks[-1], mean)
+        for k, target in enumerate(targets):
+            with torch.enable_grad():
+                (slope,) = seen.gradients(target(output), [weights])
+            totals[k] = totals[k].to(slope) + over_heads(slope.relu()).mean(1)
+    return torch.stack([seen.on_grid(total) for total in totals], 1)
 
 
 def rollout(maps: Sequence[Tensor]) -> Tensor:

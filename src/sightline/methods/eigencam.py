@@ -33,12 +33,23 @@ def first_component(maps: Tensor, centre: bool = True) -> Tensor:
         projection = vectors[:, :, -1] * values[:, -1:].clamp(min=0).sqrt()
     else:  # more positions than channels (an early layer): v₁ itself, from the C × C matrix
         projection = (x @ torch.linalg.eigh(x.transpose(1, 2) @ x).eigenvectors[:, :, -1:])[:, :, 0]
+    signed = like_the_sum(projection, total, x.abs().sum(2).amax(1, keepdim=True))
+    return torch.ldexp(signed, scale[:, 0]).reshape(n, h, w)
+
+
+def like_the_sum(projection: Tensor, total: Tensor, size: Tensor) -> Tensor:
+    """A projection (N, P), of either sign, with the sign that agrees with Σ_k A^k, ``total`` (N, P).
+
+    If that sum is 0, measured by the ``size`` (N, 1) of its terms: with the sign whose largest value is positive.
+
+    >>> like_the_sum(torch.tensor([[1.0, -2.0]]), torch.tensor([[-1.0, 1.0]]), torch.ones(1, 1))
+    tensor([[-1.,  2.]])
+    """
     agreement = (projection * total).sum(1, keepdim=True)
-    nothing = 100 * torch.finfo(x.dtype).eps * x.abs().sum(2).amax(1, keepdim=True)
+    nothing = 100 * torch.finfo(projection.dtype).eps * size
     largest = projection.gather(1, projection.abs().argmax(1, keepdim=True))
     agreement = agreement.where(total.abs().amax(1, keepdim=True) > nothing, largest)
-    signed: Tensor = projection * torch.where(agreement < 0, -1.0, 1.0).to(projection)
-    return torch.ldexp(signed, scale[:, 0]).reshape(n, h, w)
+    return projection * torch.where(agreement < 0, -1.0, 1.0).to(projection)
 
 
 def _near_one(x: Tensor) -> tuple[Tensor, Tensor]:

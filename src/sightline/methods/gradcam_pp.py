@@ -27,7 +27,15 @@ def gradcam_pp(evidence: Evidence, target: Target, *, nwc: bool = False) -> Tens
     >>> bool((sightline.explain(net, torch.rand(1, 3, 8, 8), method="gradcam_pp", layer="1").maps >= 0).all())
     True
     """
-    g, activations = evidence.gradient(target), evidence.activations
+    return plus_plus(evidence.gradient(target), evidence.activations, nwc)
+
+
+def plus_plus(g: Tensor, activations: Tensor, nwc: bool = False) -> Tensor:
+    """Grad-CAM++ from g and A (N, C, h, w): (N, h, w).
+
+    >>> plus_plus(torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[1.0, 3.0]]]]))
+    tensor([[[0.1667, 0.5000]]])
+    """
     denominator = 2 + g * activations.sum((2, 3), keepdim=True)
     usable = (g != 0) & (denominator > 0)
     if bool(((g > 0) & (denominator <= 0)).any()):

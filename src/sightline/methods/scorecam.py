@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -41,20 +41,42 @@ def scorecam(
 def _one_image(
     evidence: Evidence, targets: Sequence[Target], i: int, channels: int | None, chunk: int, nwc: bool
 ) -> Tensor:
-    activations, image = evidence.activations[i], evidence.images[i].detach()
+    activations = evidence.activations[i]
+    kept = varied_channels(activations, channels)
+    if not len(kept):
+        return activations.new_zeros(len(targets), *activations.shape[1:])
+    alpha = masked_scores(evidence, targets, i, kept, chunk).to(activations.dtype).softmax(1)
+    return torch.einsum("km,mhw->khw", alpha.clamp(min=0) if nwc else alpha, activations[kept]).relu()
+
+
+def varied_channels(activations: Tensor, channels: int | None) -> Tensor:
+    """The channels of (C, h, w) that are not constant; at most ``channels``, those of the largest standard deviation.
+
+    >>> varied_channels(torch.tensor([[[1.0, 1.0]], [[0.0, 1.0]], [[0.0, 5.0]]]), 1)
+    tensor([2])
+    """
     flat = activations.flatten(1)
     kept = (flat.amax(1) > flat.amin(1)).nonzero()[:, 0]
     if channels is not None and channels < len(kept):
         kept = kept[flat[kept].std(1).topk(channels).indices]
-    if not len(kept):
-        return activations.new_zeros(len(targets), *activations.shape[1:])
-    scores = []
+    return kept
+
+
+def masked_scores(
+    evidence: Evidence,
+    targets: Sequence[Target],
+    i: int,
+    kept: Tensor,
+    chunk: int,
+    change: Callable[[Tensor], Tensor] = lambda masks: masks,
+) -> Tensor:
+    """y^c(x ⊙ H_k) of image i for each kept channel k: (K, channels); ``change`` alters the masks H (M, H, W)."""
+    activations, image, scores = evidence.activations[i], evidence.images[i].detach(), []
     for some in torch.split(kept, chunk):
         mask = evidence.upsampled(activations[some])
         low, high = mask.amin((1, 2), keepdim=True), mask.amax((1, 2), keepdim=True)
-        mask = ((mask - low) / (high - low)).to(image.dtype)
+        mask = change((mask - low) / (high - low)).to(image.dtype)
         rows = torch.full_like(some, i)
         output = evidence.rescore(image * mask[:, None], rows)
         scores.append(torch.stack([t.at(rows)(output) for t in targets]))
-    alpha = torch.cat(scores, 1).to(activations.dtype).softmax(1)
-    return torch.einsum("km,mhw->khw", alpha.clamp(min=0) if nwc else alpha, activations[kept]).relu()
+    return torch.cat(scores, 1)
