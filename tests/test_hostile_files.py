@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import re
 import struct
 import subprocess
 import tarfile
@@ -21,6 +22,7 @@ import torch
 from PIL import Image, features
 from safetensors.torch import save_file
 
+import sightline
 from sightline import files
 from sightline.batch.listing import read_items
 from sightline.data.adapters.folder import read_folder
@@ -145,6 +147,12 @@ def test_only_the_documented_formats_are_decoded(monkeypatch: pytest.MonkeyPatch
         file = io.BytesIO()
         Image.new("RGB", (16, 16)).save(file, form)
         refused(lambda content=file.getvalue(): decode_image(content, "a.jpg"), "is not an image of a known")
+
+
+def test_files_are_opened_in_one_place() -> None:
+    package = Path(sightline.__file__).parent
+    opening = [p.name for p in package.rglob("*.py") if re.search(r"\bImage\.open\(", p.read_text())]
+    assert opening == ["images.py"]
 
 
 def test_the_documented_formats_are_read() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sightline.app.choices import Choices, offered_methods, takes_layer
 from sightline.app.limits import Limits
-from sightline.data.images import decode_image
+from sightline.data.images import decode_image, open_picture
 from sightline.data.photos import PhotoBatch
 from sightline.errors import ImageError, InputError, unknown
 from sightline.explanation import Explanation
@@ -249,10 +249,8 @@ class Sessions:
 
 def _decoded(data: bytes, name: str, pixels: float) -> Image.Image:
     """The image, unless it has more pixels than are left; its header is looked at first."""
-    from io import BytesIO
-
     try:
-        with Image.open(BytesIO(data)) as header:
+        with open_picture(data) as header:
             width, height = header.size
     except Exception:
         width = height = 0  # `decode_image` says what is wrong

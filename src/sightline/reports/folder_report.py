@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
-
+from sightline.data.images import read_image
 from sightline.errors import InputError
 from sightline.pictures.overlay import curves
 from sightline.reports import html
@@ -163,9 +162,8 @@ def _pictures(path: Path, shown: set[str]) -> list[str]:
 
 def _figure(file: Path, text: str) -> str:
     try:
-        with PIL.Image.open(file) as image:
-            return html.picture(image, text, text)
-    except (OSError, ValueError):
+        return html.picture(read_image(file), text, text)
+    except InputError:
         return html.paragraph(f"{file.name} cannot be read as a picture.", "bad")
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
 
+from sightline.data.images import open_picture
 from sightline.errors import InputError
 
 Member = tuple[str, Callable[[], bytes]]  # a file's path inside its archive, and what reads it
@@ -54,7 +54,7 @@ def shrink(
     data: bytes, size: Callable[[int, int], tuple[int, int]], quality: int, path: Path
 ) -> tuple[float, float]:
     """Save a photo at the size that ``size(width, height)`` gives, and return the scale of x and of y."""
-    with Image.open(BytesIO(data)) as photo:
+    with open_picture(data) as photo:
         before = photo.size
         small = photo.convert("RGB")
         if size(*before) != before:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from sightline.data.images import open_picture
 from sightline.data.subsets.archives import longest, members, shrink
 from sightline.data.subsets.base import Subset, listed
 
@@ -54,7 +54,7 @@ def _mask_of(path: str) -> str:
 
 def _mask(data: bytes, path: Path) -> tuple[int, int, int, int]:
     """Save a mask, shrunk, and return its box, half-open."""
-    with Image.open(BytesIO(data)) as drawn:
+    with open_picture(data) as drawn:
         white = drawn.convert("L").point(lambda value: 255 if value else 0)
     small = white.resize(longest(288)(*white.size), Image.Resampling.BILINEAR)
     path.parent.mkdir(parents=True, exist_ok=True)
