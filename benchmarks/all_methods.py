@@ -1,50 +1,82 @@
-"""Every registered method on one model: localisation and faithfulness, on the same photos.
+"""Every registered method on one model: localisation, faithfulness and cost, on the same photos.
 
-    python benchmarks/all_methods.py --data tiny-imagenet-40.zip --write docs/all-methods.md
-    python benchmarks/all_methods.py --data tiny-imagenet-40.zip --model squeezenet1_1 \\
-        --weights squeezenet1_1.safetensors --write docs/all-methods.md
+    python benchmarks/all_methods.py --data data/ilsvrc-val-650 --keep out/all-methods --write docs/all-methods.md
 
-Localisation: GT-known at the threshold chosen on ``train-heldout``. Faithfulness: the most probable class. Both on
-photos evenly spaced over `val`. Slow methods are shortened (RISE to 100 masks, Score-CAM to the 64 channels that vary
-most, SS-CAM to 16 channels and 4 samples), as the table states. ``--write`` writes the model's section to the file,
-replacing an earlier one.
+Localisation: GT-known at the threshold chosen on the split ``--choose-on``. Faithfulness: the most probable class. Slow
+methods are shortened (``SHORTENED``; their thresholds come from ``--choose-slow`` photos), as their rows state. What
+each method scored per photo is kept in ``--keep``: a run that was stopped, or one with ``--methods``, goes on from
+there, and the table has every row that is complete. ``--write`` replaces the model's section in the file.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import Progress
 
 import sightline
 from sightline.data import load_dataset
-from sightline.evaluation import evaluate
-from sightline.evaluation.faithfulness import evaluate_faithfulness
+from sightline.data.images import open_picture
+from sightline.evaluation.counting import Skipped
+from sightline.evaluation.faithfulness import evaluate_faithfulness, first_images
+from sightline.evaluation.models import ModelSource
+from sightline.evaluation.options import EvaluationOptions, Scoring
+from sightline.evaluation.rows import CENTRE
+from sightline.evaluation.run import resolved_methods
+from sightline.metrics.baselines import best_constant_box, constant_box_hits
+from sightline.metrics.bootstrap import bootstrap_interval, paired_difference
 from sightline.metrics.registry import all_columns
 from sightline.models.loading import LoadedModel
 from sightline.reports.tables import spelled
+from sightline.runtime import in_fast_format
 from sightline.types import Dataset
 
 SHORTENED = {
-    "rise": "rise:masks=100",
-    "scorecam": "scorecam:channels=64",
-    "sscam": "sscam:channels=16:samples=4",
-    "saliency": "saliency:smooth=0.02",
+    "integrated_gradients": "integrated_gradients:steps=6",
+    "occlusion": "occlusion:window=56",
+    "rise": "rise:masks=64",
+    "scorecam": "scorecam:channels=16",
+    "smoothgrad": "smoothgrad:samples=5",
+    "smoothgradcam_pp": "smoothgradcam_pp:samples=5",
+    "sscam": "sscam:channels=8:samples=2",
 }
-FAITHFUL = ("average_drop", "insertion", "deletion", "road_combined", "pointing", "energy")
+SLOW = tuple(SHORTENED.values())
+FAITHFUL = ("average_drop", "increase", "insertion", "deletion", "road_combined", "pointing", "energy")
+METRICS = ("drop", "insertion", "deletion", "pointing")  # ROAD's imputation takes 6 s per map at 224×224
+BASELINES = ("random", "centre")
+SAME = 1e-4  # heatmaps in [0, 1] that differ by less are the same map
 
 
-def recipes() -> list[str]:
-    return [SHORTENED.get(name, name) for name in sightline.list_methods()]
+def methods_of(model: LoadedModel, wanted: Sequence[str]) -> list[str]:
+    """CAM, then every other method that the network allows, shortened, and the two named strings."""
+    names = [
+        "cam",
+        *(name for name in sightline.list_methods() if name != "cam"),
+        "localise",
+        "localise-fast",
+    ]
+    image, found = torch.zeros(1, 3, *model.preprocess.input_hw), []
+    for name in names:
+        if wanted and name not in wanted:
+            continue
+        try:
+            if name not in SHORTENED:  # those need nothing of a network but its scores
+                sightline.explain(model, image, name)
+        except (sightline.UnsupportedError, sightline.InputError) as error:
+            print(f"{name}: {error}", file=sys.stderr)
+        else:
+            found.append(SHORTENED.get(name, name))
+    return found
 
 
 def spread(dataset: Dataset, count: int) -> Dataset:
@@ -53,43 +85,194 @@ def spread(dataset: Dataset, count: int) -> Dataset:
     return replace(dataset, samples=[dataset[i * len(dataset) // count] for i in range(count)])
 
 
-def section(
-    model: LoadedModel, arguments: argparse.Namespace, progress: Callable[[str], Callable]
-) -> list[str]:
-    def load(split: str) -> Dataset:
-        return load_dataset(arguments.data, arguments.dataset, split)
+def locate(
+    model: LoadedModel, methods: Sequence[str], test: Dataset, choose: Dataset
+) -> list[dict[str, Any]]:
+    """For each method the threshold chosen on one split, and which photos of the other are right with it."""
+    source = ModelSource(
+        model.name, model, resolved_methods(methods), Scoring(EvaluationOptions(gt_only=True))
+    )
 
-    test, choose = spread(load("val"), arguments.photos), spread(load("train-heldout"), arguments.choose)
-    methods = recipes()
-    located = evaluate(
-        model, test, methods, choose_on=choose, gt_only=True, progress=progress("localisation")
-    )
-    faithful = evaluate_faithfulness(
-        model,
-        test,
-        methods,
-        limit=arguments.faithful,
-        steps=arguments.steps,
-        progress=progress("faithfulness"),
-    )
-    scores = {row.method: row for row in faithful.rows}
-    columns = all_columns()
-    heads = [f"{columns[name].heading} {columns[name].good}" for name in FAITHFUL]
+    def tallies(dataset: Dataset, taus: Sequence[float]) -> list[Any]:
+        indices = range(len(dataset))
+        return source.score(dataset, indices, taus, Skipped("refuse"), lambda done: None).tallies
+
+    taus = [one.best for one in tallies(choose, [0.2] * len(methods))]
+    hits = [one.hits(tau).astype(int).tolist() for one, tau in zip(tallies(test, taus), taus, strict=True)]
+    return [{"tau": tau, "hits": hit} for tau, hit in zip(taus, hits, strict=True)]
+
+
+def same_as(model: LoadedModel, images: torch.Tensor, methods: Sequence[str]) -> dict[str, str]:
+    """The earlier method whose heatmaps, negative values 0, are the same on these images."""
+    found: dict[str, str] = {}
+    seen: list[tuple[str, torch.Tensor]] = []
+    for method in methods:
+        maps = sightline.explain(model, images, method).heatmaps(tuple(images.shape[2:]), normalise="max")
+        twin = next((name for name, other in seen if float((maps - other).abs().max()) < SAME), None)
+        if twin is None:
+            seen.append((method, maps))
+        else:
+            found[method] = twin
+    return found
+
+
+def cost(model: LoadedModel, images: torch.Tensor, method: str) -> float:
+    """CPU time of one explanation, in forward passes of the same images (the lower of two)."""
+
+    def seconds(call: Any) -> float:
+        found = []
+        for _ in range(2):
+            start = time.process_time()
+            call()
+            found.append(time.process_time() - start)
+        return min(found)
+
+    def forward() -> None:
+        with torch.inference_mode():
+            model(images)
+
+    forward()
+    return seconds(lambda: sightline.explain(model, images, method)) / seconds(forward)
+
+
+class Kept:
+    """One JSON file per method."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, method: str) -> Path:
+        return self.folder / (re.sub(r"[^\w.-]", "_", method) + ".json")
+
+    def read(self, method: str) -> dict[str, Any]:
+        return json.loads(self.path(method).read_text()) if self.path(method).exists() else {}
+
+    def add(self, method: str, **found: Any) -> None:
+        partial = self.path(method).with_suffix(".part")
+        partial.write_text(json.dumps({**self.read(method), **found}))
+        partial.replace(self.path(method))
+
+
+def fill(model: LoadedModel, given: argparse.Namespace, kept: Kept) -> None:
+    """Score what is not kept yet."""
+    test, choose = _splits(given)
+    methods = methods_of(model, given.methods)
+    images = first_images(model, test, 8)
+    cheap, slow = ([one for one in methods if (one in SLOW) == slow] for slow in (False, True))
+    for group, few in ((cheap, given.choose), *(([one], given.choose_slow) for one in slow)):
+        new = [one for one in group if "hits" not in kept.read(one)]
+        if new:
+            _timed(", ".join(new), "localisation")
+            for method, found in zip(new, locate(model, new, test, spread(choose, few)), strict=True):
+                kept.add(method, **found)
+    twins = same_as(model, images, cheap)
+    for method, twin in twins.items():
+        kept.add(method, twin=twin)
+    for group in ([one for one in cheap if one not in twins], slow):
+        new = [one for one in group if "faithful" not in kept.read(one)]
+        if new:
+            _timed(", ".join(new), "faithfulness")
+            found = evaluate_faithfulness(
+                model,
+                test,
+                new,
+                metrics=given.metrics,
+                limit=given.faithful,
+                steps=given.steps,
+                batch_size=20,
+            )
+            for row in (*new, *BASELINES):
+                label = row if row in BASELINES else resolved_methods(row)[0].label
+                scores = found.per_image[label]
+                kept.add(row, faithful={one: scores[one].tolist() for one in FAITHFUL if one in scores})
+    for method in methods if given.cost else ():
+        kept.add(method, cost=cost(model, images[: 2 if method in SLOW else 8], method))
+
+
+def _timed(method: str, what: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {what}: {method}", file=sys.stderr, flush=True)
+
+
+def _splits(given: argparse.Namespace) -> list[Dataset]:
+    options = dict(one.split("=", 1) for one in given.data_option)
+    options = {
+        name: value == "true" if value in ("true", "false") else value for name, value in options.items()
+    }
+    test = load_dataset(given.data, given.dataset, given.split, **options)
+    return [spread(test, given.photos), load_dataset(given.data, given.dataset, given.choose_on, **options)]
+
+
+def table(given: argparse.Namespace, kept: Kept) -> list[str]:
+    """Scores, then differences from CAM, paired over the photos."""
+    test, choose = _splits(given)
+    names = [SHORTENED.get(one, one) for one in (*sightline.list_methods(), "localise", "localise-fast")]
+    rows = {name: found for name in names if "hits" in (found := kept.read(name))}
+    rows = dict(sorted(rows.items(), key=lambda pair: -sum(pair[1]["hits"])))
+    for found in rows.values():
+        found["faithful"] = found.get("faithful") or kept.read(found.get("twin", "")).get("faithful", {})
+    baselines = {f"{name} map": kept.read(name) for name in BASELINES}
+    columns = [name for name in FAITHFUL if name in kept.read("centre").get("faithful", {})]
+    headings = [f"{all_columns()[name].heading} {all_columns()[name].good}" for name in columns]
     lines = [
-        f"| method | GT-known, chosen τ | minus {located.rows[0].method} | {' | '.join(heads)} |",
-        "|" + " --- |" * (3 + len(heads)),
+        f"| method | cost | GT-known, chosen τ | {' | '.join(headings)} |",
+        "|" + " --- |" * (3 + len(headings)),
     ]
-    for row in sorted(located.rows, key=lambda row: -row.scores["gt_known_chosen"].value):
-        beside = [spelled(scores[row.method].scores.get(name)) for name in FAITHFUL]
-        minus = spelled(row.differences.get("gt_known_chosen"))
-        found = f"{spelled(row.scores['gt_known_chosen'])} at {row.thresholds['chosen']:.2f}"
-        lines.append(f"| {row.method} | {found} | {minus} | {' | '.join(beside)} |")
-    for name in ("random", "centre"):
-        beside = [spelled(scores[name].scores.get(column)) for column in FAITHFUL]
-        lines.append(f"| {name} map | | | {' | '.join(beside)} |")
-    for baseline in located.baselines:
-        lines.append(f"| {baseline.name} | {spelled(baseline.score)} | |{' |' * len(heads)}")
+    for name, found in rows.items():
+        cells = [_score(found["faithful"].get(column)) for column in columns]
+        if "twin" in found:
+            cells = [f"as {found['twin']}", *([""] * (len(columns) - 1))]
+        hits = f"{_score(found['hits'])} at {found['tau']:.2f}"
+        lines.append(f"| {name} | {_cost(found)} | {hits} | {' | '.join(cells)} |")
+    for name, found in baselines.items():
+        cells = [_score(found.get("faithful", {}).get(column)) for column in columns]
+        lines.append(f"| {name} | | | {' | '.join(cells)} |")
+    for name, hits in _constant(test, choose).items():
+        lines.append(f"| {name} | | {_score(hits)} |{' |' * len(headings)}")
+    lines += ["", "Minus CAM, paired over the photos; an interval that excludes 0 is a difference.", ""]
+    lines += [f"| method | GT-known | {' | '.join(headings)} |", "|" + " --- |" * (2 + len(headings))]
+    cam = rows["cam"]
+    for name, found in {**rows, **baselines}.items():
+        if name == "cam" or ("twin" in found and found["twin"] == "cam" and found["hits"] == cam["hits"]):
+            continue
+        hits = _minus(found.get("hits"), cam["hits"])
+        cells = [_minus(found.get("faithful", {}).get(one), cam["faithful"].get(one)) for one in columns]
+        if found.get("twin") == "cam":
+            cells = ["0"] * len(columns)
+        lines.append(f"| {name} | {hits} | {' | '.join(cells)} |")
     return lines
+
+
+def _cost(found: dict[str, Any]) -> str:
+    return f"{found['cost']:.1f}" if "cost" in found else ""
+
+
+def _constant(test: Dataset, choose: Dataset) -> dict[str, Any]:
+    """Hits of the centre box, and of the constant box that is best on the choosing split."""
+
+    def truth(dataset: Dataset) -> Any:
+        sizes = [open_picture(sample.source).size[::-1] for sample in dataset.samples]
+        return [sample.boxes_xyxy for sample in dataset.samples], sizes
+
+    best = best_constant_box(*truth(choose))
+    boxes = {"centre box (margin 1/8)": torch.tensor(CENTRE), f"best constant box of {choose.split}": best}
+    return {name: constant_box_hits(box, *truth(test)).double().numpy() for name, box in boxes.items()}
+
+
+def _score(values: Any) -> str:
+    if values is None:
+        return ""
+    finite = np.asarray(values, float)
+    return spelled(bootstrap_interval(finite[np.isfinite(finite)]))
+
+
+def _minus(values: Any, others: Any) -> str:
+    """The paired difference over the photos that have both scores; empty if there are none."""
+    if not values or not others:
+        return ""
+    both = np.isfinite(values) & np.isfinite(others)
+    pair = np.asarray(values, float)[both], np.asarray(others, float)[both]
+    return spelled(paired_difference(*pair), sign=True)
 
 
 def put(path: Path, name: str, text: str) -> None:
@@ -104,43 +287,56 @@ def put(path: Path, name: str, text: str) -> None:
     path.write_text(new)
 
 
-def main() -> None:
+def _given() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", required=True)
-    parser.add_argument("--dataset", default="tiny-imagenet")
+    parser.add_argument("--dataset", default="ilsvrc")
+    parser.add_argument("--split", default="val-report")
+    parser.add_argument("--choose-on", default="val-choose")
+    parser.add_argument(
+        "--data-option", action="append", default=[], help="NAME=VALUE, as in `sightline evaluate`"
+    )
     parser.add_argument("--model", help="as in `sightline evaluate` (default: the default model)")
     parser.add_argument("--weights")
-    parser.add_argument("--photos", type=int, default=240, help="photos of val, for localisation")
-    parser.add_argument("--choose", type=int, default=120, help="photos of train-heldout, for the threshold")
-    parser.add_argument("--faithful", type=int, default=60, help="photos of val, for faithfulness")
-    parser.add_argument("--steps", type=int, default=28, help="steps of insertion and deletion")
+    parser.add_argument("--methods", nargs="*", default=[], help="score only these now (default: all)")
+    parser.add_argument("--photos", type=int, default=319, help="for localisation")
+    parser.add_argument("--choose", type=int, default=120, help="photos that thresholds are chosen on")
+    parser.add_argument("--choose-slow", type=int, default=40, help="the same for the shortened methods")
+    parser.add_argument("--faithful", type=int, default=60, help="photos for faithfulness")
+    parser.add_argument("--steps", type=int, default=7, help="steps of insertion and deletion")
+    parser.add_argument("--metrics", nargs="*", default=METRICS, help="as in `sightline faithfulness`")
+    parser.add_argument("--cost", action="store_true", help="measure the cost too; needs an idle machine")
+    parser.add_argument("--table", action="store_true", help="only print what is kept")
+    parser.add_argument("--keep", type=Path, default=Path("out/all-methods"))
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--write", type=Path)
-    arguments = parser.parse_args()
-    model = sightline.load_model(arguments.model, weights=arguments.weights)
-    start = time.perf_counter()
-    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+    return parser.parse_args()
 
-        def progress(what: str) -> Callable[[int, int], None]:
-            task = bar.add_task(what)
-            return lambda done, total: bar.update(task, completed=done, total=total)
 
-        lines = section(model, arguments, progress)
-    words = shlex.join(sys.argv[1:]).partition(" --write")[0]
+def main() -> None:
+    given = _given()
+    sightline.tune_cpu()
+    torch.set_num_threads(given.threads)
+    model = in_fast_format(sightline.load_model(given.model, weights=given.weights))
+    kept = Kept(given.keep / model.name)
+    if not given.table:
+        fill(model, given, kept)
+    words = shlex.join(sys.argv[1:]).partition(" --write")[0].replace(" --table", "").replace(" --cost", "")
     text = "\n".join(
         [
             f"## {model.name} ({model.preprocess.input_hw[0]}×{model.preprocess.input_hw[1]})\n",
-            f"`python benchmarks/all_methods.py {words}`: {arguments.photos} photos of `val` for localisation "
-            f"(threshold from {arguments.choose} of `train-heldout`), {arguments.faithful} of them for faithfulness, "
-            f"{arguments.steps} steps; {time.perf_counter() - start:.0f} s, {torch.get_num_threads()} thread(s). "
-            "Per cent, 95 % bootstrap intervals.\n",
-            *lines,
+            f"`python benchmarks/all_methods.py {words}`: {given.photos} photos of `{given.split}` for localisation "
+            f"(threshold from {given.choose} of `{given.choose_on}`, {given.choose_slow} for the shortened methods), "
+            f"{given.faithful} of them for faithfulness, {given.steps} steps of insertion and deletion. Cost: CPU time "
+            "in forward passes. Per cent, 95 % bootstrap intervals.\n",
+            *table(given, kept),
         ]
     )
     print(text)
-    if arguments.write:
-        put(arguments.write, model.name, text)
+    if given.write:
+        put(given.write, model.name, text)
 
 
 if __name__ == "__main__":

@@ -139,6 +139,7 @@ def evaluate_faithfulness(
         list(dict.fromkeys(filled)),
         {dataset[index].id: why for index, why in run.selection.skipped.reasons.items()},
         [*untrained({loaded.name: loaded}), *notes, *left_out(whole, dataset, others)],
+        per_image={row.method: {k: torch.cat(v).numpy() for k, v in row.scores.items()} for row in run.rows},
     )
 
 

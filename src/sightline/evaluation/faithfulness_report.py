@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from sightline.evaluation.randomisation import Randomisation
 from sightline.metrics.bootstrap import Interval
 from sightline.metrics.registry import Column
 from sightline.reports.tables import Row, csv_text, interval_ends, markdown_table, spelled, write_run
+
+Array = NDArray[Any]
 
 
 @dataclass
@@ -19,7 +23,8 @@ class FaithfulnessReport:
     """The result of `evaluate_faithfulness`: one row per method and baseline, and everything it depends on.
 
     ``described``: the columns of the measured metrics, in table order. ``remarks``: those metrics' sentences for the
-    caption.
+    caption. ``per_image``: for each row's method, each column's scores (N,), NaN where an image has none; all rows have
+    the same images, so that two can be paired.
     """
 
     settings: dict[str, Any]
@@ -29,6 +34,7 @@ class FaithfulnessReport:
     skipped: dict[str, str] = field(default_factory=dict)  # image id -> why
     notes: list[str] = field(default_factory=list)
     randomisation: Randomisation | None = None
+    per_image: dict[str, dict[str, Array]] = field(default_factory=dict)
 
     @property
     def columns(self) -> list[str]:

@@ -17,6 +17,7 @@ from sightline.data.images import read_image
 from sightline.errors import InputError, unknown
 from sightline.training.augment import augment
 from sightline.training.devices import share_of_batch
+from sightline.training.kept import KeptMaps, kept_maps
 from sightline.training.recipe import Recipe
 from sightline.types import Dataset, ImageSource, Sample
 
@@ -119,10 +120,17 @@ class PhotoData(lightning.LightningDataModule):
     def __init__(self, recipe: Recipe, train: Dataset, test: Dataset | None) -> None:
         super().__init__()
         self.recipe = recipe
-        self.train = LabelledPhotos(train, recipe)
-        self.test = (
+        self.train: LabelledPhotos | KeptMaps = LabelledPhotos(train, recipe)
+        self.test: LabelledPhotos | KeptMaps | None = (
             None if test is None else LabelledPhotos(test, recipe, recipe.side(recipe.optimiser.epochs - 1))
         )
+
+    def keep_maps(self, module: Any) -> None:
+        """Replace the photos by the output of the trunk's untrained part: ``augment.views`` views, and test photos."""
+        assert isinstance(self.train, LabelledPhotos)
+        self.train = kept_maps(module, self.train, self.recipe.augment.views)
+        if isinstance(self.test, LabelledPhotos):
+            self.test = kept_maps(module, self.test, None)
 
     def train_dataloader(self) -> DataLoader[Any]:
         rank, world = self._place()
@@ -141,6 +149,6 @@ class PhotoData(lightning.LightningDataModule):
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _loader(self, photos: LabelledPhotos, batch: int, **options: Any) -> DataLoader[Any]:
+    def _loader(self, photos: LabelledPhotos | KeptMaps, batch: int, **options: Any) -> DataLoader[Any]:
         workers = self.recipe.data.workers
         return DataLoader(photos, batch, num_workers=workers, persistent_workers=workers > 0, **options)

@@ -32,17 +32,23 @@ class DataOptions:
     categories: list[str] | None = None
     cache: bool = True  # keep the decoded photos in memory
     workers: int = 0  # processes that load photos
+    kept: str | None = None  # folder where the maps of augment.views are saved, for the next run
 
 
 @dataclass
 class ModelOptions:
-    """The network. ``init_from``: a checkpoint whose weights are loaded where name and shape match."""
+    """The network. ``init_from``: a checkpoint whose weights are loaded where name and shape match.
+
+    ``trainable``: how many of the trunk's last children are trained beside the head (None: all). The others keep their
+    weights and statistics.
+    """
 
     name: str = "small-gap"
     options: dict[str, Any] = field(default_factory=dict)
     pretrained: bool | str = False
     trunk_weights: str | None = None
     init_from: str | None = None
+    trainable: int | None = None
 
 
 @dataclass
@@ -66,7 +72,11 @@ class OptimiserOptions:
 
 @dataclass
 class AugmentOptions:
-    """``sizes``: first epoch -> side of the photos in pixels from then on, for example {0: 48, 12: 64}."""
+    """``sizes``: first epoch -> side of the photos in pixels from then on, for example {0: 48, 12: 64}.
+
+    ``views``: with ``model.trainable``, that many augmented views of each photo go through the untrained part of the
+    trunk once, and the rest is trained on its output, kept in memory: fast on a CPU. Epoch e uses view e mod ``views``.
+    """
 
     sizes: dict[int, int] = field(default_factory=lambda: {0: 64})
     scale: list[float] = field(default_factory=lambda: [0.4, 1.0])
@@ -75,6 +85,7 @@ class AugmentOptions:
     grey: float = 0.0  # share of photos turned grey
     cutmix: float = 0.0  # share of batches that are mixed
     plain_epochs: int = 0  # number of final epochs without CutMix
+    views: int | None = None
 
 
 @dataclass
@@ -258,6 +269,25 @@ def _check(recipe: Recipe) -> None:
         (0 <= a.jitter < 1, "augment.jitter", a.jitter, "in [0, 1)"),
         (0 <= a.grey <= 1, "augment.grey", a.grey, "in [0, 1]"),
         (0 <= a.cutmix <= 1, "augment.cutmix", a.cutmix, "in [0, 1]"),
+        (
+            recipe.model.trainable is None or recipe.model.trainable >= 0,
+            "model.trainable",
+            recipe.model.trainable,
+            "≥ 0",
+        ),
+        (
+            a.views is None or (a.views >= 1 and recipe.model.trainable is not None),
+            "augment.views",
+            a.views,
+            "≥ 1, and model.trainable",
+        ),
+        (a.views is None or not a.cutmix, "augment.cutmix", a.cutmix, "0 where augment.views is given"),
+        (
+            a.views is None or (len(a.sizes) == 1 and recipe.test.sizes == [recipe.side(0)]),
+            "test.sizes",
+            recipe.test.sizes,
+            f"{[recipe.side(0)]}, the one size of the kept views",
+        ),
         (bool(recipe.test.sizes), "test.sizes", recipe.test.sizes, "at least one side"),
     ]
     for holds, key, value, expected in rules:

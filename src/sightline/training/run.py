@@ -25,6 +25,7 @@ from sightline.training.callbacks import EpochLog, ResumeFile
 from sightline.training.checkpoint import save_checkpoint, sha256, start_from
 from sightline.training.data import LabelledPhotos, PhotoData
 from sightline.training.devices import layout, share_of_batch
+from sightline.training.kept import KeptMaps
 from sightline.training.module import Classifier
 from sightline.training.recipe import Recipe, read_recipe
 from sightline.types import Dataset
@@ -51,6 +52,8 @@ def train_recipe(
         _check_same(recipe, out / "recipe.yaml")
     data = PhotoData(recipe, train or _load(recipe, recipe.data.train), test or _test_data(recipe))
     module = build_module(recipe, data)
+    if recipe.augment.views is not None:
+        data.keep_maps(module)
     with quiet():
         trainer = make_trainer(recipe, out)
         out.mkdir(parents=True, exist_ok=True)
@@ -178,15 +181,12 @@ def fit(trainer: lightning.Trainer, module: Classifier, data: PhotoData, resume_
 
 
 @torch.no_grad()
-def accuracy(network: nn.Module, photos: LabelledPhotos, module: Classifier) -> dict[str, float]:
+def accuracy(network: nn.Module, photos: LabelledPhotos | KeptMaps, module: Classifier) -> dict[str, float]:
     """Top-1 and top-5 accuracy of ``network`` in single precision at ``photos.side``."""
     hits = {"top1": 0, "top5": 0}
     for images, labels, _ in DataLoader(photos, module.recipe.test.batch_size):
-        ranked = (
-            network(module.normalised(images.to(module.mean.device)))
-            .topk(min(5, len(photos.categories)))
-            .indices.cpu()
-        )
+        logits = module.logits(images.to(module.mean.device), network)
+        ranked = logits.topk(min(5, len(photos.categories))).indices.cpu()
         right = ranked == labels[:, None]
         hits["top1"] += int(right[:, 0].sum())
         hits["top5"] += int(right.sum())

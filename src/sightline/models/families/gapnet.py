@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sightline.errors import InputError, UnsupportedError, unknown
+from sightline.models.families.lite import LITES, lite_trunk
 from sightline.models.families.nin import NIN
 from sightline.models.families.small import small_trunk, small_vgg
 from sightline.models.families.trunks import (
@@ -57,6 +58,12 @@ class GapNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.fc(self.pool(self.features(images)))
+        return logits
+
+    def behind(self, cut: int, maps: Tensor) -> Tensor:
+        """The logits (N, classes) from the output ``maps`` of the trunk's first ``cut`` children."""
+        assert isinstance(self.features, nn.Sequential)  # verified where a cut is chosen
+        logits: Tensor = self.fc(self.pool(self.features[cut:](maps)))
         return logits
 
 
@@ -110,6 +117,8 @@ def _trunk(
         if pretrained:
             raise InputError(f"{given} has no published weights; leave `pretrained` out")
         return SMALL[name](**options), 0, ()
+    if name in LITES:
+        return lite_trunk(name, pretrained, **options), 1, ()
     if name in PAPER:
         original, last, units = PAPER[name]
         return torchvision_trunk(original, pretrained, last, **options), 0, units
@@ -128,7 +137,7 @@ def list_gapnets() -> list[str]:
     >>> {"vgg16-gap", "alexnet-star-gap", "resnet50-tap", "small-gmp"} <= set(list_gapnets())
     True
     """
-    trunks = {*SMALL, *PAPER, *ALIASES, *names_with_maps()}
+    trunks = {*SMALL, *LITES, *PAPER, *ALIASES, *names_with_maps()}
     return sorted(f"{trunk}-{pooling}" for trunk in trunks for pooling in POOLINGS)
 
 

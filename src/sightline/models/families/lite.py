@@ -173,6 +173,23 @@ class EfficientNetLite(nn.Module):
         return logits
 
 
+def lite_trunk(name: str, pretrained: bool | str = False) -> nn.Sequential:
+    """The network up to its 1,280 maps, every stage a child: what surgery cuts and what training can leave untrained.
+
+    >>> list(dict(lite_trunk("lite0").named_children()))[-5:]
+    ['stage5', 'stage6', 'conv_head', 'bn2', 'act2']
+    """
+    whole: Any = _published_lite(name, 1000, "DEFAULT").network if pretrained else _build_lite(name, 1000, {})
+    trunk = nn.Sequential()
+    for child in ("conv_stem", "bn1", "act1"):
+        trunk.add_module(child, getattr(whole, child))
+    for number, stage in enumerate(whole.blocks):
+        trunk.add_module(f"stage{number}", stage)
+    for child in ("conv_head", "bn2", "act2"):
+        trunk.add_module(child, getattr(whole, child))
+    return trunk
+
+
 def _stages(width: float, depth: float) -> Iterator[nn.Sequential]:
     n_in = STEM
     for place, (expansion, channels, blocks, kernel, stride) in enumerate(STAGES):

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from sightline.errors import InputError
-from sightline.models.families import gapnet, timm, torchvision
+from sightline.models.families import gapnet, lite, timm, torchvision
 from sightline.models.families.base import Family, Published, fetching, last_with, offline_at_once
 from sightline.models.preprocess import Preprocess
 from sightline.models.weights import hollow
@@ -44,6 +44,8 @@ def _preprocess_surgery(name: str) -> Preprocess | None:
     trunk = name.rpartition("-")[0] or name
     if trunk in gapnet.SMALL:
         return Preprocess((64, 64), 64)
+    if trunk in lite.LITES:
+        return lite.FAMILY.preprocess(trunk)
     if trunk.startswith("timm/"):
         return timm.FAMILY.preprocess(trunk)
     original = gapnet.PAPER[trunk][0] if trunk in gapnet.PAPER else gapnet.ALIASES.get(trunk, trunk)
