@@ -77,6 +77,7 @@ def explain(
         raise InputError(
             f"model is a {type(model).__name__}; expected a torch.nn.Module or a loaded model{hint}"
         )
+    layout = spec.layout if layout == "auto" else layout
     photos = as_batch(model, batch, view)
     given, model = model, _with_inputs(model, batch, inputs, target, len(photos))
     if target is not None and not (isinstance(classes, str) and classes == "top1"):

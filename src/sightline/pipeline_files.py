@@ -43,6 +43,7 @@ class ExplainOptions:
     ``target``      instead of classes: one of `sightline.targets`, or its text, such as "contrast:281,282".
     ``rule``        how maps become boxes.
     ``layers``      for methods that have a target layer; found automatically if empty.
+    ``layout``      how a named layer's tensor is a map, as in `explain`.
     ``view``        "whole" | "crop", as in `explain`.
     ``batch_size``  photos per forward pass; ``workers``: threads that read photos.
 
@@ -60,6 +61,7 @@ class ExplainOptions:
     batch_size: int = 8
     workers: int = 1
     target: str | OutputTarget | None = None
+    layout: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("methods", "layers", "method_options"):  # one alone is a list of one
@@ -85,7 +87,9 @@ class ExplainOptions:
     @cached_property
     def specs(self) -> list[MethodSpec]:
         """The methods, parsed."""
-        return parse_methods(list(self.methods), list(self.method_options), list(self.layers))
+        return parse_methods(
+            list(self.methods), list(self.method_options), list(self.layers), layout=self.layout
+        )
 
     @property
     def common_threshold(self) -> float | None:
@@ -96,7 +100,7 @@ class ExplainOptions:
     def as_dict(self) -> dict[str, Any]:
         """The options as written to manifest.json, the box rule's fields (also the old ``standard``) inline."""
         # Inlined; listed by method; without effect on the results; as text.
-        elsewhere = ("rule", "method_options", "workers", "target")
+        elsewhere = ("rule", "method_options", "workers", "target", *(["layout"] * (self.layout == "auto")))
         plain = {name: value for name, value in asdict(self).items() if name not in elsewhere}
         target = {} if self.target is None else {"target": repr(self.target)}
         return {**plain, **target, **self.rule.as_dict(), "standard": self.rule.relative_to}

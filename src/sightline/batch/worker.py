@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ class BatchOptions:
     ``heatmap_bits``  8 or 16: heatmaps are stored as round(h · (2^bits - 1)), unsigned; 0: not stored.
     ``heatmap_size``  "input": at the network's input size; "map": at the map's own size, before any
                       upsampling (7×7 for a ResNet at 224: a thousandth of the bytes).
+    ``layout``        how a named layer's tensor is a map, as in `explain`.
     ``channels_last`` run the network in that memory format: often faster, equal to about 1e-6.
     """
 
@@ -75,9 +76,13 @@ class BatchOptions:
     batch_size: int = 32
     shard_size: int = 512
     channels_last: bool = True
+    layout: str = "auto"
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.layout != "auto":
+            spec = parse_method(self.method)
+            replace(spec, layers=spec.layers or tuple(self.layers), layout=self.layout)
         if self.heatmap_bits not in BITS:
             raise InputError(f"heatmap_bits={self.heatmap_bits}; expected 0 (none), 8 or 16")
         if self.heatmap_size not in SIZES:
@@ -90,7 +95,8 @@ class BatchOptions:
 
     def as_dict(self) -> dict[str, Any]:
         """The options as written to manifest.json, the box rule's fields (also the old ``standard``) inline."""
-        fields = {name: value for name, value in asdict(self).items() if name != "rule"}
+        elsewhere = ("rule", *(["layout"] * (self.layout == "auto")))
+        fields = {name: value for name, value in asdict(self).items() if name not in elsewhere}
         return {**fields, **self.rule.as_dict(), "standard": self.rule.relative_to}
 
 
@@ -127,6 +133,7 @@ def explain_prepared(
         method=options.method,
         classes=options.classes,
         layer=options.layers or None,
+        layout=options.layout,
         **options.method_options,
     )
     heatmaps = explanation.heatmaps(normalise=options.rule.normalise, percentile=options.rule.percentile)

@@ -46,6 +46,14 @@ MethodOptions = Annotated[
 Layers = Annotated[
     list[str] | None, typer.Option("--layer", help="A name from `sightline layers MODEL`; repeatable.")
 ]
+LayerLayout = Annotated[
+    str,
+    typer.Option(
+        "--layout",
+        help="How the tensor of --layer is a map: nchw, nhwc, ntc:14x14, ntc:1+14x14 (prefix tokens first), nct:…; "
+        "auto: found.",
+    ),
+]
 View = Annotated[str, typer.Option(help="What the network sees: the whole photo, or its usual crop.")]
 Normalise = Annotated[str, typer.Option(help="minmax, max, percentile or ivr.", rich_help_panel=HEAT)]
 Colormap = Annotated[str, typer.Option(help="Any matplotlib colour map.", rich_help_panel=HEAT)]
@@ -131,6 +139,12 @@ CommonOptions = Annotated[
 CommonLayers = Annotated[
     list[str] | None,
     typer.Option("--layer", help="Target layer; several are fused into one map.", rich_help_panel=METHODS),
+]
+CommonLayout = Annotated[
+    str,
+    typer.Option(
+        "--layout", help="As in `sightline explain`: nchw, nhwc, ntc:1+14x14, …", rich_help_panel=METHODS
+    ),
 ]
 Flip = Annotated[
     bool,

@@ -15,6 +15,7 @@ from sightline.cli._options import (
     Colormap,
     Device,
     Json,
+    LayerLayout,
     Layers,
     MethodOptions,
     ModelName,
@@ -46,6 +47,7 @@ def batch(
     classes: Classes = "top1",
     option: MethodOptions = None,
     layer: Layers = None,
+    layout: LayerLayout = "auto",
     view: View = "whole",
     normalise: Normalise = "minmax",
     colormap: Colormap = "turbo",
@@ -122,6 +124,7 @@ def batch(
         classes=classes,
         method_options=option or [],
         layers=layer or [],
+        layout=layout,
         rule=BoxRule.of(
             threshold=threshold,
             relative_to=relative_to,

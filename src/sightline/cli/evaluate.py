@@ -15,6 +15,7 @@ from sightline.cli._options import (
     Categories,
     ClassNames,
     CommonLayers,
+    CommonLayout,
     CommonOptions,
     DataOptions,
     Device,
@@ -77,6 +78,7 @@ def evaluate(
     ] = "photo",
     option: CommonOptions = None,
     layer: CommonLayers = None,
+    layout: CommonLayout = "auto",
     flip: Flip = False,
     gt_only: Annotated[
         bool,
@@ -138,7 +140,7 @@ def evaluate(
     from sightline.methods.spec import parse_methods
     from sightline.progress import progress_bar
 
-    specs = parse_methods(method or ["cam"], option or [], layer or [], flip)
+    specs = parse_methods(method or ["cam"], option or [], layer or [], flip, layout)
     rules = box_rules(
         relative_to=relative_to or ["max"], threshold=threshold, normalise=normalise, percentile=percentile
     )

@@ -13,6 +13,7 @@ from sightline.cli._options import (
     Categories,
     ClassNames,
     CommonLayers,
+    CommonLayout,
     CommonOptions,
     DataOptions,
     Device,
@@ -58,6 +59,7 @@ def faithfulness(
     method: Methods = None,
     option: CommonOptions = None,
     layer: CommonLayers = None,
+    layout: CommonLayout = "auto",
     flip: Flip = False,
     view: View = "whole",
     input_size: InputSize = None,
@@ -110,7 +112,7 @@ def faithfulness(
     from sightline.methods.spec import parse_methods
     from sightline.progress import progress_bar
 
-    specs = parse_methods(method or ["cam"], option or [], layer or [], flip)
+    specs = parse_methods(method or ["cam"], option or [], layer or [], flip, layout)
     options = FaithfulnessOptions(
         limit, view, input_size, on_bad, steps, seed, batch_size, workers, resamples, unknown_classes
     )

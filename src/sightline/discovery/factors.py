@@ -99,12 +99,14 @@ def photo_factors(
     rank: int = 5,
     *,
     layer: Layer = None,
+    layout: str = "auto",
     view: str = "whole",
     batch_size: int = 32,
     seed: int = 0,
 ) -> tuple[Result, Factors]:
     """Factorise the target layer of many photos: a map of each concept in each photo, each named by the classifier.
 
+    ``layout``: how the named layer's tensor is a map, as in `explain`.
     Unreadable photos are listed in the result's ``skipped``. Raises `InputError` for a rank that does not fit and
     `UnsupportedError` for a network without scores.
     """
@@ -120,7 +122,8 @@ def photo_factors(
         photos = load_photos(model, chunk, view, keep_photos=False, on_error="collect")
         skipped.update({source_name(chunk[i]): reason for i, reason in photos.errors.items()})
         if len(photos):
-            found, sites = observe_for(get_method("eigencam"), network, photos.to(model).images, layer)
+            images = photos.to(model).images
+            found, sites = observe_for(get_method("eigencam"), network, images, layer, layout=layout)
             evidence = evidence or found
             seen.append(found.activations.cpu())
             kept += [chunk[i] for i in photos.indices]

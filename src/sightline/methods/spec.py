@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, TypeVar
 
 from sightline.errors import InputError, unknown
+from sightline.inspection.layout import Layout
 from sightline.methods.named import named_methods
 from sightline.methods.options import parse_options
 from sightline.methods.registry import get_method, list_methods
@@ -75,8 +76,9 @@ class MethodSpec:
     """A method with its options and combinators; raises `InputError` for impossible ones.
 
     From the inside out: ``layers`` fused, the mirror image (``flip``), the ``affinity`` walk, the mean over noisy
-    images (``smooth``), over ten crops (``tencrop``), over input sizes (``scales``). ``alias`` is the name of the
-    whole, if it was requested by a name.
+    images (``smooth``), over ten crops (``tencrop``), over input sizes (``scales``). ``layout``: how the tensor of the
+    named layer is a map ("nhwc", "ntc:1+14x14"; "auto": found). ``alias`` is the name of the whole, if it was requested
+    by a name.
     """
 
     name: str
@@ -88,9 +90,19 @@ class MethodSpec:
     smooth: Smooth | None = None
     tencrop: bool = False
     alias: str = field(default="", compare=False)
+    layout: str = "auto"
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.layout == "auto":
+            return
+        Layout.parse(self.layout)
+        if not self.layers:
+            raise InputError(
+                f"layout={self.layout!r} was given without a layer; name the layer that it describes"
+            )
+        if self.combines:
+            raise InputError(f"layout={self.layout!r} is given beside the combinators of {self.label!r}")
 
     @property
     def label(self) -> str:
@@ -103,6 +115,7 @@ class MethodSpec:
             return self.alias
         options = [f"{name}={_spelled(value)}" for name, value in self.options.items()]
         layers = [f"layer={'+'.join(self.layers)}"] if self.layers else []
+        layers += [f"layout={self.layout}"] if self.layout != "auto" else []
         return " ".join([self.name, *options, *layers, *self._around()])
 
     def _around(self) -> list[str]:
@@ -263,12 +276,16 @@ def _settings(kind: type[T], name: str, around: Mapping[str, str]) -> T | None:
 
 
 def parse_methods(
-    texts: Sequence[str], options: Sequence[str] = (), layers: Sequence[str] = (), flip: bool = False
+    texts: Sequence[str],
+    options: Sequence[str] = (),
+    layers: Sequence[str] = (),
+    flip: bool = False,
+    layout: str = "auto",
 ) -> list[MethodSpec]:
     """The specs of several method strings, with defaults for all of them.
 
-    ``options`` are NAME=VALUE for every method that has it, or METHOD.NAME=VALUE; ``layers`` apply to methods with a
-    target layer. Raises `InputError` with the nearest names.
+    ``options`` are NAME=VALUE for every method that has it, or METHOD.NAME=VALUE; ``layers`` and
+    their ``layout`` apply to methods with a target layer. Raises `InputError` with the nearest names.
 
     >>> [r.label for r in parse_methods(["cam", "gradcam:nwc=false"], ["nwc=true"], flip=True)]
     ['cam nwc=true flip', 'gradcam nwc=false flip']
@@ -279,12 +296,17 @@ def parse_methods(
     if layers and not with_layer:
         names = ", ".join(spec.name for spec in specs)
         raise InputError(f"layer={layers[0]!r} was given, but {names} takes no layer")
+    if layout != "auto" and not with_layer:
+        raise InputError(
+            f"layout={layout!r} was given, but {', '.join(s.name for s in specs)} takes no layer"
+        )
     whole = [
         replace(
             spec,
             options={**common[spec.name], **spec.options},
             layers=spec.layers or (tuple(layers) if spec in with_layer else ()),
             flip=spec.flip or flip,
+            layout=layout if spec in with_layer else "auto",
         )
         for spec in specs
     ]

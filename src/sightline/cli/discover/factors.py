@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from sightline.cli._options import Categories, Device, ModelName, Scores, Weights
+from sightline.cli._options import Categories, Device, LayerLayout, ModelName, Scores, Weights
 from sightline.cli.discover._common import MODEL, OUTPUT, BatchSize, Json, View
 
 
@@ -22,6 +22,7 @@ def factors(
         Optional[str],
         typer.Option(help="Layer to factorise. [default: the target layer]", rich_help_panel=MODEL),
     ] = None,
+    layout: LayerLayout = "auto",
     view: View = "whole",
     batch_size: BatchSize = 32,
     device: Device = "auto",
@@ -51,5 +52,7 @@ def factors(
     sources = expand_paths(paths)
     prepare_folder(out, "discover")
     loaded = load_saying(model, weights, categories, device, scores)
-    result, _ = photo_factors(loaded, sources, rank, layer=layer, view=view, batch_size=batch_size)
+    result, _ = photo_factors(
+        loaded, sources, rank, layer=layer, layout=layout, view=view, batch_size=batch_size
+    )
     finish(result, out, json)
