@@ -8,9 +8,10 @@ from typing import Any
 
 import lightning
 import numpy as np
+import PIL.Image
 import pytest
 import torch
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from torch import nn
 
 from colournet import Colours
@@ -130,21 +131,25 @@ class Plain(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-@pytest.mark.filterwarnings("ignore")  # Lightning's own, on small loaders
-def test_a_lightning_training(tmp_path) -> None:
+def train(logger: Any, epochs: int = 2, **options: Any) -> None:
     data = torch.utils.data.TensorDataset(batch(), torch.zeros(2).long())
     loader = torch.utils.data.DataLoader(data)
+    log = LocalisationLog(batch(), torch.zeros(2).long(), [BOX] * 2, network="network", panels=2, **options)
+    trainer = lightning.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=logger, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, log_every_n_steps=1, callbacks=[log],
+    )  # fmt: skip
+    trainer.fit(Plain(), loader, loader)
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's own, on small loaders
+def test_a_lightning_training(tmp_path) -> None:
     loggers = [CSVLogger(tmp_path, "csv"), TensorBoardLogger(tmp_path, "board")]
     pictures: list[Any] = []
     loggers[0].log_image = lambda key, images, step: pictures.append(
         (key, len(images), step)
     )  # as W&B's logger
-    trainer = lightning.Trainer(
-        max_epochs=2, accelerator="cpu", logger=loggers, enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=False, log_every_n_steps=1,
-        callbacks=[LocalisationLog(batch(), torch.zeros(2).long(), [BOX] * 2, network="network", every=2, panels=2)],
-    )  # fmt: skip
-    trainer.fit(Plain(), loader, loader)
+    train(loggers, every=2)
     rows = list(csv.DictReader((tmp_path / "csv" / "version_0" / "metrics.csv").read_text().splitlines()))
     assert [row["sightline/heat_in_box"] for row in rows if row.get("sightline/heat_in_box")] == ["1.0"]
     assert pictures == [("sightline/panels", 2, 2)]
@@ -152,3 +157,41 @@ def test_a_lightning_training(tmp_path) -> None:
     assert b"sightline/panel1" in event
     with pytest.raises(InputError, match="expected 1 or more"):
         LocalisationLog(batch(), torch.zeros(2).long(), every=0)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_wandb_offline(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    logger = WandbLogger(save_dir=tmp_path, offline=True)
+    train(logger, epochs=1)
+    scores = logger.experiment.summary["sightline/heat_in_box"]
+    logger.experiment.finish()
+    assert scores == 1.0
+    assert list(tmp_path.rglob("media/images/sightline/panels*.png"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_in_a_folder(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    train(MLFlowLogger(tracking_uri=f"file:{tmp_path}"), epochs=1)
+    (score,) = tmp_path.rglob("metrics/sightline/heat_in_box")
+    assert score.read_text().split()[1] == "1.0"
+    assert len(list(tmp_path.rglob("*sightline-panel1*.png"))) == 1
+
+
+def test_mlflow_pictures() -> None:
+    """MLflow's client takes the run's name and the picture."""
+
+    class Client:
+        def log_image(self, run_id: str, image: np.ndarray, key: str, step: int) -> None:
+            got.append((run_id, image.ndim, key, step))
+
+    class Logger:
+        experiment, run_id = Client(), "run"
+
+    got: list[Any] = []
+    log = LocalisationLog(batch(), torch.zeros(2).long())
+    log.log_pictures(Logger(), [PIL.Image.new("RGB", (4, 4))], 3)
+    assert got == [("run", 3, "sightline-panel0", 3)]

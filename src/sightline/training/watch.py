@@ -104,8 +104,8 @@ class LocalisationLog(lightning.Callback):
     """After every ``every``-th validation: scores to all loggers, panels to those that take pictures.
 
     ``images``, ``labels``, ``boxes``: a few fixed images, as in `localisation_scores`. ``network``: the attribute of
-    the Lightning module that holds the network; "" for the module itself. Panels go to TensorBoard (``add_image``) and
-    to loggers with ``log_image`` (W&B); scores to every logger, with the names ``sightline/…``.
+    the Lightning module that holds the network; "" for the module itself. Panels go to TensorBoard, W&B and MLflow;
+    scores to every logger, with the names ``sightline/…``.
     """
 
     def __init__(
@@ -142,11 +142,17 @@ class LocalisationLog(lightning.Callback):
             logger.log_metrics(
                 {f"sightline/{name}": value for name, value in scores.items()}, trainer.global_step
             )
-            self._log_pictures(logger, drawn, trainer.global_step)
+            self.log_pictures(logger, drawn, trainer.global_step)
 
-    def _log_pictures(self, logger: Any, drawn: list[PIL.Image.Image], step: int) -> None:
-        if hasattr(logger, "log_image"):
+    def log_pictures(self, logger: Any, drawn: list[PIL.Image.Image], step: int) -> None:
+        """Hand the panels to a logger in the way that it takes pictures; loggers of numbers only get none."""
+        if hasattr(logger, "log_image"):  # W&B
             logger.log_image("sightline/panels", drawn, step=step)
+        elif hasattr(logger.experiment, "log_image"):  # MLflow's client
+            for number, picture in enumerate(drawn):
+                logger.experiment.log_image(
+                    logger.run_id, np.asarray(picture), key=f"sightline-panel{number}", step=step
+                )
         elif hasattr(logger.experiment, "add_image"):
             for number, picture in enumerate(drawn):
                 logger.experiment.add_image(
