@@ -1,6 +1,6 @@
 """Does the doubt of `sightline boxes` put wrong boxes first? The AUROC of doubt and of its two parts.
 
-    python benchmarks/doubt.py DATA --split val --limit 300 --method localise-fast
+    python benchmarks/doubt.py DATA --split val-report --method localise-fast
 
 A box of the top class is wrong if the class is, or if its IoU with every true box is below 0.5. AUROC: the probability
 that a wrong box has more doubt than a right one; 0.5 is chance.
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data")
     parser.add_argument("--split", default="val")
-    parser.add_argument("--limit", type=int, default=300)
+    parser.add_argument("--limit", type=int, default=100000)
     parser.add_argument("--method", default="localise-fast")
     parser.add_argument("--model", default=None)
     chosen = parser.parse_args()
@@ -52,7 +52,7 @@ def main() -> None:
     numbers = {
         "doubt": [label.doubt for label in found],
         "1 - score": [1 - (label.score or 0) for label in found],
-        "1 - stability": [1 - label.stability for label in found],
+        "1 - gini": [1 - label.gini for label in found],
     }
     either = [a or b for a, b in zip(wrong_class, wrong_box, strict=True)]
     print(f"{data.name} {data.split}, {count} photos, {model.name}, {chosen.method}: {len(found)} boxes,")

@@ -244,6 +244,31 @@ def write_coco_fixture(
     return drawn
 
 
+def write_yolo_fixture(
+    root: Path, *, classes: int = 3, per_class: int = 4, side: int = 48, seed: int = 0
+) -> Drawn:
+    """ultralytics' layout: data.yaml, images/SPLIT, labels/SPLIT; in every third image a second class."""
+    drawn = dict(_splits("train val", seed, classes=classes, per_class=per_class, side=side, mixed=True))
+    for split, items in drawn.items():
+        for item in items:
+            item.save(root / "images" / split / f"{item.number:04d}.jpg")
+            width, height = item.size_wh
+            lines = []
+            for shape in item.shapes:
+                x0, y0, x1, y1 = shape.box
+                shares = (
+                    (x0 + x1) / 2 / width,
+                    (y0 + y1) / 2 / height,
+                    (x1 - x0) / width,
+                    (y1 - y0) / height,
+                )
+                lines.append(_joined(" ", shape.label, *shares))
+            _lines(root / "labels" / split / f"{item.number:04d}.txt", lines)
+    about = ["path: /where/it/was/made", "train: images/train", "val: images/val", "names:"]
+    _lines(root / "data.yaml", [*about, *(f"  {i}: {name}" for i, name in enumerate(names(classes)))])
+    return drawn
+
+
 def write_wsol_fixture(
     root: Path,
     *,

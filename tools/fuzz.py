@@ -34,6 +34,7 @@ from sightline.data.adapters.folder import read_folder
 from sightline.data.adapters.labelme import read_polygons
 from sightline.data.adapters.mat import read_structs
 from sightline.data.adapters.voc_xml import read_voc_xml
+from sightline.data.adapters.yolo import read_yolo
 from sightline.data.images import decode_image
 from sightline.data.saved_maps import read_map
 from sightline.errors import InputError
@@ -113,6 +114,15 @@ def corpus() -> dict[str, Format]:
             read_folder,
             {"cat/a.jpg": photo, "boxes.csv": b"file,x0,y0,x1,y1,class\ncat/a.jpg,1,1,4,5,cat\n"},
             ("boxes.csv",),
+        ),
+        "YOLO": Format(
+            read_yolo,
+            {
+                "data.yaml": b"path: .\nval: images\nnames: [cat]\n",
+                "images/a.jpg": photo,
+                "labels/a.txt": b"0 0.5 0.5 0.5 0.5\n0 0.1 0.1 0.5 0.1 0.3 0.6\n",
+            },
+            ("data.yaml", "labels/a.txt"),
         ),
         "CUB": Format(read_cub, {**cub, "images/a.jpg": photo}, tuple(cub)),
         "MATLAB": one("meta.mat", _mat(), lambda path: read_structs(path, "synsets")),

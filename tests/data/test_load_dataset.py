@@ -37,6 +37,7 @@ WRITERS = {
     "voc": fixtures.write_voc_fixture,
     "coco": fixtures.write_coco_fixture,
     "wsol": fixtures.write_wsol_fixture,
+    "yolo": fixtures.write_yolo_fixture,
     "folder": fixtures.write_folder_fixture,
 }
 

@@ -11,17 +11,15 @@ from threading import Thread
 import numpy as np
 import PIL.Image
 import pytest
-import torch
 
 import sightline
 from sightline.data import load_dataset
 from sightline.errors import InputError
-from sightline.explanation.labelled import stabilities
 from sightline.labelling import run
 from sightline.labelling.backend import Backend, serve
 from sightline.labelling.run import label_files
 from sightline.labelling.sam import hugging_face_sam, sam_refiner
-from sightline.types import BoxRule
+from sightline.metrics.complexity import gini
 from test_explanation import loaded, scene
 
 METHOD = {"method": "cam", "classes": ["red", "azure"], "batch_size": 2}
@@ -52,26 +50,24 @@ def test_the_review_list_is_sorted_by_doubt(photos, tmp_path) -> None:
     doubts = [float(row["doubt"]) for row in rows]
     assert doubts == sorted(doubts, reverse=True)
     for row in rows:
-        assert float(row["doubt"]) == pytest.approx(
-            1 - float(row["score"]) * float(row["stability"]), abs=1e-4
-        )
+        assert float(row["doubt"]) == pytest.approx(1 - float(row["score"]) * float(row["gini"]), abs=1e-4)
     with PIL.Image.open(tmp_path / "out" / "review.png") as sheet:
         assert sheet.width > 500
 
 
-def test_stability_is_the_iou_with_the_boxes_of_nearby_thresholds() -> None:
-    heatmap = torch.zeros(1, 1, 4, 10)
-    heatmap[..., :8] = 0.22  # above 0.2, and above 0.16, but not above 0.24
-    heatmap[..., :4] = 1.0
-    found = stabilities(heatmap, BoxRule(0.2))[0][0]
-    assert found.tolist() == [pytest.approx((1.0 + 0.5) / 2)]
-    assert stabilities(torch.zeros(1, 1, 4, 4), BoxRule())[0][0].shape == (0,)
+def test_gini_is_that_of_the_heat() -> None:
+    found = sightline.explain(loaded(), scene(), method="cam", classes=["red"])
+    heat = found.heatmaps()[:, 0]
+    label = found.labels().photos[0].labels[0]
+    assert label.gini == pytest.approx(float(gini(heat)), abs=1e-4)
+    assert 0 < label.gini < 1
+    assert label.doubt == pytest.approx(1 - label.score * label.gini)
 
 
 def test_without_probabilities_doubt_is_the_box_alone() -> None:
     target = sightline.explain(loaded(), scene(), method="gradcam", target=lambda output: output[:, 0])
     label = target.labels().photos[0].labels[0]
-    assert (label.category, label.score, label.doubt) == ("target", None, 1 - label.stability)
+    assert (label.category, label.score, label.doubt) == ("target", None, 1 - label.gini)
     assert target.to_coco()["categories"] == [{"id": 1, "name": "target", "supercategory": ""}]
 
 

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
 from sightline.data import load_dataset
 from sightline.data.adapters.voc_xml import read_voc_xml
@@ -18,7 +19,6 @@ from sightline.errors import InputError, MissingExtraError
 from sightline.labels import Label, LabelledPhoto, Labels
 from sightline.labels.files import BOX_FORMATS, MASK_FORMATS, write_labels
 from sightline.labels.rle import decode, encode
-from sightline.labels.yolo import read_yolo_text
 from sightline.reports.output_folder import OutputFolder
 
 NAMES = ("dog", "cat & kitten", "bird")
@@ -135,12 +135,18 @@ def test_voc_names_stay_text(tmp_path) -> None:
 
 def test_yolo_is_read_back(labels, photos, written) -> None:
     root = written("yolo", photos=str(photos))
-    for photo in labels.photos:
-        found = read_yolo_text((root / "labels" / f"{photo.stem}.txt").read_text(), photo.size_hw)
-        assert [index for index, _ in found] == [label.class_index for label in photo.labels]
-        for (_, box), label in zip(found, photo.labels, strict=True):
-            assert box == pytest.approx(label.box_xyxy, abs=1e-4)
-        assert (root / "images" / photo.file).is_file()
+    dataset = load_dataset(root, allow_empty=True)
+    found = [(s.id, box) for s in dataset.samples for box in s.boxes_xyxy.tolist()]
+    expected = {
+        (f"{photo.file}:{label.category}", label.box_xyxy)
+        for photo in labels.photos
+        for label in photo.labels
+    }
+    assert len(found) == len(expected)
+    for key, box in found:
+        assert (
+            min(abs(torch.tensor(box) - torch.tensor(true)).max() for k, true in expected if k == key) < 1e-3
+        )
     assert "1: cat & kitten" in (root / "data.yaml").read_text()
 
 
@@ -265,6 +271,14 @@ def test_fiftyone_gets_shares(labels, monkeypatch) -> None:
     assert found["bounding_box"] == [10 / 40, 4 / 24, 20 / 40, 16 / 24]
     assert found["mask"].shape == (16, 20)
     assert (found["label"], found["confidence"]) == ("bird", 0.75)
+
+
+def test_fiftyone_itself(labels) -> None:
+    pytest.importorskip("fiftyone")
+    found = labels.fiftyone()[1].detections[1]
+    assert list(found.bounding_box) == [10 / 40, 4 / 24, 20 / 40, 16 / 24]
+    assert found.mask.shape == (16, 20)
+    assert (found.label, found.confidence, found["doubt"]) == ("bird", 0.75, labels.photos[1].labels[1].doubt)
 
 
 def test_a_missing_package_is_one_line(labels, monkeypatch) -> None:

@@ -197,7 +197,10 @@ def _listed(file: str) -> Iterator[Item]:
         place = _column(table, PATH_COLUMNS)
     if place is None:
         raise unknown(
-            "columns", ", ".join(table.column_names), ["path"], hint=f"in {file}; it needs one column `path`"
+            "columns",
+            f"{', '.join(table.column_names):.80}",
+            ["path"],
+            hint=f"in {file}; it needs one column `path`",
         )
     name = _column(table, ID_COLUMNS)
     folder = file.rpartition("/")[0] if is_url(file) else os.path.dirname(file)

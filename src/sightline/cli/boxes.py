@@ -61,8 +61,8 @@ def boxes(
     sightline boxes photos/ --format voc --sam facebook/sam-vit-base
     ```
 
-    doubt = 1 − score × stability: the class's probability, and the mean IoU of the box with those at 0.8 and 1.2 times
-    the threshold. It orders the work of whoever checks the boxes; it is not the probability of an error.
+    doubt = 1 − score × gini: the class's probability, and how concentrated the heat is (Gini index). It orders the work
+    of whoever checks the boxes; it is not the probability of an error.
 
     If interrupted, run the same command again to resume. Another --format of the same boxes is written at once.
 

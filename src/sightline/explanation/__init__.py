@@ -325,7 +325,7 @@ class Explanation:
         files: Sequence[str] | None = None,
         **shorthand: Any,
     ) -> Labels:
-        """The boxes as `Labels`, each with its score, stability and doubt; with ``masks`` also its region.
+        """The boxes as `Labels`, each with its score, Gini index and doubt; with ``masks`` also its region.
 
         ``files``: the photos' names in the annotations; by default their file names. Raises `InputError` for
         pixel-level methods, whose scattered pixels form no region.

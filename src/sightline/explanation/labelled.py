@@ -1,28 +1,25 @@
-"""From an `Explanation` to `Labels`: each box with its score, its stability and, if wanted, its region."""
+"""From an `Explanation` to `Labels`: each box with its score, the Gini index of its heat and, if wanted, its region."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sightline.boxes import iou, make_boxes
+from sightline.boxes import make_boxes
 from sightline.errors import InputError
 from sightline.explanation.kinds import only_pictures
 from sightline.labels import Label, LabelledPhoto, Labels
 from sightline.labels.rle import encode
+from sightline.metrics.complexity import gini
 from sightline.types import BoxRule
 
 if TYPE_CHECKING:
     from sightline.explanation import Explanation
-
-AROUND = (0.8, 1.2)  # times the threshold: a box that changes little between them does not hang on it
 
 
 def labels_of(
@@ -35,44 +32,25 @@ def labels_of(
         )
     only_pictures(explanation.input_hw, "a label")
     heatmaps = explanation.heatmaps(normalise=rule.normalise, percentile=rule.percentile)
-    found, steady = make_boxes(heatmaps, rule), stabilities(heatmaps, rule)
+    found, ginis = (
+        make_boxes(heatmaps, rule),
+        gini(heatmaps.flatten(0, 1)).view(heatmaps.shape[:2]).nan_to_num(0),
+    )
     regions = explanation.masks(rule, size="photo") if masks else None
     photos = []
     for i, geometry in enumerate(explanation.geometries):
         labels = [
-            _label(explanation, i, k, geometry.to_photo(box[None])[0], float(share), regions)
+            _label(explanation, i, k, geometry.to_photo(box[None])[0], float(ginis[i, k]), regions)
             for k, boxes in enumerate(found[i])
-            for box, share in zip(boxes, steady[i][k], strict=True)
+            for box in boxes
         ]
         photos.append(LabelledPhoto(_file(explanation, i, files), geometry.photo_hw, tuple(labels)))
     targets = bool((explanation.classes < 0).any())
     return Labels(photos, (explanation.target,) if targets else explanation.categories or ())
 
 
-def stabilities(heatmaps: Tensor, rule: BoxRule) -> list[list[Tensor]]:
-    """The stability of each box of `make_boxes`: its mean IoU with the boxes at 0.8 and 1.2 times the threshold.
-
-    Of several boxes there, the one that overlaps most counts. A list (N) of lists (K) of (B,).
-
-    >>> stabilities(torch.tensor([[[[1.0, 0.22, 0.0]]]]), BoxRule(0.2))
-    [[tensor([0.7500])]]
-    """
-    others = [make_boxes(heatmaps, replace(rule, threshold=min(rule.threshold * by, 1.0))) for by in AROUND]
-    return [
-        [
-            torch.stack([_best(boxes, other[i][k]) for other in others]).mean(0)
-            for k, boxes in enumerate(per_image)
-        ]
-        for i, per_image in enumerate(make_boxes(heatmaps, rule))
-    ]
-
-
-def _best(boxes: Tensor, others: Tensor) -> Tensor:
-    return iou(boxes, others).amax(1) if len(others) else torch.zeros(len(boxes))
-
-
 def _label(
-    explanation: Explanation, i: int, k: int, box: Tensor, stability: float, regions: list[Tensor] | None
+    explanation: Explanation, i: int, k: int, box: Tensor, concentration: float, regions: list[Tensor] | None
 ) -> Label:
     scores, rule = explanation.scores, explanation.score_rule
     known = scores is not None and rule is not None and rule.gives_probabilities
@@ -82,7 +60,7 @@ def _label(
         explanation.category(i, k),
         (x0, y0, x1, y1),
         round(float(scores[i, k]), 6) if known and scores is not None else None,
-        round(stability, 4),
+        round(concentration, 4),
         None if regions is None else encode(_within(regions[i][k].cpu().numpy(), (x0, y0, x1, y1))),
     )
 

@@ -25,7 +25,7 @@ def write_review(labels: Labels, paths: Mapping[str, Path], folder: OutputFolder
             "doubt": round(label.doubt, 4),
             "class": label.category,
             "score": label.score,
-            "stability": label.stability,
+            "gini": label.gini,
             **dict(zip(("x0", "y0", "x1", "y1"), label.box_xyxy, strict=True)),
         }
         for photo, label in pairs

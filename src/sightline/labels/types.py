@@ -17,25 +17,25 @@ Corners = tuple[float, float, float, float]
 class Label:
     """One object: its class, its box in photo pixels (xyxy, half-open edges), and how far to trust it.
 
-    ``score``: the class's probability. ``stability``: the mean IoU of the box with those at 0.8 and 1.2 times the
-    threshold. ``doubt`` = 1 − score · stability, or 1 − stability without a score. ``rle``: the region at photo size.
+    ``score``: the class's probability. ``gini``: how concentrated the heat is, see `sightline.metrics.complexity.gini`.
+    ``doubt`` = 1 − score · gini, or 1 − gini without a score. ``rle``: the region at photo size.
     """
 
     class_index: int
     category: str
     box_xyxy: Corners
     score: float | None = None
-    stability: float = 1.0
+    gini: float = 1.0
     rle: Rle | None = None
 
     @property
     def doubt(self) -> float:
-        """From 0, a sure class and a box that does not depend on the threshold, to 1.
+        """From 0, a sure class whose heat lies in one place, to 1.
 
-        >>> round(Label(3, "tabby", (0, 0, 4, 2), score=0.5, stability=0.8).doubt, 3)
+        >>> round(Label(3, "tabby", (0, 0, 4, 2), score=0.5, gini=0.8).doubt, 3)
         0.6
         """
-        return 1 - (1.0 if self.score is None else self.score) * self.stability
+        return 1 - (1.0 if self.score is None else self.score) * self.gini
 
 
 @dataclass(frozen=True)

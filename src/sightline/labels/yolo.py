@@ -25,22 +25,6 @@ def yolo_text(photo: LabelledPhoto) -> str:
     return "".join(lines)
 
 
-def read_yolo_text(text: str, size_hw: tuple[int, int]) -> list[tuple[int, list[float]]]:
-    """The (class, xyxy in pixels) of each line of `yolo_text`.
-
-    >>> read_yolo_text("7 0.5 0.5 0.5 1", (100, 200))
-    [(7, [50.0, 0.0, 150.0, 100.0])]
-    """
-    height, width = size_hw
-    found = []
-    for line in text.splitlines():
-        index, *shares = line.split()
-        x, y, w, h = map(float, shares)
-        corners = [(x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height]
-        found.append((int(index), corners))
-    return found
-
-
 def data_yaml(names: Sequence[str]) -> str:
     """The data set's data.yaml: photos in images/, and the class names."""
     about = {"path": ".", "train": "images", "val": "images", "names": dict(enumerate(names))}

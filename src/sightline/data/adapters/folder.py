@@ -20,7 +20,7 @@ _HEADERS = (["file", "x0", "y0", "x1", "y1"], ["file", "x0", "y0", "x1", "y1", "
 def has_class_folders(root: Path) -> bool:
     """Whether some subfolder of ``root`` directly contains images."""
     return root.is_dir() and any(
-        child.is_dir() and any(_is_image(path) for path in child.iterdir()) for child in root.iterdir()
+        child.is_dir() and any(is_image(path) for path in child.iterdir()) for child in root.iterdir()
     )
 
 
@@ -94,12 +94,13 @@ def _categories(top: Path) -> tuple[str, ...]:
     return tuple(sorted(child.name for child in top.iterdir() if child.is_dir() and child.name[0] != "."))
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
+    """Whether a path has a picture's ending and is not hidden."""
     return path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."
 
 
 def _images(folder: Path, allow_empty: bool) -> list[Path]:
-    found = sorted(path for path in folder.rglob("*") if _is_image(path)) if folder.is_dir() else []
+    found = sorted(path for path in folder.rglob("*") if is_image(path)) if folder.is_dir() else []
     if not found and not allow_empty:
         raise InputError(f"class folder {folder} has no image; allow_empty=True keeps empty classes")
     return found
