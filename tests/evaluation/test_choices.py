@@ -163,3 +163,14 @@ def test_no_threshold_is_chosen_where_there_are_no_boxes(
         evaluate(eye, blind(val), choose_on=other)
     with pytest.raises(InputError, match="squares held has no boxes"):
         evaluate(eye, val, choose_on=blind(other))
+
+
+def test_methods_share_one_forward_pass(eye: LoadedModel, val: Dataset) -> None:
+    """Three methods, one of them also on the mirror images: two passes over the five images; the rows as alone."""
+    methods = ["cam", "gradcam", "layercam:flip"]
+    alone = [evaluate(eye, val, one, gt_only=True).rows[0].scores for one in methods]
+    passes: list[int] = []
+    with eye.network.register_forward_hook(lambda *parts: passes.append(len(parts[2]))):
+        report = evaluate(eye, val, methods, gt_only=True)
+    assert passes.count(len(val)) == 2
+    assert [row.scores for row in report.rows] == alone

@@ -29,6 +29,8 @@ from sightline.evaluation.options import Line, Scoring
 from sightline.heatmap import make_heatmaps
 from sightline.inspection.guard import unwrapped
 from sightline.methods.combinators import Maps
+from sightline.methods.observation import observe_for, shareable, shared_passes
+from sightline.methods.registry import get_method
 from sightline.methods.spec import MethodSpec
 from sightline.metrics.ilsvrc import ILSVRC
 from sightline.metrics.protocols import in_threads
@@ -93,6 +95,10 @@ class ModelSource:
         return counted
 
     def _count(self, batch: Batch, labels: Tensor, counted: Counts) -> None:
+        with shared_passes():
+            self._count_shared(batch, labels, counted)
+
+    def _count_shared(self, batch: Batch, labels: Tensor, counted: Counts) -> None:
         ranked = self.ranked(batch.images)
         counted.add(batch, ranked == labels[:, None])
         classes = torch.cat([labels[:, None], ranked[:, : GUESSED if self.guessing else 0]], 1)
@@ -113,9 +119,17 @@ class ModelSource:
 
     def ranked(self, images: Tensor) -> Tensor:
         """The five most probable classes of each image, or all if there are fewer: (N, ≤ 5)."""
-        with torch.no_grad():
-            logits: Tensor = self.model(images)
+        logits = self._shared_logits(images)
+        if logits is None:
+            with torch.no_grad():
+                logits = self.model(images)
         return logits.topk(min(5, self.outputs), dim=1).indices.cpu()
+
+    def _shared_logits(self, images: Tensor) -> Tensor | None:
+        """The logits of the forward pass that the methods share; None if none of them can."""
+        plain = (spec for spec in self.specs if not spec.layers and not spec.scales)
+        method = next((m for m in (get_method(spec.name) for spec in plain) if shareable(m)), None)
+        return None if method is None else observe_for(method, self.model.network, images)[0].logits
 
     def _guess(self, score: ILSVRC, maps: Tensor, ranked: Tensor, labels: Tensor, batch: Batch) -> None:
         """Count the five guesses: loose₁, tight₁, loose₂, tight₂, loose₃ of the most probable classes."""

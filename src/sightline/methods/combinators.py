@@ -14,6 +14,7 @@ from sightline.errors import InputError
 from sightline.heatmap import REDUCTIONS, fuse, place, propagate, resample, upsample
 from sightline.inspection.layers import Spans
 from sightline.inspection.stages import covered, last_stages, watched
+from sightline.methods.observation import own_pass
 from sightline.methods.registry import get_method
 from sightline.methods.smoothgrad import make_noise
 from sightline.methods.spec import Affinity, MethodSpec, Smooth
@@ -95,7 +96,7 @@ def propagated(method: Maps, affinity: Affinity) -> Maps:
         network = getattr(model, "network", model)
         names = affinity.stages
         stages = last_stages(network, images, names) if isinstance(names, int) else names
-        with watched(network, stages, images) as seen:
+        with own_pass(), watched(network, stages, images) as seen:
             found = method(model, images, classes, layer=layer)
         size_hw = (images.shape[-2], images.shape[-1])
         parts = zip(seen(), covered(network, stages, images), affinity.powers(len(stages)), strict=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +21,44 @@ from sightline.inspection.structure import forget, inspect_network
 from sightline.methods.registry import Method
 
 Layer = Any  # a name, a module, or a list of either
+
+MOST_SHARED = 4  # passes that are kept: the images, their mirror images, two scales
+_shared: ContextVar[list[Evidence] | None] = ContextVar("shared", default=None)
+
+
+@contextmanager
+def shared_passes() -> Iterator[None]:
+    """Methods that are run in here, on the same images at the same layers, share one forward pass.
+
+    The weights of the network must stay as they are. What was observed is kept until the end of the block.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    >>> from sightline.methods.registry import get_method
+    >>> x, cam, gradcam = torch.rand(1, 3, 8, 8), get_method("cam"), get_method("gradcam")
+    >>> with shared_passes():
+    ...     observe_for(cam, net, x)[0] is observe_for(gradcam, net, x)[0]
+    True
+    """
+    token = _shared.set([])
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
+@contextmanager
+def own_pass() -> Iterator[None]:
+    """Within `shared_passes`: who watches the network during a pass needs one of its own."""
+    token = _shared.set(None)
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
+def shareable(method: Method) -> bool:
+    """Whether a method looks at one layer only, so that it can share another's forward pass."""
+    return method.layers is None and "activations" in method.needs and "input_gradient" not in method.needs
 
 
 def observe_for(
@@ -116,15 +156,34 @@ def _found_and_observed(
 def _observed(
     method: Method, network: nn.Module, images: Tensor, sites: list[LayerRef], interrupts: bool
 ) -> Evidence:
-    return observe(
+    shared = _shared.get() if shareable(method) else None
+    for before in shared or []:
+        if _serves(before, network, images, sites, interrupts):
+            return before
+    evidence = observe(
         network,
         images,
         sites,
-        gradient="gradient" in method.needs,
+        gradient="gradient" in method.needs or shared is not None,
         input_gradient="input_gradient" in method.needs,
         guided="guided" in method.needs,
         interrupts=interrupts,
     )
+    if shared is not None:
+        shared.append(evidence)
+        del shared[:-MOST_SHARED]
+    return evidence
+
+
+def _serves(
+    before: Evidence, network: nn.Module, images: Tensor, sites: list[LayerRef], interrupts: bool
+) -> bool:
+    """Whether a pass that was made for another method is the one that is asked for."""
+    if before.network is not network or before.settings["interrupts"] != interrupts:
+        return False
+    if [(site, site.layout) for site in before.sites] != [(site, site.layout) for site in sites]:
+        return False
+    return before.inputs.shape == images.shape and torch.equal(before.inputs, images)
 
 
 def _same(layers: list[Tensor]) -> bool:
