@@ -28,19 +28,29 @@ class Decoder(Dataset[Prepared]):
     torch.Size([0, 3, 8, 8])
     """
 
-    def __init__(self, preprocess: Preprocess, view: str) -> None:
-        self.preprocess, self.view = preprocess, view
+    def __init__(self, preprocess: Preprocess, view: str, channels_last: bool = False) -> None:
+        self.preprocess, self.view, self.channels_last = preprocess, view, channels_last
 
     def __getitem__(self, items: Sequence[Item]) -> Prepared:
-        return prepare(items, self.preprocess, self.view)
+        return prepare(items, self.preprocess, self.view, self.channels_last)
 
 
-def prepare(items: Sequence[Item], preprocess: Preprocess, view: str) -> Prepared:
+def prepare(
+    items: Sequence[Item], preprocess: Preprocess, view: str, channels_last: bool = False
+) -> Prepared:
     """Read, check and transform ``items``; unreadable ones are listed with the reason.
 
     >>> prepare([Item("a", "gone.jpg", fault="cut off")], Preprocess(), "whole").errors[0][1]
     'cut off'
     """
-    photos = PhotoBatch.load(items, preprocess, view, keep_photos=False, on_error="collect", checksums=True)
+    photos = PhotoBatch.load(
+        items,
+        preprocess,
+        view,
+        keep_photos=False,
+        on_error="collect",
+        checksums=True,
+        channels_last=channels_last,
+    )
     errors = [(items[place], reason) for place, reason in photos.errors.items()]
     return Prepared(photos, [items[place] for place in photos.indices], errors)

@@ -56,7 +56,7 @@ class LocalEngine:
         assert model.preprocess is not None  # validated in `explain_batch`
         context = _context() if workers else None
         return DataLoader(
-            Decoder(model.preprocess, sharding.options.view),
+            Decoder(model.preprocess, sharding.options.view, sharding.options.channels_last),
             batch_size=None,
             sampler=_Batches(sharding, shards),
             num_workers=workers,

@@ -83,6 +83,7 @@ class RayEngine:
         import ray
 
         preprocess, view, here = model.preprocess, sharding.options.view, os.getcwd()
+        channels_last = sharding.options.channels_last
         target = Folder(folder.path.resolve())
         listing = ray.put(sharding)
         batches = [(shard, start, stop) for shard in shards for start, stop in sharding.spans(shard)]
@@ -93,7 +94,7 @@ class RayEngine:
             os.chdir(here)  # paths are relative to the driver's folder
             torch.set_num_threads(1)
             assert preprocess is not None  # validated in `explain_batch`
-            prepared = prepare(ray.get(listing).batch((start, stop)), preprocess, view)
+            prepared = prepare(ray.get(listing).batch((start, stop)), preprocess, view, channels_last)
             return {"shard": shard, "count": stop - start, "data": pickle.dumps(prepared, 5), "error": b""}
 
         def write(rows: Row) -> Row:

@@ -153,7 +153,7 @@ def _rows(explanation: Explanation, heatmaps: Tensor, batch: Prepared, options: 
     else:
         found = [[no_boxes()] * heatmaps.shape[1]] * len(heatmaps)
     cuts = cutoffs(heatmaps, options.rule).cpu()
-    scores = explanation.scores
+    scores, sure = explanation.scores, explanation.sure
     assert scores is not None  # a batch run explains classes, so there are scores
     n, classes = explanation.classes.shape
     each = [i for i in range(n) for _ in range(classes)]
@@ -171,7 +171,7 @@ def _rows(explanation: Explanation, heatmaps: Tensor, batch: Prepared, options: 
         [names[index] if names else f"class {index}" for index in indices],
         scores.flatten().cpu().numpy(),
         [explanation.score_rule.name if explanation.score_rule else None] * len(each),
-        [None if explanation.sure is None else explanation.sure[i] for i in each],
+        [None if sure is None else sure[i] for i in each],
         [explanation.geometries[i].to_photo(found[i][k]).tolist() for i in range(n) for k in range(classes)],
         cuts.flatten().float().numpy(),
     ]

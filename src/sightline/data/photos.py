@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
@@ -31,6 +32,13 @@ class Prepares(Protocol):
     def mean(self) -> tuple[float, ...]: ...
 
     def prepare(self, photo: Image.Image, view: str = "whole") -> tuple[Tensor, Geometry]: ...
+
+    @property
+    def resizes(self) -> bool: ...
+
+    def pixels(self, photo: Image.Image, view: str = "whole") -> tuple[NDArray[np.uint8], Geometry]: ...
+
+    def normalised(self, pixels: NDArray[np.uint8], channels_last: bool = False) -> Tensor: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,11 +84,13 @@ class PhotoBatch:
         keep_photos: bool = True,
         on_error: str = "raise",
         checksums: bool = False,
+        channels_last: bool = False,
     ) -> PhotoBatch:
         """Read ``sources`` (see `read_image`) and prepare them for a network.
 
         ``workers``: threads that read at the same time. ``on_error``: "raise" the first `ImageError`, or "collect"
-        the reasons in ``errors`` and go on. ``checksums``: also the SHA-256 of each file.
+        the reasons in ``errors`` and go on. ``checksums``: also the SHA-256 of each file. ``channels_last``: the
+        images in that memory format.
 
         >>> from sightline.models.preprocess import Preprocess
         >>> batch = PhotoBatch.load([Image.new("RGB", (8, 6)), "gone.jpg"], Preprocess((4, 4)), on_error="collect")
@@ -102,9 +112,8 @@ class PhotoBatch:
 
         found = list(_in_threads(read, sources, workers))
         done = {place: one for place, one in enumerate(found) if not isinstance(one, str)}
-        nothing = torch.empty(0, len(preprocess.mean), *preprocess.input_hw)
         return cls(
-            images=torch.stack([one.image for one in done.values()]) if done else nothing,
+            images=_images([one.image for one in done.values()], preprocess, channels_last),
             geometries=[one.geometry for one in done.values()],
             photos=[one.photo for one in done.values() if one.photo is not None] if keep_photos else None,
             sources=[sources[place] for place in done],
@@ -167,11 +176,24 @@ class PhotoBatch:
         )
 
 
+def _images(found: Sequence[Tensor | NDArray[np.uint8]], preprocess: Prepares, channels_last: bool) -> Tensor:
+    """The network's input; pixels of 8 bits are normalised all at once."""
+    if not found:
+        return torch.empty(0, len(preprocess.mean), *preprocess.input_hw)
+    tensors = [one for one in found if isinstance(one, Tensor)]
+    if not tensors:
+        return preprocess.normalised(
+            np.stack([one for one in found if not isinstance(one, Tensor)]), channels_last
+        )
+    images = torch.stack(tensors)
+    return images.to(memory_format=torch.channels_last) if channels_last else images
+
+
 @dataclass(frozen=True, eq=False)
 class _Read:
     """One photo."""
 
-    image: Tensor
+    image: Tensor | NDArray[np.uint8]  # (C, H, W) as the network takes it, or (H, W, 3) before that
     geometry: Geometry
     photo: Image.Image | None
     sha256: str
@@ -186,7 +208,10 @@ def _read(source: PhotoSource, preprocess: Prepares, view: str, keep: bool, chec
         digest = hashlib.sha256(data).hexdigest()
         in_memory = isinstance(source, (Image.Image, np.ndarray))
         photo = read_image(source) if in_memory else decode_image(data, source_name(source))
-    image, geometry = preprocess.prepare(photo, view)
+    image: Tensor | NDArray[np.uint8]
+    image, geometry = (
+        preprocess.pixels(photo, view) if preprocess.resizes else preprocess.prepare(photo, view)
+    )
     return _Read(image, geometry, photo if keep else None, digest)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
@@ -103,10 +105,26 @@ class Preprocess:
         photo = photo if photo.mode == "RGB" else read_image(photo)
         if self.transform is not None:
             return self._transformed(self.transform, photo)
+        pixels, geometry = self.pixels(photo, view)
+        return self.normalised(pixels[None])[0], geometry
+
+    def pixels(self, photo: Image.Image, view: str = "whole") -> tuple[NDArray[np.uint8], Geometry]:
+        """What the network is shown of an upright RGB photo, (H, W, 3) in 8 bits, before `normalised`."""
         shown, geometry = self._whole(photo) if view == "whole" else self._crop(photo)
-        tensor = torch.from_numpy(np.array(shown)).permute(2, 0, 1).contiguous().float() / 255
-        mean, std = (tensor.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
-        return (tensor - mean) / std, geometry
+        return np.asarray(shown), geometry
+
+    def normalised(self, pixels: NDArray[np.uint8], channels_last: bool = False) -> Tensor:
+        """(x / 255 - mean) / std of 8-bit pixels (N, H, W, 3): float32 (N, 3, H, W), in that memory format.
+
+        >>> Preprocess((1, 1), 1, (0.5,) * 3, (0.5,) * 3).normalised(np.zeros((1, 1, 1, 3), np.uint8)).flatten()
+        tensor([-1., -1., -1.])
+        """
+        form = torch.channels_last if channels_last else torch.contiguous_format
+        with warnings.catch_warnings():  # a picture's own pixels are read-only; they are copied at once
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(torch.float32, memory_format=form)
+        mean, std = (images.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return images.div_(255).sub_(mean).div_(std)
 
     def _whole(self, photo: Image.Image) -> tuple[Image.Image, Geometry]:
         height, width = self.input_hw
