@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-browser test-slow test-oldest fuzz lint docs gallery benchmark clean
+.PHONY: setup demo test test-browser test-slow test-oldest fuzz mutants corpus licences sbom audit-dependencies lint docs
+.PHONY: gallery benchmark clean
 
 setup: .venv/.installed
 
@@ -42,6 +43,26 @@ gallery: setup
 SECONDS ?= 3600
 fuzz: setup
 	$(BIN)/python tools/fuzz.py --seconds $(SECONDS) --keep fuzz-failures
+
+# One changed operation at a time: do the tests notice? Hours; stopped and started again, it goes on.
+mutants: setup
+	$(BIN)/python tools/mutants.py --count 400 --results out/mutants.jsonl
+
+corpus: setup
+	$(BIN)/python tools/corpus.py --write docs/image-files.md
+
+# What is installed, from its own metadata: licences as a table, and a CycloneDX bill of materials.
+EXTRAS ?= all
+licences: setup
+	@$(BIN)/python tools/dependencies.py --extras $(EXTRAS)
+
+sbom: setup
+	$(BIN)/python tools/dependencies.py --extras $(EXTRAS) --sbom sbom.json
+
+# Known vulnerabilities of what is installed; asks the package index's advisory service, so it needs a network.
+audit-dependencies: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/python -m pip_audit --local --skip-editable
 
 # The tests on the lowest versions in pyproject.toml, in a separate environment. Old packages warn about newer ones, so
 # warnings are not errors here.
