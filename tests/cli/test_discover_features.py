@@ -95,6 +95,8 @@ def test_fine_grained_on_cub(sightline: Run, model: list[object], tmp_path: Path
         assert words in result.out
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["options"]["maps_of"] == "the whole-image SVM"
+    # the paper's rule: 20 % of the maximum, without a true box
+    assert (manifest["options"]["threshold"], manifest["options"]["threshold_chosen_on"]) == (0.2, None)
     assert manifest["files"] == ["crops.png", "results.json", "table.csv", "table.md"]
 
 

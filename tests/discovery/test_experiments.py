@@ -110,7 +110,8 @@ def _own(seed: int = 0) -> LoadedModel:
 def test_three_rows(colours: LoadedModel, tmp_path: Path, knows: bool) -> None:
     train, test = _split("train", 16, folder=tmp_path), _split("test", 12, folder=tmp_path)
     model = _own() if knows else colours
-    result, found = fine_grained(model, train, test, margin=0, cache=tmp_path / "cache", progress=False)
+    cache = tmp_path / "cache"
+    result, found = fine_grained(model, train, test, threshold=None, margin=0, cache=cache, progress=False)
     assert found.maps_of == ("the network's own head" if knows else "the whole-image SVM")
     assert [number["features of"] for number in result.numbers] == [*ROWS, "chance"]
     assert result.numbers[3]["accuracy"] == 0.5

@@ -81,6 +81,10 @@ def test_shares_by_hand() -> None:
         ("b", "rug"): (0.5, 0.5, 0.5, 0.75, pytest.approx(2 / 3)),
         ("b", "dog"): (0.0, 0.0, 0.5, 0.25, 0.0),
     }
+    assert all(one.predicted == one.frequency.value for one in ranked)
+    answered = torch.stack([below, below, above, above])  # the first image was taken for another scene
+    told = rank_objects(scenes, torch.stack([above, below, above, above]), [(4, 4)] * 4, 0.9, answered)
+    assert {(one.scene, one.object): one.predicted for one in told}["a", "rug"] == 1
     assert [o.object for o in ranked] == ["rug", "lamp", "rug", "lamp", "dog"]  # frequency, then lift
 
 

@@ -63,6 +63,11 @@ def test_the_field_lies_around_the_centre() -> None:
     image = torch.ones(3, 12, 12)
     peaks = [(0, 1, 2), (0, 0, 1)]
     drops = occluded_drops(Corner(), image, peaks, window=4, stride=4)
+    noisy = occluded_drops(Corner(), image, peaks, window=4, stride=4, fill="random")
+    assert noisy.shape == drops.shape
+    assert torch.equal(noisy.bool(), drops.bool())  # only windows over the unit's own corner change it
+    with pytest.raises(InputError, match="unknown fill 'noise'"):
+        occluded_drops(Corner(), image, peaks, fill="noise")
     field = estimate_field(list(drops), [(6.0, 10.0), (2.0, 6.0)])
     assert field.box is not None
     assert field.box.tolist() == [-2, -2, 2, 2]

@@ -59,6 +59,11 @@ def test_the_pointing_game_with_the_published_tolerance() -> None:
     )
     for row in report.rows:
         assert row.scores["pointing15"].value >= row.scores["pointing"].value
+        # the mean over the classes, as published, from the same images
+        hits, labels = report.per_image[row.method]["pointing15"], [one.label for one in DATASET.samples]
+        each = [[hit for hit, own in zip(hits, labels, strict=True) if own == c] for c in sorted(set(labels))]
+        expected = sum(sum(own) / len(own) for own in each) / len(each)
+        assert row.scores["pointing15_classes"].value == pytest.approx(expected)
     assert "pointing game, 15 px ↑" in report.markdown()
 
 

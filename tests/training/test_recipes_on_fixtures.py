@@ -13,7 +13,9 @@ from sightline.training.recipe import read_recipe
 from sightline.training.run import plan
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-LARGE = sorted([*RECIPES.glob("ilsvrc/*.yaml"), *RECIPES.glob("cub/*.yaml")])
+LARGE = sorted(
+    [*RECIPES.glob("ilsvrc/*.yaml"), *RECIPES.glob("ilsvrc-authors/*.yaml"), *RECIPES.glob("cub/*.yaml")]
+)
 
 
 def drawn(recipe: Path, root: Path) -> list[str]:

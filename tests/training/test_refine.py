@@ -264,6 +264,26 @@ def test_folds_train_their_classifiers_by_the_recipe_of_the_checkpoint(tiny, tea
     assert fold_recipe["optimiser"] == read_checkpoint(teacher)[1]["recipe"]["optimiser"]
 
 
+def test_folds_hold_in_every_round(tiny, teacher, monkeypatch):
+    """The second round's box of a photo comes from a regressor that learnt the other folds' boxes only."""
+    used, learn = {}, refining._train_round
+
+    def spy(recipe, start, photos, boxes, folder, resume):
+        used["/".join(folder.parts[-2:])] = boxes.used.clone()
+        return learn(recipe, start, photos, boxes, folder, resume)
+
+    monkeypatch.setattr(refining, "_train_round", spy)
+    models = [str(teacher), str(teacher)]
+    recipe = tiny(folds={"count": 2, "models": models}, optimiser={"epochs": 1}, self_training={"rounds": 2})
+    out = refine(recipe, train=squares(12)).parent
+    first, second = used["round-1/fold-0"], used["round-1/fold-1"]
+    assert not (first & second).any()
+    whole = next(boxes for name, boxes in used.items() if name.endswith("/round-1"))
+    assert torch.equal(first | second, whole)
+    assert not any("fold" in name for name in used if name.startswith("round-2"))
+    assert (out / "round-2" / "pseudo-boxes.csv").exists()
+
+
 def test_given_fold_models_are_taken(tiny, teacher):
     recipe = tiny(folds={"count": 2, "models": [str(teacher), str(teacher)]}, optimiser={"epochs": 1})
     folds = refine(recipe, train=squares(24)).parent

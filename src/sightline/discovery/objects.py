@@ -34,14 +34,16 @@ class Informative:
     """One object in one scene class; every number is a share of images in [0, 1].
 
     ``frequency``: images of the class where the object lies in the high region of the class's map. ``shuffled``: the
-    same with the map of another image of the class. ``in_class``, ``in_data``: images of the class, and of the whole
-    data set, that contain the object.
+    same with the map of another image of the class. ``predicted``: the same with the map of the class that the image
+    was classified as, as in the paper. ``in_class``, ``in_data``: images of the class, and of the whole data set, that
+    contain the object.
     """
 
     scene: str
     object: str
     frequency: Interval
     shuffled: float
+    predicted: float
     in_class: float
     in_data: float
 
@@ -72,21 +74,27 @@ def high_part(raw: Tensor, size_hw: tuple[int, int], threshold: float = HIGH) ->
 
 
 def rank_objects(
-    scenes: Scenes, maps: Tensor, sizes: Sequence[tuple[int, int]], threshold: float = HIGH
+    scenes: Scenes,
+    maps: Tensor,
+    sizes: Sequence[tuple[int, int]],
+    threshold: float = HIGH,
+    predicted: Tensor | None = None,
 ) -> list[Informative]:
     """Every object of every scene class, most frequent first.
 
     f(c, o) = (1 / N_c) Σ_i 1[o lies under R_i], over the N_c images of class c, with R_i the high region of
     image i's map for c and "lies under" as in `lies_under`. ``maps`` (N, h, w) and ``sizes`` follow the order of
-    the scenes' images.
+    the scenes' images; ``predicted`` are the maps of the classes that they were classified as (by default ``maps``).
     """
+    answered = maps if predicted is None else predicted
     labels = np.asarray(labels_of(scenes.dataset))
-    hits: dict[str, NDArray[np.float64]] = defaultdict(lambda: np.zeros((3, len(labels))))
+    hits: dict[str, NDArray[np.float64]] = defaultdict(lambda: np.zeros((4, len(labels))))
     for label in range(len(scenes.dataset.categories)):
         members = [i for i, own in enumerate(labels) if own == label]
         for i, other in zip(members, members[-1:] + members[:-1], strict=True):
             masks = scenes.objects[scenes.dataset.samples[i].id](sizes[i])
-            regions = [high_part(maps[j], sizes[i], threshold) for j in (i, other)]
+            shown = maps[i], maps[other], answered[i]
+            regions = [high_part(one, sizes[i], threshold) for one in shown]
             for name, mask in masks.items():
                 hits[name][:, i] = [float(mask.any()), *(float(lies_under(mask, r)) for r in regions)]
     found = []
@@ -98,10 +106,11 @@ def rank_objects(
                 name,
                 bootstrap_interval(under[of_class]),
                 float(shuffled[of_class].mean()),
+                float(answer[of_class].mean()),
                 float(there[of_class].mean()),
                 float(there.mean()),
             )
-            for name, (there, under, shuffled) in sorted(hits.items())
+            for name, (there, under, shuffled, answer) in sorted(hits.items())
             if there[of_class].any()
         ]
         found += sorted(ranked, key=lambda one: (-one.frequency.value, -one.lift))
@@ -141,8 +150,15 @@ def informative_objects(
     labels = labels_of(kept.dataset)
     with_head = attach_head(model, head)
     maps, sizes = head_maps(with_head, kept.dataset.samples, labels, batch_size=batch_size, progress=progress)
-    ranked = rank_objects(kept, maps, sizes, threshold)
-    right = head.predict(new) == np.asarray(labels)
+    answers = head.predict(new)
+    wrong = np.flatnonzero(answers != np.asarray(labels))
+    predicted = maps.clone()
+    if len(wrong):
+        missed = [kept.dataset.samples[i] for i in wrong]
+        classes = answers[wrong].tolist()
+        predicted[wrong] = head_maps(with_head, missed, classes, batch_size=batch_size, progress=progress)[0]
+    ranked = rank_objects(kept, maps, sizes, threshold, predicted)
+    right = answers == np.asarray(labels)
     settings = {
         "dataset": test_split.name, "train": fit_split.split, "test": test_split.split, "images": len(kept.dataset),
         "train_images": len(fit), "classes": list(test_split.categories), "threshold": threshold, "C": head.cost,
@@ -166,12 +182,13 @@ def _result(ranked: Sequence[Informative], settings: dict[str, Any], top: int) -
             if place <= top:
                 rows.append([
                     scene if place == 1 else "", one.object, spelled(one.frequency), percent(one.shuffled),
-                    percent(one.in_class), percent(one.in_data), f"{one.lift:.2f}",
+                    percent(one.predicted), percent(one.in_class), percent(one.in_data), f"{one.lift:.2f}",
                 ])  # fmt: skip
             numbers.append({
                 "scene": scene, "rank": place, "object": one.object, "frequency": one.frequency.value,
                 "frequency_low": one.frequency.low, "frequency_high": one.frequency.high,
-                "shuffled": one.shuffled, "in_class": one.in_class, "in_data": one.in_data, "lift": one.lift,
+                "shuffled": one.shuffled, "predicted": one.predicted,
+                "in_class": one.in_class, "in_data": one.in_data, "lift": one.lift,
             })  # fmt: skip
     accuracy = Interval(**settings["accuracy"])
     notes = [
@@ -180,10 +197,20 @@ def _result(ranked: Sequence[Informative], settings: dict[str, Any], top: int) -
         f"{spelled(accuracy)} %, chance {percent(1 / len(settings['classes']))} %.",
         f"Frequency: share of a class's images where the object lies in the region of the class's map at or above "
         f"{settings['threshold']:g} of its maximum (half of one lies in the other).",
+        "Predicted class: the same with the map of the class that the image was classified as, as in the paper.",
         "Another map: the same with the map of another image of the class. Lift: frequency / in data.",
         "In per cent except the lift; 95 % bootstrap intervals over images in brackets.",
     ]
-    headings = ["scene", "object", "under its map", "another map", "in class", "in data", "lift"]
+    headings = [
+        "scene",
+        "object",
+        "under its map",
+        "another map",
+        "predicted class",
+        "in class",
+        "in data",
+        "lift",
+    ]
     return Result(f"Informative objects: {settings['dataset']}", headings, rows, settings, notes, numbers)
 
 

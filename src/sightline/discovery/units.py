@@ -28,6 +28,7 @@ def class_units(
     estimate_on: int = 3,
     window: int | None = None,
     stride: int | None = None,
+    fill: str = "grey",
     threshold: float = 0.2,
     batch_size: int = 32,
     progress: bool = True,
@@ -39,6 +40,7 @@ def class_units(
     is c. ``units`` are added whatever their weights. A unit's ``top`` images are those with the largest maximum of
     its map; each is cropped to the unit's receptive field around that maximum, estimated by sliding occlusion of the
     first ``estimate_on`` of them (`estimate_field`) and, for comparison, computed by arithmetic (`receptive_field`).
+    ``window``, ``stride`` and ``fill`` of the occluder: as in `occluded_drops`.
     ``names``: what each image shows, for the captions. Images are read in batches; only their peaks are kept.
 
     Raises `InputError` for no images, an unknown class, a unit the layer does not have, and (with Grad-CAM weights)
@@ -65,7 +67,7 @@ def class_units(
     for numbers, images in reader.batches("units"):
         peaks.update(network.activations(images), 0, numbers)
     ranked = peaks.ranked()
-    drops = _drops(network, reader, {u: ranked[u][:estimate_on] for u in ranked}, window, stride)
+    drops = _drops(network, reader, {u: ranked[u][:estimate_on] for u in ranked}, window, stride, fill)
     found = []
     for category, unit, weight in chosen:
         some = ranked[unit][:estimate_on]
@@ -73,9 +75,11 @@ def class_units(
             [drops[unit, peak.number] for peak in some], [network.centre(p.y, p.x) for p in some], threshold
         )
         found.append(UnitFound(category, unit, weight, ranked[unit], field, drops[unit, some[0].number]))
-    result = units_table(
-        found, network, reader, names, how, {"top": top, "estimate_on": estimate_on, "threshold": threshold}
-    )
+    options = {
+        "top": top, "estimate_on": estimate_on, "threshold": threshold,
+        "window": window, "stride": stride, "fill": fill,
+    }  # fmt: skip
+    result = units_table(found, network, reader, names, how, options)
     result.pictures = {"poster.png": units_picture(found, network, reader, names)}
     return result, found
 
@@ -86,6 +90,7 @@ def _drops(
     peaks: dict[int, list[Peak]],
     window: int | None,
     stride: int | None,
+    fill: str,
 ) -> dict[tuple[int, int], Tensor]:
     """(unit, image) -> drops (H, W); an image shared by several units is occluded once."""
     by_image: dict[int, list[tuple[int, Peak]]] = {}
@@ -96,7 +101,7 @@ def _drops(
     for number in tracked(sorted(by_image), "occlusion", reader.progress):
         _, image, _ = reader.one(number)
         wanted = [(unit, peak.y, peak.x) for unit, peak in by_image[number]]
-        maps = occluded_drops(at_layer, image, wanted, window=window, stride=stride)
+        maps = occluded_drops(at_layer, image, wanted, window=window, stride=stride, fill=fill)
         found.update(
             {(unit, number): one.cpu() for (unit, _), one in zip(by_image[number], maps, strict=True)}
         )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from sightline.discovery.peaks import Peak
 from sightline.discovery.result import Result, describe_model
 from sightline.inspection.receptive_field import ReceptiveField
 from sightline.pictures.overlay import GREY
+from sightline.types import Geometry
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +130,9 @@ def units_picture(
         tiles = [_occlusion_tile(one, network, reader)]
         for peak in one.peaks:
             photo, _, geometry = reader.one(peak.number)
+            photo = _dimmed(
+                photo, geometry, one.field.region_at(network.centre(peak.y, peak.x), network.input_hw)
+            )
             part = photo.crop(whole_pixels(geometry.to_photo(field_of(one, network, peak)[None])[0]))
             name = captions[peak.number]
             tiles.append(Tile(part, (name,), RIGHT if name == one.category else GREY))
@@ -138,6 +143,15 @@ def units_picture(
     return gallery(
         rows, "Class-specific units", headings=["occlusion", *(f"top {i + 1}" for i in range(most))]
     )
+
+
+def _dimmed(photo: PIL.Image.Image, geometry: Geometry, region: Tensor) -> PIL.Image.Image:
+    """The photo with everything outside the unit's field (H, W) darkened; unchanged if the field is unknown."""
+    if not bool(region.any()):
+        return photo
+    inside = geometry.masks_to_photo(region[None])[0].numpy()
+    shade = PIL.Image.fromarray(np.where(inside, 255, 90).astype(np.uint8))
+    return PIL.Image.composite(photo, PIL.Image.new("RGB", photo.size), shade)
 
 
 def _occlusion_tile(one: UnitFound, network: ObservedNetwork, reader: ImageReader) -> Tile:

@@ -25,7 +25,7 @@ from sightline.heatmap import make_heatmaps
 from sightline.methods.spec import MethodSpec
 from sightline.metrics.bootstrap import Interval, bootstrap_interval, paired_difference
 from sightline.metrics.faithfulness import Score, centre_maps, class_probability, random_maps, score_rule
-from sightline.metrics.pointing import box_mask
+from sightline.metrics.pointing import box_mask, class_mean_weights
 from sightline.metrics.registry import Column, Metric, MetricContext, chosen_metrics
 from sightline.models.loading import load_model
 from sightline.options import Seed, check_fields
@@ -251,6 +251,7 @@ class _Run:
             else _selection(dataset, options.limit, options.on_bad)
         )
         self.rows = _rows(source, options.seed)
+        self.true_classes: list[Tensor] = []  # of the images whose view shows an object
         self.rule: ScoreRule | None = None  # determined on the first images, used for all
 
     def score_all(self, progress: Progress | None) -> int:
@@ -267,7 +268,21 @@ class _Run:
                 done += len(chunk)
                 if progress is not None:
                     progress(done, total)
+            if prepared is not None and prepared.true is not None:
+                self.true_classes.append(prepared.true.classes[:, 0].cpu())
+        self._average_over_classes()
         return count
+
+    def _average_over_classes(self) -> None:
+        """Add the columns that are class means: scores weighted so that their mean is that over the classes."""
+        of = {k: c.class_mean_of for m in self.metrics for k, c in m.columns.items() if c.class_mean_of}
+        if not of or not self.true_classes:
+            return
+        weights = class_mean_weights(torch.cat(self.true_classes)).double()
+        for row in self.rows:
+            row.scores.update(
+                {name: [torch.cat(row.scores[source]) * weights] for name, source in of.items()}
+            )
 
     def _prepare(self, batch: Batch) -> _Prepared:
         images, places = batch.images, batch.indices

@@ -40,6 +40,18 @@ def pointing_game(heatmaps: Tensor, masks: Tensor, tolerance: int = 0) -> Tensor
     return ((near & masks).flatten(1).any(1) & (peak > 0)).float()
 
 
+def class_mean_weights(labels: Tensor) -> Tensor:
+    """N / (C · N_c) for each of N images, C classes and N_c images of its class: (N,) -> (N,).
+
+    The mean of the weighted scores is the mean over the classes of each class's mean.
+
+    >>> class_mean_weights(torch.tensor([0, 0, 0, 7])) * torch.tensor([1.0, 1, 1, 0])
+    tensor([0.6667, 0.6667, 0.6667, 0.0000])
+    """
+    classes, own, counts = labels.unique(return_inverse=True, return_counts=True)
+    return len(labels) / (len(classes) * counts[own]).to(torch.get_default_dtype())
+
+
 def energy_in_mask(heatmaps: Tensor, masks: Tensor) -> Tensor:
     """Σ_mask L / Σ L: energy pointing game (Wang et al. 2020) = relevance mass accuracy (Arras et al. 2022): (N,).
 

@@ -18,12 +18,16 @@ GOOD = {"higher": "↑", "lower": "↓"}
 
 
 class Column(NamedTuple):
-    """One column of a metric: its heading, whether "↑" or "↓" is good, its meaning; ``share``: shown in per cent."""
+    """One column of a metric: its heading, whether "↑" or "↓" is good, its meaning; ``share``: shown in per cent.
+
+    ``class_mean_of``: not measured; another column, averaged over each true class first, then over the classes.
+    """
 
     heading: str
     good: str
     says: str
     share: bool = True
+    class_mean_of: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,15 +68,16 @@ class Metric:
         return (inspect.getdoc(self.function) or "").partition("\n")[0]
 
     def measure(self, context: MetricContext, images: Tensor, heatmaps: Tensor) -> dict[str, Tensor]:
-        """The scores of every column, (N,) each; raises `InputError` if the function returns anything else."""
+        """The scores of every measured column, (N,) each; raises `InputError` if the function returns anything else."""
+        measured = [name for name, column in self.columns.items() if not column.class_mean_of]
         if not len(images):
-            return {name: heatmaps.new_zeros(0) for name in self.columns}
+            return {name: heatmaps.new_zeros(0) for name in measured}
         found = dict(self.function(context, images, heatmaps))
         shapes = {name: tuple(scores.shape) for name, scores in found.items()}
-        expected = dict.fromkeys(self.columns, (len(images),))
+        expected = dict.fromkeys(measured, (len(images),))
         if shapes != expected:
             raise InputError(f"metric {self.name!r} returned {shapes}; expected {expected}")
-        return {name: found[name] for name in self.columns}
+        return {name: found[name] for name in measured}
 
 
 METRICS = Registry[Metric]("metric", builtin=("sightline.metrics.registered",))

@@ -51,6 +51,8 @@ ALLOWED: dict[str, tuple[str, Callable[[object], bool]]] = {
     "theta": _NUMBER,
     "last_strides": _COUNT,
     "extra_conv": _COUNT_OR_COUNTS,
+    "extra_groups": _COUNT,
+    "extra_dropout": _NUMBER,
     # the small trunks
     "stem": _COUNT,
     "widths": _COUNTS,

@@ -54,6 +54,11 @@ def split_folds(dataset: Dataset, folds: int, seed: int = 0) -> list[tuple[Datas
     return [(part(k, False), part(k, True)) for k in range(folds)]
 
 
+def fold_weights(out: Path, fold: int) -> Path:
+    """Where a refinement in ``out`` keeps the classifier of a fold."""
+    return out / f"fold-{fold}" / "weights.safetensors"
+
+
 def fold_model(
     checkpoint: str | Path, others: Dataset, out: Path, resume: bool = False, progress: bool = True
 ) -> LoadedModel:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from sightline.training.box_module import BoxRegression
 from sightline.training.checkpoint import read_checkpoint, save_checkpoint, sha256
 from sightline.training.data import Photos
 from sightline.training.devices import one_process_only
-from sightline.training.folds import fold_model, split_folds
+from sightline.training.folds import fold_model, fold_numbers, fold_weights, split_folds
 from sightline.training.pseudo_boxes import (
     PseudoBoxes,
     choose_threshold,
@@ -90,7 +91,11 @@ def refine(
         weights = _train_round(recipe, teacher, photos, boxes, folder, resume)
         if number < recipe.self_training.rounds:
             following = out / f"round-{number + 1}" / "pseudo-boxes.csv"
-            boxes = _saved_boxes(following) or _blend(recipe, weights, boxes, photos, following)
+            kept = _saved_boxes(following)
+            if kept is None:
+                own = _predicted(recipe, teacher, weights, boxes, photos, train, folder, resume)
+                kept = _blend(recipe, boxes, own, following)
+            boxes = kept
     final = out / "weights.safetensors"
     with weights.open("rb") as source:
         write_atomically(final, lambda file: shutil.copyfileobj(source, file))
@@ -230,7 +235,8 @@ def _fold_boxes(
         if recipe.folds.models:
             model = load_model(recipe.folds.models[k])
         else:
-            model = fold_model(teacher.path, others, out / f"fold-{k}", resume, recipe.run.progress)
+            folder = fold_weights(out, k).parent
+            model = fold_model(teacher.path, others, folder, resume, recipe.run.progress)
         parts.append(
             pseudo_boxes(model.to(next(teacher.model.parameters()).device), own, recipe.teacher, threshold)
         )
@@ -264,6 +270,7 @@ def _train_round(
     weights = folder / "weights.safetensors"
     if weights.exists():
         return weights
+    folder.mkdir(parents=True, exist_ok=True)
     rows = boxes.used.nonzero()[:, 0].tolist()
     ids = [boxes.ids[i] for i in rows]
     size = input_hw(recipe, teacher)
@@ -300,19 +307,50 @@ def describe(recipe: RefineRecipe, teacher: Teacher) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _blend(
-    recipe: RefineRecipe, weights: Path, before: PseudoBoxes, photos: Photos, path: Path
-) -> PseudoBoxes:
-    """The next round's boxes: (1 - b) · the previous ones + b · the regressor's, averaged over both mirrorings."""
+def _predicted(
+    recipe: RefineRecipe,
+    teacher: Teacher,
+    weights: Path,
+    boxes: PseudoBoxes,
+    photos: Photos,
+    train: Dataset,
+    folder: Path,
+    resume: bool,
+) -> Tensor:
+    """The round's boxes of all training photos (N, 4): with folds, of each photo by a regressor that never saw it.
+
+    A fold's regressor starts from that fold's classifier and learns the boxes of the other folds (Cinbis et al.: the
+    folds hold in every round).
+    """
+    if recipe.folds.count == 1:
+        return _regressed(recipe, weights, photos, range(len(boxes.ids)))
+    numbers = torch.tensor(fold_numbers(train, recipe.folds.count, recipe.run.seed))
+    own = torch.zeros_like(boxes.boxes)
+    for k in range(recipe.folds.count):
+        inside = numbers == k
+        first = recipe.folds.models[k] if recipe.folds.models else str(fold_weights(Path(recipe.run.out), k))
+        start = load_teacher(first, _device(recipe), recipe.run.channels_last)
+        others = replace(boxes, used=boxes.used & ~inside)
+        trained = _train_round(recipe, start, photos, others, folder / f"fold-{k}", resume)
+        own[inside] = _regressed(recipe, trained, photos, inside.nonzero()[:, 0].tolist())
+    return own
+
+
+def _regressed(recipe: RefineRecipe, weights: Path, photos: Photos, rows: Sequence[int]) -> Tensor:
+    """A regressor's boxes of some photos, averaged over both mirrorings: (n, 4), shares of the photo."""
     model = load_model(weights, device=_device(recipe))
-    preprocess, share = preprocess_of(model), recipe.self_training.blend
+    preprocess, own = preprocess_of(model), list[Tensor]()
     assert isinstance(model.network, RefinedNet)
-    own: list[Tensor] = []
-    for start in range(0, len(before.ids), 200):
-        part = range(start, min(start + 200, len(before.ids)))
-        images = PhotoBatch.load([photos[i] for i in part], preprocess, keep_photos=False).to(model).images
+    for start in range(0, len(rows), 200):
+        some = [photos[i] for i in rows[start : start + 200]]
+        images = PhotoBatch.load(some, preprocess, keep_photos=False).to(model).images
         own.append(predicted_shares(model.network, images, flip=True))
-    mixed = torch.lerp(before.boxes, torch.cat(own), share)
+    return torch.cat(own)
+
+
+def _blend(recipe: RefineRecipe, before: PseudoBoxes, own: Tensor, path: Path) -> PseudoBoxes:
+    """The next round's boxes: (1 - b) · the previous ones + b · the regressor's."""
+    mixed = torch.lerp(before.boxes, own.to(before.boxes), recipe.self_training.blend)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace(before, boxes=mixed).save(path)
     return read_pseudo_boxes(path)

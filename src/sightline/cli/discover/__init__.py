@@ -20,6 +20,7 @@ ORDER = (
     "text",
     "vqa",
     "units",
+    "channels",
     "factors",
     "caption",
     "make",

@@ -41,9 +41,15 @@ def finegrained(
     categories: Categories = None,
     scores: Scores = "auto",
     threshold: Annotated[
-        Optional[float],
-        typer.Option(min=0, max=1, help="Threshold of the maps. [default: chosen on the training images]"),
-    ] = None,
+        float,
+        typer.Option(min=0, max=1, help="Share of a map's maximum at which it is cut; 0.2 in the paper."),
+    ] = 0.2,
+    choose_threshold: Annotated[
+        bool,
+        typer.Option(
+            "--choose-threshold", help="Choose it on the true boxes of the training images instead."
+        ),
+    ] = False,
     margin: Annotated[
         float,
         typer.Option(min=0, max=1, help="Margin on each side of a box, as a share of its width and height."),
@@ -83,7 +89,7 @@ def finegrained(
         load_saying(model, weights, categories, device, scores),
         parts[0],
         join_splits(parts[1:]),
-        threshold=threshold,
+        threshold=None if choose_threshold else threshold,
         margin=margin,
         batch_size=batch_size,
         cache=cache,

@@ -66,6 +66,13 @@ def units(
             min=1, help="Stride of the occluder in pixels. [default: half its side]", rich_help_panel=UNITS
         ),
     ] = None,
+    fill: Annotated[
+        str,
+        typer.Option(
+            help="grey or random. The paper's occluder: --window 11 --stride 3 --fill random (5,000 passes per photo).",
+            rich_help_panel=UNITS,
+        ),
+    ] = "grey",
     batch_size: BatchSize = 32,
     device: Device = "auto",
     out: Annotated[
@@ -108,6 +115,7 @@ def units(
         estimate_on=estimate_on,
         window=window,
         stride=stride,
+        fill=fill,
         batch_size=batch_size,
         progress=not json,
     )

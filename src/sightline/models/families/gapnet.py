@@ -76,6 +76,8 @@ def build_gapnet(
     theta: float = 0.1,
     last_strides: int | None = None,
     extra_conv: int | Iterable[int] | None = None,
+    extra_groups: int = 1,
+    extra_dropout: float = 0.0,
     **trunk_options: Any,
 ) -> GapNet:
     """Cut a network after its last feature maps and add pooling and a linear layer (Zhou et al. 2016).
@@ -85,8 +87,9 @@ def build_gapnet(
     name of a set of weights); ``trunk_weights`` is a file with the whole network's weights instead.
     ``theta`` is for TAP. ``last_strides``: how many of the last stages with stride 2 get stride 1; by default 1
     (14×14 at 224; 2 gives 28×28), or 0 if the paper's cut has that map already. ``extra_conv``: units of
-    the 3×3 convolutions added after the trunk; by default the paper's, or none. Other options go to the
-    trunk.
+    the 3×3 convolutions added after the trunk; by default the paper's, or none; ``extra_groups`` and
+    ``extra_dropout`` (after the last of them) are as in the authors' published networks, which differ from the paper
+    (AlexNet*: units 512 and 512, groups 2, dropout 0.5; VGG16: groups 2, dropout 0.5). Other options go to the trunk.
 
     Raises `InputError` for an unknown name and for weights of another network, `UnsupportedError` for a trunk
     without maps (N, C, h, w).
@@ -105,7 +108,7 @@ def build_gapnet(
     wanted = (
         units if extra_conv is None else (extra_conv,) if isinstance(extra_conv, int) else tuple(extra_conv)
     )
-    trunk = append_convolutions(trunk, [count for count in wanted if count])
+    trunk = append_convolutions(trunk, [count for count in wanted if count], extra_groups, extra_dropout)
     return GapNet(trunk, pool, map_shape(trunk)[1], num_classes)
 
 

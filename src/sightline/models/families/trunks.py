@@ -181,18 +181,24 @@ def _unstride(trunk: nn.Module, name: str) -> None:
             module.padding = kernel // 2
 
 
-def append_convolutions(trunk: nn.Module, units: list[int]) -> nn.Module:
-    """Append 3×3 convolutions with ReLU (stride 1, padding 1) to the trunk, as child ``extra``."""
+def append_convolutions(
+    trunk: nn.Module, units: list[int], groups: int = 1, dropout: float = 0.0
+) -> nn.Module:
+    """Append 3×3 convolutions with ReLU (stride 1, padding 1) and dropout to the trunk, as child ``extra``."""
     if not units:
         return trunk
     n_in = map_shape(trunk)[1]
     extra = nn.Sequential()
     for n_out in units:
-        convolution = nn.Conv2d(n_in, n_out, 3, padding=1)
+        if n_in % groups or n_out % groups:
+            raise InputError(f"extra_groups={groups} does not divide the channels {n_in} and {n_out}")
+        convolution = nn.Conv2d(n_in, n_out, 3, padding=1, groups=groups)
         nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
         nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
         extra.append(convolution).append(nn.ReLU(inplace=True))
         n_in = n_out
+    if dropout:
+        extra.append(nn.Dropout(dropout))
     if not isinstance(trunk, nn.Sequential):
         whole = nn.Sequential()
         whole.add_module("trunk", trunk)
