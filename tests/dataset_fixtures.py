@@ -269,6 +269,25 @@ def write_yolo_fixture(
     return drawn
 
 
+def write_svt_fixture(
+    root: Path, *, classes: int = 1, per_class: int = 4, side: int = 48, seed: int = 0
+) -> Drawn:
+    """Street View Text: img/, and one XML file per split with a rectangle for every shape; one class."""
+    drawn = dict(_splits("train test", seed, classes=classes, per_class=per_class, side=side))
+    for split, items in drawn.items():
+        lines = ["<tagset>"]
+        for item in items:
+            file = f"img/{split}_{item.number:04d}.jpg"
+            item.save(root / file)
+            lines += ["<image>", f"<imageName>{file}</imageName>", "<taggedRectangles>"]
+            for x0, y0, x1, y1 in (shape.box for shape in item.shapes):
+                size = f'width="{x1 - x0}" height="{y1 - y0}"'
+                lines.append(f'<taggedRectangle x="{x0}" y="{y0}" {size}><tag>A</tag></taggedRectangle>')
+            lines += ["</taggedRectangles>", "</image>"]
+        _lines(root / f"{split}.xml", [*lines, "</tagset>"])
+    return drawn
+
+
 def write_wsol_fixture(
     root: Path,
     *,

@@ -7,12 +7,12 @@ are grey and small; so the positives are made grey and small too, or colour alon
 fifth of the positives, by name, and as many photos of Scene15's test split are for testing.
 """
 
-import csv
 import sys
-from collections import defaultdict
 from pathlib import Path
 
 from PIL import Image
+
+from sightline import load_dataset
 
 OUTDOOR = (
     "Coast", "Forest", "Highway", "InsideCity", "Mountain", "OpenCountry", "Street", "Suburb", "TallBuilding",
@@ -22,22 +22,19 @@ SIDE = 192
 
 def positives(source: Path, out: Path) -> dict[str, int]:
     """Grey, shrunk copies with their boxes; returns how many each split has."""
-    boxes = defaultdict(list)
-    with (source / "boxes.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            boxes[row["file"]].append([float(row[name]) for name in ("x0", "y0", "x1", "y1")])
-    photos = sorted((source / "text").glob("*.jpg"))
+    samples = sorted(load_dataset(source, split="all").samples, key=lambda sample: sample.id)
     counts = dict.fromkeys(("train", "test"), 0)
     tables = {split: ["file,x0,y0,x1,y1"] for split in counts}
-    for number, path in enumerate(photos):
-        split = "test" if number >= len(photos) * 4 // 5 else "train"
-        photo = Image.open(path).convert("L")
+    for number, sample in enumerate(samples):
+        split = "test" if number >= len(samples) * 4 // 5 else "train"
+        photo = Image.open(sample.source).convert("L")
         share = SIDE / max(photo.size)
-        target = out / split / "text" / path.name
+        target = out / split / "text" / Path(sample.id).name
         target.parent.mkdir(parents=True, exist_ok=True)
-        photo.resize([round(side * share) for side in photo.size], Image.Resampling.LANCZOS).save(target, quality=92)
-        for box in boxes[f"text/{path.name}"]:
-            tables[split].append(",".join([f"text/{path.name}", *(f"{share * edge:.2f}" for edge in box)]))
+        small = photo.resize([round(side * share) for side in photo.size], Image.Resampling.LANCZOS)
+        small.save(target, quality=92)
+        for box in sample.boxes_xyxy.tolist():
+            tables[split].append(",".join([f"text/{target.name}", *(f"{share * edge:.2f}" for edge in box)]))
         counts[split] += 1
     for split, lines in tables.items():
         (out / split / "boxes.csv").write_text("\n".join(lines) + "\n")

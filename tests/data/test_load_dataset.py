@@ -38,6 +38,7 @@ WRITERS = {
     "coco": fixtures.write_coco_fixture,
     "wsol": fixtures.write_wsol_fixture,
     "yolo": fixtures.write_yolo_fixture,
+    "svt": fixtures.write_svt_fixture,
     "folder": fixtures.write_folder_fixture,
 }
 
