@@ -115,3 +115,9 @@ def test_a_script_without_a_guard_is_told_so(
 
     with pytest.raises(InputError, match=cause):
         local_engine._next(died())
+
+
+@pytest.mark.parametrize("size", [(10**9, 10**9), (2**62, 2**62), (70_000, 70_000)])
+def test_heatmaps_that_no_machine_holds_are_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(InputError, match=r"1 maps of [\d,]+ × [\d,]+ need [\d,]+ GiB; expected at most 16$"):
+        make_heatmaps(torch.rand(1, 1, 4, 4), size)

@@ -19,6 +19,7 @@ UPSAMPLING_MODES = ("bilinear", "bicubic", "nearest")
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}  # by the number of axes
 REDUCTIONS = ("sum", "mean", "max")
 IVR_QUANTILE = 0.45
+MOST_VALUES = 2**32  # of upsampled maps: 16 GiB in single precision
 Spans = Sequence[tuple[float, float]]  # (y0, y1), (x0, x1): pixel edges
 
 
@@ -64,6 +65,7 @@ def upsample(maps: Tensor, size_hw: Sequence[int], mode: str = "bilinear") -> Te
     leading, grid = maps.shape[: -len(size)], maps.shape[-len(size) :]
     if tuple(grid) == tuple(size):
         return maps
+    _check_room(maps, leading.numel(), size)
     if maps.numel() == 0:
         return maps.new_zeros(*leading, *size)
     flat = maps.reshape(-1, 1, *grid)
@@ -134,6 +136,19 @@ def _size(size_hw: Sequence[int]) -> tuple[int, ...]:
         raise InputError(
             f"size_hw is {shown(size_hw)}; expected a height and a width of at least 1"
         ) from None
+
+
+def _check_room(maps: Tensor, count: int, size: tuple[int, ...]) -> None:
+    """Raise `InputError` for maps that no machine holds; what the machine says of them is no help."""
+    if torch.compiler.is_compiling():
+        return
+    values = count * math.prod(size)
+    if values > MOST_VALUES:
+        sides = " × ".join(f"{side:,}" for side in size)
+        raise InputError(
+            f"{count:,} maps of {sides} need {values * maps.element_size() / 2**30:,.0f} GiB; "
+            f"expected at most {MOST_VALUES * maps.element_size() / 2**30:,.0f}"
+        )
 
 
 def normalise(maps: Tensor, how: str = "minmax", percentile: float = 90.0) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ import pytest
 import torch
 
 import sightline
+from sightline.batch import overlays
 from sightline.batch.decode import Prepared, prepare
-from sightline.batch.worker import BatchOptions, explain_prepared, overlay_name, quantise, ready
+from sightline.batch.overlays import ignores_case, overlay_name
+from sightline.batch.worker import BatchOptions, explain_prepared, quantise, ready
 from sightline.boxes import cutoffs
 from sightline.data.items import Item
 from sightline.errors import InputError
@@ -126,6 +130,47 @@ def test_an_overlay_is_the_explanation_s_own(model: LoadedModel, photos: Path, t
     with PIL.Image.open(tmp_path / name) as picture:
         assert np.abs(np.asarray(picture, int) - np.asarray(expected.overlay(threshold=0.5), int)).max() <= 2
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_an_overlay_that_has_no_place_is_that_image_s_failure_and_the_others_are_done(
+    model: LoadedModel, photos: Path, tmp_path: Path
+) -> None:
+    batch, work = _prepared(model, photos), BatchOptions(classes="top2", heatmap_bits=8)
+    whole = explain_prepared(model, batch, work)
+    first = whole.rows["class_index"][2].as_py()
+    (tmp_path / overlay_name(batch.items[1].id, first)).mkdir()  # as the photos of another id would
+    done = explain_prepared(model, batch, work, tmp_path)
+    assert [item.id for item, _ in done.errors] == ["bad", batch.items[1].id]
+    assert done.errors[1][1] == (f"the overlay of {batch.items[1].path} cannot be written: Is a directory")
+    stays = [0, 1, *range(4, len(whole.rows))]
+    assert done.rows.equals(whole.rows.take(stays))
+    assert whole.heatmaps is not None
+    assert done.heatmaps is not None
+    assert np.array_equal(done.heatmaps, whole.heatmaps[stays])
+
+
+def test_a_full_disk_is_no_failure_of_one_image(
+    model: LoadedModel, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, write: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(overlays, "write_atomically", full)
+    with pytest.raises(OSError, match="No space left"):
+        explain_prepared(model, _prepared(model, photos), BatchOptions(), tmp_path)
+
+
+def test_ids_that_differ_in_case_have_overlays_of_their_own_where_case_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = ["a.jpg", "A.jpg", "A.JPG", "n01/a.jpg", "N01/a.jpg", "a.jpg%~c88c8fcaab74"]
+    names = [overlay_name(one, 3, caseless=True).lower() for one in ids]
+    assert len(set(names)) == len(ids)
+    assert not ignores_case(tmp_path) or os.name == "nt"
+    ignores_case.cache_clear()
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    assert ignores_case(tmp_path)
+    ignores_case.cache_clear()
 
 
 @pytest.mark.parametrize(

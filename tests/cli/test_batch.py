@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,33 @@ def test_explain_with_an_engine_is_batch_and_says_so(
     several = explain(photos, *LOCAL, "--method", "cam", "--method", "gradcam")
     assert several.code == 2
     assert "takes one --method; got cam, gradcam" in several.err
+
+
+def test_a_name_that_is_not_text_is_told_and_the_others_are_done(
+    batch: Any, photos: Path, tmp_path: Path
+) -> None:
+    try:
+        (photos / os.fsdecode(b"caf\xe9.png")).write_bytes((photos / "a.png").read_bytes())
+    except OSError:
+        pytest.skip("this file system holds only UTF-8 names")
+    result = batch(photos, "--overlays")
+    assert (result.code, result.err.count("\n")) == (3, 2)
+    assert r"caf\xe9.png" in result.err
+    assert pd.read_parquet(tmp_path / "out" / "results").image_id.tolist() == ["a.png", "b.jpg", "c.png"]
+    assert pd.read_parquet(tmp_path / "out" / "errors.parquet").image_id.tolist() == [r"caf\xe9.png"]
+
+
+def test_an_overlay_that_cannot_be_written_is_told_and_the_others_are_done(
+    batch: Any, photos: Path, tmp_path: Path
+) -> None:
+    assert batch(photos, "--overlays").code == 0
+    (drawn,) = (tmp_path / "out" / "overlays").glob("b.jpg_*.png")
+    (photos / drawn.name).mkdir()  # its photo's overlay wants a folder where b.jpg's wants a file
+    (photos / drawn.name / "d.png").write_bytes((photos / "c.png").read_bytes())
+    result = batch(photos, "--overlays", "--out", tmp_path / "again")
+    assert (result.code, result.err.count("\n")) == (3, 2)
+    assert "cannot be written: " in result.err
+    assert pd.read_parquet(tmp_path / "again" / "results").image_id.tolist() == ["a.png", "b.jpg", "c.png"]
 
 
 def test_help_shows_whole_commands(sightline: Any, monkeypatch: pytest.MonkeyPatch) -> None:

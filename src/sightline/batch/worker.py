@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sightline.batch.decode import Prepared
+from sightline.batch.overlays import draw_overlays
 from sightline.boxes import cutoffs, make_boxes
-from sightline.data.images import read_image
 from sightline.data.items import Item
 from sightline.errors import InputError
 from sightline.explanation import Explanation
 from sightline.methods.spec import parse_method
 from sightline.models.loading import LoadedModel
 from sightline.options import check_fields
-from sightline.pictures.overlay import overlay
 from sightline.pipeline import explain
-from sightline.reports.output_folder import file_name, write_atomically
 from sightline.types import BoxRule, no_boxes
 
 BITS = (0, 8, 16)
@@ -137,10 +134,23 @@ def explain_prepared(
         **options.method_options,
     )
     heatmaps = explanation.heatmaps(normalise=options.rule.normalise, percentile=options.rule.percentile)
-    rows = _rows(explanation, heatmaps, batch, options)
-    if overlays is not None:
-        _draw(explanation, heatmaps, rows, batch, options, overlays)
-    return BatchResult(rows, _kept(explanation, heatmaps, options), batch.errors)
+    rows, kept = _rows(explanation, heatmaps, batch, options), _kept(explanation, heatmaps, options)
+    if overlays is None:
+        return BatchResult(rows, kept, batch.errors)
+    boxes = rows["boxes_xyxy"].to_pylist()
+    failed = draw_overlays(explanation, heatmaps, batch.items, boxes, options.colormap, overlays)
+    return _without(BatchResult(rows, kept, batch.errors), failed, batch.items)
+
+
+def _without(result: BatchResult, failed: dict[int, str], items: Sequence[Item]) -> BatchResult:
+    """The result with the images at these places as failures instead of rows."""
+    if not failed:
+        return result
+    classes = len(result.rows) // len(items)
+    stays = np.repeat([i not in failed for i in range(len(items))], classes)
+    heatmaps = None if result.heatmaps is None or not stays.any() else result.heatmaps[stays]
+    errors = [*result.errors, *((items[i], why) for i, why in failed.items())]
+    return BatchResult(result.rows.filter(pa.array(stays)), heatmaps, errors)
 
 
 def _rows(explanation: Explanation, heatmaps: Tensor, batch: Prepared, options: BatchOptions) -> pa.Table:
@@ -199,40 +209,3 @@ def quantise(heatmaps: Tensor, bits: int) -> Array:
         return eight
     sixteen: Array = steps.to(torch.int32).cpu().numpy().astype(np.uint16)  # torch hardly supports uint16
     return sixteen
-
-
-def _draw(
-    explanation: Explanation,
-    heatmaps: Tensor,
-    rows: pa.Table,
-    batch: Prepared,
-    options: BatchOptions,
-    folder: Path,
-) -> None:
-    """Draw one PNG per row, named by the image's id; the photo is read once more."""
-    boxes, indices = rows["boxes_xyxy"].to_pylist(), rows["class_index"].to_pylist()
-    classes = explanation.classes.shape[1]
-    for i, item in enumerate(batch.items):
-        photo = read_image(item)
-        for k in range(classes):
-            row = i * classes + k
-            picture = overlay(
-                photo,
-                heatmaps[i, k].float().cpu(),
-                colormap=options.colormap,
-                boxes_xyxy=torch.tensor(boxes[row]).view(-1, 4),
-                signed=None if explanation.signed is None else explanation.signed[i, k].float().cpu(),
-                shown_xyxy=explanation.geometries[i].shown_xyxy,
-            )
-            path = folder / overlay_name(item.id, indices[row])
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, partial(picture.save, format="PNG"))
-
-
-def overlay_name(image_id: str, class_index: int) -> str:
-    """An overlay's path in ``overlays/``: the id as a path that cannot leave the folder, and the class.
-
-    >>> overlay_name("n01/a.jpg", 207), overlay_name("s3://b/../a.png", 3)
-    ('n01/a.jpg_207.png', 's3%3A/%/b/%2E%2E/a.png_3.png')
-    """
-    return f"{file_name(image_id)}_{class_index}.png"
