@@ -48,6 +48,13 @@ def evaluate(
         str | None,
         typer.Option(help="Another split to choose thresholds on: train-heldout, …", rich_help_panel=DATA),
     ] = None,
+    pseudo_boxes: Annotated[
+        str | None,
+        typer.Option(
+            help="Choose thresholds on boxes of this method, e.g. localise, not on true ones: the realistic protocol.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     held_per_class: HeldPerClass = 30,
     data_option: DataOptions = None,
     class_names: ClassNames = None,
@@ -168,6 +175,8 @@ def evaluate(
     where = "cpu" if engine == "ray" else device  # Ray's actors move it to their devices
     wanted = bool(model) or not heatmaps
     models = load_models(model or [], weights or [], categories, where, scores) if wanted else {}
+    if pseudo_boxes is not None:
+        choose_on = _with_pseudo_boxes(models, choose_on, pseudo_boxes, batch_size)
     with progress_bar("scoring", quiet=json) as progress:
         report = run(
             models,
@@ -181,6 +190,16 @@ def evaluate(
             scorer=scorer,
         )
     finish(report, out, json)
+
+
+def _with_pseudo_boxes(models: Any, choose_on: Any, method: str, batch_size: int) -> Any:
+    """The split to choose on with the first model's boxes; raises `InputError` where there is no split or no model."""
+    from sightline.errors import InputError
+    from sightline.evaluation.realistic import with_pseudo_boxes
+
+    if choose_on is None or not models:
+        raise InputError("--pseudo-boxes needs a model, and --choose-threshold-on with a split")
+    return with_pseudo_boxes(next(iter(models.values())), choose_on, method, batch_size=batch_size)
 
 
 def _scorer(engine: str, address: str | None, device: str) -> Any:
