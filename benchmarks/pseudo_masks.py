@@ -3,10 +3,10 @@
     python benchmarks/pseudo_masks.py --data data/leeds-butterflies
 
 The four species that ImageNet knows. A photo's pseudo-mask is the region of its true class's map (image labels are
-given, as in weakly supervised segmentation), everything else is background. Each method's threshold is the one with the
-highest mIoU on the choosing half; mIoU over background and species, pixels summed over the reporting half. Intervals: 95 %
-bootstrap over photos. ``--head`` trains torchvision's FCNHead on frozen features and the choosing half's pseudo-masks, by
-the last method named; the head is given no label when it is tested.
+given, as in weakly supervised segmentation), everything else is background. Each method's threshold is the one with
+the highest mIoU on the choosing half; mIoU is over background and species, pixels summed over the reporting half.
+Intervals: 95 % bootstrap over photos. ``--head`` trains torchvision's FCNHead on frozen features and the choosing
+half's pseudo-masks, by the last method named; the head is given no label when it is tested.
 """
 
 from __future__ import annotations
