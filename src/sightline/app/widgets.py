@@ -164,12 +164,17 @@ class Page:
         self.photo.example(self._example, **arrival, **slow)
         self.sheet.pick(self._pick, inputs=self.choices, outputs=arrival["outputs"], **slow)
         drawn = {"inputs": self.choices, "outputs": [self.stage, self.top, self.point]}
-        self.top.input(lambda index: index, self.top, self.wanted, **quiet).then(self._look, **drawn, **slow)
+        self.top.input(
+            self._look_at,
+            inputs=[self.top, *self.choices],
+            outputs=[self.stage, self.wanted, self.point],
+            **slow,
+        )
         for widget in (self.wanted, self.against, self.layer, self.colormap, self.normalise):
             widget.input(self._look, **drawn, **slow)
         self.text.submit(self._look, **drawn, **slow)
-        self.methods.input(self._usual_threshold, self.methods, self.threshold, **quiet).then(
-            self._look, **drawn, **slow
+        self.methods.input(
+            self._compare, inputs=self.choices, outputs=[*drawn["outputs"], self.threshold], **slow
         )
         rules = {"inputs": self.choices, "outputs": self.boxes, "trigger_mode": "always_last"}
         for widget in (self.threshold, self.select, self.relative_to):
@@ -239,6 +244,18 @@ class Page:
         except InputError as error:
             return [_message(str(error)), gr.skip(), gr.skip()]
 
+    def _look_at(self, request: gr.Request, index: int, *values: Any) -> list[Any]:
+        """One of the five classes: in the same answer it becomes the class searched for."""
+        stage, _, point = self._look(request, values[0], index, *values[2:])
+        return [stage, gr.update(value=index), point]
+
+    def _compare(self, request: gr.Request, *values: Any) -> list[Any]:
+        """Other methods, at the usual threshold of the first."""
+        usual = self._usual_threshold(values[0])
+        if usual is None:
+            return [*self._look(request, *values), gr.skip()]
+        return [*self._look(request, *values[:5], usual, *values[6:]), gr.update(value=usual)]
+
     def _boxes(self, request: gr.Request, *values: Any) -> Any:
         session = self.sessions.of(request.session_hash)
         try:
@@ -249,9 +266,9 @@ class Page:
             return gr.skip()
         return {"boxes": boxes, "captions": captions, "serial": next(_serial)}
 
-    def _usual_threshold(self, methods: list[str]) -> Any:
+    def _usual_threshold(self, methods: list[str]) -> float | None:
         known = [self.offer.methods[name] for name in methods or () if name in self.offer.methods]
-        return gr.update(value=usual_threshold(known[0])) if known else gr.skip()
+        return usual_threshold(known[0]) if known else None
 
     def _point(self, event: gr.EventData, request: gr.Request, *values: Any) -> str:
         sent = getattr(event, "_data", None) or {}
