@@ -326,7 +326,7 @@ def standardised(photo: Image.Image) -> Tensor:
             lambda photo: to_tensor(photo) ** 3,
             "distorts the photo, or its values; expected a fixed resize, crop or pad",
         ),
-        (standardised, "maps black and white photos to the same values"),
+        (lambda photo: to_tensor(photo) * 0 + 1, "maps black and white photos to the same values"),
         (transforms.Resize((64, 64)), r"returns Image; expected a float tensor of shape \(C, H, W\)"),
         (transforms.PILToTensor(), r"returns torch.uint8 \(3, 300, 400\); expected a float tensor"),
         (lambda photo: to_tensor(photo)[None], r"returns torch.float32 \(1, 3, 300, 400\); expected"),
@@ -337,6 +337,61 @@ def standardised(photo: Image.Image) -> Tensor:
 def test_transforms_that_cannot_be_measured_are_refused(transform: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Preprocess.from_transform(transform)
+
+
+@pytest.mark.parametrize(
+    ("size", "crop"),
+    [((300, 400), None), ((300, 400), (10, 20, 210, 170)), ((640, 97), None), ((120, 120), None)],
+)
+def test_photos_scaled_by_their_own_values(
+    crop: tuple[int, int, int, int] | None, size: tuple[int, int]
+) -> None:
+    def transform(photo: Image.Image) -> Tensor:
+        shown = photo.crop(crop) if crop else photo
+        return standardised(shown.resize((64, 48), Image.Resampling.BICUBIC))
+
+    found = measure(transform, size)
+    assert found.per_image
+    expected = (crop[0], crop[1], crop[2], crop[3]) if crop else (0, 0, size[1], size[0])
+    pixel = max((expected[2] - expected[0]) / 64, (expected[3] - expected[1]) / 48)
+    assert found.geometry.shown_xyxy == pytest.approx(expected, abs=0.25 * pixel)
+    assert found.geometry.input_hw == (48, 64)
+    preprocess = Preprocess.from_transform(transform)
+    photo = photos()[0].resize(size[::-1])
+    tensor, geometry = preprocess.prepare(photo)
+    assert torch.equal(tensor, transform(photo))
+    assert geometry.shown_xyxy == pytest.approx(expected, abs=0.25 * pixel)
+    with pytest.raises(
+        InputError, match="the transform scales each photo by its own values; expected a fixed"
+    ):
+        _ = preprocess.scaling
+
+
+@pytest.mark.parametrize(
+    ("turn", "message"),
+    [
+        (lambda photo: photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT), "uniform photo|same values|mirrors"),
+        (lambda photo: photo.rotate(20), "rotates or distorts"),
+        (lambda photo: photo.transpose(Image.Transpose.ROTATE_90), "rotates, distorts|uniform|same values"),
+    ],
+)
+def test_photos_turned_and_scaled_by_their_own_values(turn: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        measure(lambda photo: standardised(turn(photo).resize((64, 64))), (300, 400))
+
+
+@pytest.mark.parametrize("view", ["whole", "crop"])
+def test_one_channel_is_the_photo_in_grey(view: str) -> None:
+    preprocess = Preprocess((24, 32), 40, mean=(0.25,), std=(0.5,))
+    for photo in photos():
+        tensor, _ = preprocess.prepare(photo, view)
+        assert tensor.shape == (1, 24, 32)
+        grey, _ = Preprocess((24, 32), 40, mean=(0.25,) * 3, std=(0.5,) * 3).prepare(
+            photo.convert("L").convert("RGB"), view
+        )
+        assert torch.equal(tensor[0], grey[0])
+    with pytest.raises(InputError, match="mean and std of 11 channels; a photo has 3, or 1"):
+        Preprocess(mean=(0.5,) * 11, std=(0.5,) * 11)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ PhotoSource = str | Path | ZipMember | Item | Image.Image | NDArray[Any]  # what
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF")  # MPO: JPEG from some cameras
 _FORMATS_READ = "JPEG, PNG, WebP, GIF, TIFF, BMP, PNM or AVIF"
+VARIABLE = "SIGHTLINE_MAX_PIXELS"  # of a photo, instead of Pillow's limit
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {  # EXIF 2.3, tag 0x0112: the inverse of each orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -173,6 +174,7 @@ def open_picture(source: bytes | Path) -> Image.Image:
     """
     if isinstance(source, Path):
         check_regular(source, MOST_PICTURE_BYTES, "an image file", ImageError)
+    _set_most_pixels()
     Image.init()
     foreign = [f for f, (factory, _) in Image.OPEN.items() if not factory.__module__.startswith("PIL.")]
     formats = [f for f in (*FORMATS, *foreign) if f in Image.OPEN]
@@ -181,7 +183,15 @@ def open_picture(source: bytes | Path) -> Image.Image:
 
 def _limit() -> str:
     limit = f"the limit is {Image.MAX_IMAGE_PIXELS:,} pixels"
-    return f"{limit} (raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file)"
+    return f"{limit} (if you trust the file, set {VARIABLE}=NUMBER in the environment, or PIL.Image.MAX_IMAGE_PIXELS)"
+
+
+def _set_most_pixels() -> None:
+    """Pillow's limit of pixels as the environment says, if it says anything: worker processes read it too."""
+    if text := os.environ.get(VARIABLE):
+        if not text.isdecimal() or not int(text):
+            raise ImageError(f"{VARIABLE}={text!r}; expected a number of pixels, such as 200000000")
+        Image.MAX_IMAGE_PIXELS = int(text)
 
 
 def read_bytes(source: PhotoSource) -> bytes:

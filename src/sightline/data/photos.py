@@ -113,7 +113,9 @@ class PhotoBatch:
         found = list(_in_threads(read, sources, workers))
         done = {place: one for place, one in enumerate(found) if not isinstance(one, str)}
         return cls(
-            images=_images([one.image for one in done.values()], preprocess, channels_last),
+            images=_images(
+                {place: one.image for place, one in done.items()}, sources, preprocess, channels_last
+            ),
             geometries=[one.geometry for one in done.values()],
             photos=[one.photo for one in done.values() if one.photo is not None] if keep_photos else None,
             sources=[sources[place] for place in done],
@@ -176,16 +178,32 @@ class PhotoBatch:
         )
 
 
-def _images(found: Sequence[Tensor | NDArray[np.uint8]], preprocess: Prepares, channels_last: bool) -> Tensor:
-    """The network's input; pixels of 8 bits are normalised all at once."""
+def _images(
+    found: dict[int, Tensor | NDArray[np.uint8]],
+    sources: Sequence[PhotoSource],
+    preprocess: Prepares,
+    channels_last: bool,
+) -> Tensor:
+    """The network's input; pixels of 8 bits are normalised all at once.
+
+    Raises `InputError` where a transform does not bring the photos to one size.
+    """
     if not found:
         return torch.empty(0, len(preprocess.mean), *preprocess.input_hw)
-    tensors = [one for one in found if isinstance(one, Tensor)]
+    tensors = {place: one for place, one in found.items() if isinstance(one, Tensor)}
     if not tensors:
         return preprocess.normalised(
-            np.stack([one for one in found if not isinstance(one, Tensor)]), channels_last
+            np.stack([one for one in found.values() if not isinstance(one, Tensor)]), channels_last
         )
-    images = torch.stack(tensors)
+    first, *others = tensors
+    for place in others:
+        if tensors[place].shape != tensors[first].shape:
+            names = [f"{source_name(sources[i])} is {tuple(tensors[i].shape)}" for i in (first, place)]
+            raise InputError(
+                f"the transform gives photos of different sizes: {' and '.join(names)}; expected one size: "
+                "add a resize to it, or explain one photo at a time"
+            )
+    images = torch.stack(list(tensors.values()))
     return images.to(memory_format=torch.channels_last) if channels_last else images
 
 

@@ -29,6 +29,7 @@ from sightline.types import BoxRule
 
 if TYPE_CHECKING:
     from sightline.models.loading import LoadedModel
+    from sightline.models.preprocess import Preprocess
 
 OPSET = 18  # the first whose ScatterElements supports a minimum, which the boxes need
 TOLERANCE = 1e-4  # relative to the largest value
@@ -61,7 +62,7 @@ def export_onnx(
     size_hw = preprocess.input_hw if preprocess else (224, 224)
     network = copy.deepcopy(model.network).float().cpu().eval()
     structure = inspect_network(network, torch.zeros(1, 3, *size_hw))
-    statistics = (preprocess.mean, preprocess.std) if preprocess else ()
+    statistics = _statistics(preprocess, wanted.input)
     graph = MapGraph(network, structure, wanted, *statistics).eval()
     graph.score_rule = score_rule_of(model, graph, size_hw)
     proto = _trace(graph, size_hw)
@@ -201,11 +202,19 @@ def boxes_array(heatmaps: Tensor, threshold: float = 0.2) -> Tensor:
     )
 
 
+def _statistics(preprocess: Preprocess | None, taken: str) -> tuple[tuple[float, ...], ...]:
+    """Mean and std for the graph; none where nothing states them and the graph takes normalised images."""
+    if preprocess is None or (preprocess.per_image and taken == "normalised"):
+        return ()
+    return preprocess.scaling
+
+
 def _describe(model: LoadedModel, graph: MapGraph, size_hw: tuple[int, int]) -> dict[str, Any]:
     from importlib.metadata import version
 
     preprocess = model.preprocess
-    statistics = {} if preprocess is None else {"mean": preprocess.mean, "std": preprocess.std}
+    known = preprocess is not None and not preprocess.per_image
+    statistics = {"mean": preprocess.mean, "std": preprocess.std} if preprocess and known else {}
     interpolation = {} if preprocess is None else {"interpolation": preprocess.interpolation}
     described = describe_run(
         model=model.name,

@@ -1,4 +1,4 @@
-"""Infer the geometry of an unknown transform by applying it to black, white and ramp photos."""
+"""Infer the geometry of an unknown transform by applying it to black, white, ramp and two-toned photos."""
 
 from __future__ import annotations
 
@@ -24,11 +24,19 @@ _EXPECTED = "expected a fixed resize, crop or pad, then a scaling of the values"
 
 @dataclass(frozen=True)
 class Measured:
-    """The transform's geometry, and the (x - mean) / std it applies to each channel in [0, 1]."""
+    """The transform's geometry, and the (x - mean) / std it applies to each channel in [0, 1].
+
+    ``per_image``: it scales each photo by that photo's own values; ``mean`` and ``std`` then say nothing (0 and 1).
+    """
 
     geometry: Geometry
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    per_image: bool = False
+
+
+class _UniformError(InputError):
+    """A black or a white photo comes out as nothing, as where each photo is scaled by its own values."""
 
 
 def run(transform: Transform, photo: Image.Image) -> Tensor:
@@ -51,8 +59,9 @@ def measure(transform: Transform, photo_hw: tuple[int, int]) -> Measured:
 
     A black and a white photo give the normalisation. Two grey ramps, one along each side, give every input pixel's
     position on the photo; a line fitted to these positions is the geometry. A second pair of ramps over just the
-    visible part refines it. Raises `InputError` if no line fits (rotation, mirroring, distortion), if the values are
-    not a scaling of the photo's, and if the transform is random.
+    visible part refines it. Where uniform photos give nothing (each photo is standardised by its own values), the
+    places at which two-toned photos turn from black to white give the geometry. Raises `InputError` if no line fits
+    (rotation, mirroring, distortion), if the values are not a scaling of the photo's, and if the transform is random.
 
     >>> from torchvision.transforms.functional import pil_to_tensor
     >>> found = measure(lambda photo: pil_to_tensor(photo.crop((10, 20, 74, 84))).float() / 255, (100, 200))
@@ -61,7 +70,10 @@ def measure(transform: Transform, photo_hw: tuple[int, int]) -> Measured:
     """
     before = _random_states()
     try:
-        probe = _Probe(transform, photo_hw)
+        try:
+            probe = _Probe(transform, photo_hw)
+        except _UniformError as error:
+            return _by_edges(transform, photo_hw, error)
         (x0, x1), (y0, y1) = probe.extent(axis=1), probe.extent(axis=0)
         return Measured(Geometry(photo_hw, probe.input_hw, (x0, y0, x1, y1)), probe.mean, probe.std)
     finally:
@@ -75,6 +87,61 @@ def _random_states() -> tuple[object, ...]:
     return (torch.get_rng_state().numpy().tobytes(), random.getstate(), numpy[1].tobytes(), numpy[2])
 
 
+def _values(transform: Transform, grey: NDArray[np.uint8]) -> Floats:
+    """What the transform makes of a grey photo (H, W): (C, h, w)."""
+    values: Floats = run(transform, Image.fromarray(np.repeat(grey[:, :, None], 3, axis=2))).double().numpy()
+    return values
+
+
+def _by_edges(transform: Transform, photo_hw: tuple[int, int], refusal: InputError) -> Measured:
+    """The geometry from photos that are black up to some place and white from there on, along either axis.
+
+    Only differences within a photo are used, so that each may be scaled by its own values. Raises ``refusal`` where
+    nothing of such photos is seen.
+    """
+    extents, shapes = [], set()
+    for axis in (0, 1):
+        places, edges = [], []
+        for place in {round(photo_hw[axis] * k / 10) for k in range(1, 10)} - {0, photo_hw[axis]}:
+            grey = np.zeros(photo_hw, np.uint8)
+            grey[(slice(place, None), slice(None))[:: 1 - 2 * axis]] = 255
+            shown = _values(transform, grey)
+            shapes.add(shown.shape)
+            if (edge := _edge(shown.mean(0) if axis == 0 else shown.mean(0).T)) is not None:
+                places.append(place)
+                edges.append(edge)
+        count = shown.shape[1 + axis]
+        if len(places) < 2 or len(shapes) > 1:
+            raise refusal
+        slope, offset = np.polyfit(edges, places, 1)
+        if slope <= 0 or np.abs(slope * np.array(edges) + offset - places).max() > 1 + slope:
+            raise InputError(f"the transform mirrors, rotates or distorts the photo; {_EXPECTED}")
+        start, stop, near = offset, offset + slope * count, 0.2 * slope
+        whole = float(photo_hw[axis])
+        extents.append((0.0 if abs(start) < near else start, whole if abs(stop - whole) < near else stop))
+    (y0, y1), (x0, x1) = extents
+    channels, height, width = shapes.pop()
+    geometry = Geometry(photo_hw, (height, width), (x0, y0, x1, y1))
+    return Measured(geometry, (0.0,) * channels, (1.0,) * channels, per_image=True)
+
+
+def _edge(rows: Floats) -> float | None:
+    """Where rows (h, w), alike along w, turn from one value to a higher one; None if they do not, or near an end.
+
+    >>> _edge(np.array([[1.0], [1.0], [1.0], [1.0], [4.0], [7.0], [7.0], [7.0], [7.0]]))
+    4.5
+    """
+    lines = rows.mean(1)
+    low, high = lines[0], lines[-1]
+    if not np.isfinite(rows).all() or not high - low > 1e-6:
+        return None
+    level = (lines - low) / (high - low)
+    if np.abs(rows - lines[:, None]).max() > 0.02 * (high - low) or level.min() < -0.2 or level.max() > 1.2:
+        raise InputError(f"the transform rotates, distorts or pads the photo; {_EXPECTED}")
+    edge = float(len(level) - level.sum())
+    return edge if 4 <= edge <= len(level) - 4 else None
+
+
 class _Probe:
     """The brightness a transform gives photos of one size."""
 
@@ -86,17 +153,16 @@ class _Probe:
         strength = np.abs(self.span).min(axis=0)
         self.visible = strength > 0.5 * strength.max()  # elsewhere the transform pads
         if not strength.max() > 1e-6:
-            raise InputError(f"the transform maps black and white photos to the same values; {_EXPECTED}")
+            raise _UniformError(f"the transform maps black and white photos to the same values; {_EXPECTED}")
         spans = np.median(self.span[:, self.visible], axis=1)
         blacks = np.median(self.black[:, self.visible], axis=1)
         self.std = tuple(float(1 / span) for span in spans)
         self.mean = tuple(float(-black / span) for black, span in zip(blacks, spans, strict=True))
 
     def _shown(self, grey: NDArray[np.uint8]) -> Floats:
-        output = run(self.transform, Image.fromarray(np.repeat(grey[:, :, None], 3, axis=2)))
-        values: Floats = output.double().numpy()
+        values = _values(self.transform, grey)
         if not np.isfinite(values).all():
-            raise InputError(f"the transform gives NaN or Inf for a uniform photo; {_EXPECTED}")
+            raise _UniformError(f"the transform gives NaN or Inf for a uniform photo; {_EXPECTED}")
         if hasattr(self, "black") and values.shape != self.black.shape:
             raise InputError(
                 f"the transform gives {self.black.shape}, then {values.shape}; expected one size"

@@ -42,10 +42,11 @@ class Preprocess:
     ``input_hw``  (height, width) of the network's input.
     ``resize``    for ``view="crop"``: the length of the photo's shorter side before the centre crop, or
                   (height, width) if the aspect ratio is not preserved.
-    ``mean``, ``std``  one number per channel.
+    ``mean``, ``std``  one number per channel: three, or one for a network of grey photos.
     ``interpolation``  "bilinear", "bicubic", "nearest", "lanczos", "box" or "hamming", always antialiased.
     ``transform`` a callable PIL image -> (C, H, W) float tensor, for preprocessing that the other fields
                   cannot express; both views then use it (see `from_transform`).
+    ``per_image`` the transform scales each photo by its own values; ``mean`` and ``std`` then say nothing.
 
     >>> preprocess = Preprocess(input_hw=(224, 224), resize=256)
     >>> tensor, geometry = preprocess.prepare(Image.new("RGB", (512, 1024)), view="crop")
@@ -59,6 +60,7 @@ class Preprocess:
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bilinear"
     transform: Callable[[Image.Image], Tensor] | None = None
+    per_image: bool = False
     _measured: dict[tuple[int, int], Geometry] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -73,8 +75,19 @@ class Preprocess:
         numbers = all(isinstance(x, (int, float)) and math.isfinite(x) for x in (*self.mean, *self.std))
         if len(self.mean) != len(self.std) or not self.mean or 0 in self.std or not numbers:
             raise InputError(f"mean={self.mean} and std={self.std}; expected as many of each, no std of 0")
+        if self.transform is None and len(self.mean) not in (1, 3):
+            raise InputError(f"mean and std of {len(self.mean)} channels; a photo has 3, or 1 (grey)")
         if self.interpolation not in _RESAMPLE:
             raise unknown("interpolation", self.interpolation, _RESAMPLE)
+
+    @property
+    def scaling(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """``mean`` and ``std``; raises `InputError` if each photo is scaled by its own values."""
+        if self.per_image:
+            raise InputError(
+                "the transform scales each photo by its own values; expected a fixed (x - mean) / std here"
+            )
+        return self.mean, self.std
 
     @property
     def resizes(self) -> bool:
@@ -95,7 +108,7 @@ class Preprocess:
         return replace(self, input_hw=input_hw, resize=(grown[0], grown[1]) if len(grown) == 2 else grown[0])
 
     def prepare(self, photo: Image.Image, view: str = "whole") -> tuple[Tensor, Geometry]:
-        """An upright RGB photo as a float32 tensor (3, H, W) with its `Geometry`.
+        """An upright RGB photo as a float32 tensor (3, H, W), or (1, H, W) in grey, with its `Geometry`.
 
         "whole" resizes the whole photo to ``input_hw``; "crop" resizes it to ``resize`` and takes the
         centre ``input_hw``, as in the network's evaluation (with black borders if the crop is larger).
@@ -109,9 +122,12 @@ class Preprocess:
         return self.normalised(pixels[None])[0], geometry
 
     def pixels(self, photo: Image.Image, view: str = "whole") -> tuple[NDArray[np.uint8], Geometry]:
-        """What the network is shown of an upright RGB photo, (H, W, 3) in 8 bits, before `normalised`."""
+        """What the network is shown of an upright RGB photo, (H, W, 3) in 8 bits (in grey: 1), before `normalised`."""
+        if len(self.mean) == 1:
+            photo = photo.convert("L")
         shown, geometry = self._whole(photo) if view == "whole" else self._crop(photo)
-        return np.asarray(shown), geometry
+        pixels = np.asarray(shown)
+        return pixels if pixels.ndim == 3 else pixels[:, :, None], geometry
 
     def normalised(self, pixels: NDArray[np.uint8], channels_last: bool = False) -> Tensor:
         """(x / 255 - mean) / std of 8-bit pixels (N, H, W, 3): float32 (N, 3, H, W), in that memory format.
@@ -230,7 +246,7 @@ class Preprocess:
 
         Any other callable is used unchanged, for both views. The part of the photo that it shows is measured, once
         per photo size. Raises `InputError` unless it is a fixed resize, crop or pad followed by a scaling of the
-        values; ``resize`` is then meaningless.
+        values (fixed, or by each photo's own mean and deviation); ``resize`` is then meaningless.
         """
         if is_processor(transform):
             fields, transform = read_processor(transform), Processor(transform)
@@ -240,7 +256,7 @@ class Preprocess:
             return parsed
         found = measure(transform, (300, 400))
         input_hw = found.geometry.input_hw
-        return cls(input_hw, input_hw, found.mean, found.std, transform=transform)
+        return cls(input_hw, input_hw, found.mean, found.std, transform=transform, per_image=found.per_image)
 
 
 def _centred(have: int, want: int) -> int:
@@ -260,7 +276,7 @@ def _resized_part(
     per_x, per_y = photo.width / width, photo.height / height
     box = (left * per_x, top * per_y, min(right * per_x, photo.width), min(bottom * per_y, photo.height))
     shown = photo.resize((right - left, bottom - top), resample, box=box)
-    canvas = Image.new("RGB", (part[2] - part[0], part[3] - part[1]))
+    canvas = Image.new(photo.mode, (part[2] - part[0], part[3] - part[1]))
     canvas.paste(shown, (left - part[0], top - part[1]))
     return canvas
 

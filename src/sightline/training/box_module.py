@@ -51,7 +51,7 @@ class BoxRegression(Training):
     def __init__(
         self, network: RefinedNet, recipe: RefineRecipe, preprocess: Preprocess, ids: Sequence[str]
     ) -> None:
-        super().__init__(network, recipe, ids, preprocess.mean, preprocess.std)
+        super().__init__(network, recipe, ids, *preprocess.scaling)
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], number: int) -> Tensor:
         images, boxes, indices = batch
