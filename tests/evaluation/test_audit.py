@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
@@ -69,6 +70,20 @@ def test_the_planted_watermark_is_caught(audited) -> None:
     assert set(audited.cases) == {"green"}
 
 
+def test_a_sure_suspect_needs_five_images(model, audited) -> None:
+    assert "heat is on the border (100.0 [100.0, 100.0])" in audited.suspects[0].words
+    assert audited.suspects[0].words.endswith("; may be chance")
+    many = dataset()
+    samples = [replace(one, id=f"{one.id}-{turn}") for one in many.samples for turn in range(2)]
+    found = audit(model, Dataset("marked", "val", samples, ("red", "green")), method="cam", checked=0)
+    assert found.metrics["sure_suspects"] == 1
+    assert found.suspects[0].words == (
+        "0.0% of the heat is in the object, which covers 16.0% (difference -16.0 [-16.0, -16.0]); "
+        "100% of the heat is on the border (100.0 [100.0, 100.0])"
+    )
+    assert found.as_dict()["classes"][1]["sure"]
+
+
 def test_a_map_without_heat_is_no_suspect(model) -> None:
     """Its heat lies nowhere: it is counted, not measured."""
     box = (8, 8, 16, 16)
@@ -82,7 +97,7 @@ def test_a_map_without_heat_is_no_suspect(model) -> None:
 
 def test_every_number_of_the_table(audited) -> None:
     assert set(audited.metrics) == set(METRICS)
-    assert audited.metrics["suspects"] == 1
+    assert (audited.metrics["suspects"], audited.metrics["sure_suspects"]) == (1, 0)
     assert audited.metrics["worst_heat_in_box"] == min(c.means["heat_in_box"] for c in audited.classes)
     assert audited.metrics["accuracy"] == pytest.approx(
         np.mean([c.means["accuracy"] for c in audited.classes])

@@ -62,7 +62,7 @@ def audit(
 
     Writes audit.html, which opens without a network, and audit.json beside it. Metrics for --fail-if: accuracy,
     gt_known, heat_in_box, box_area, heat_on_border, gini, entropy, blank, ece, sensitivity, randomisation, suspects,
-    worst_accuracy, worst_heat_in_box. A metric that was not measured fails too.
+    sure_suspects, worst_accuracy, worst_heat_in_box. A metric that was not measured fails too.
 
     Exit code 0: done; 2: a mistake in the command; 3: some images could not be read; 4: a --fail-if holds.
     """
@@ -101,7 +101,7 @@ def audit(
         for name, value in audited.metrics.items():
             typer.echo(f"{name:18} {'not measured' if value is None else f'{value:.3f}'}")
         for one in audited.suspects:
-            typer.echo(f"suspect: {one.category}: {'; '.join(one.reasons)}")
+            typer.echo(f"suspect: {one.category}: {one.words}")
         typer.echo(f"{page}, audit.json and classes.csv")
     for line in failed:
         typer.echo(f"sightline: failed: {line}", err=True)

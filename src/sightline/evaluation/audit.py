@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sightline.boxes import iou, make_boxes
@@ -19,6 +21,7 @@ from sightline.evaluation.audit_report import Audit, ClassAudit
 from sightline.evaluation.randomisation import randomisation_check
 from sightline.explanation import Explanation
 from sightline.methods.spec import parse_method
+from sightline.metrics.bootstrap import Interval, bootstrap_interval, paired_difference
 from sightline.metrics.calibration import calibration
 from sightline.metrics.complexity import border_share, entropy, gini
 from sightline.metrics.pointing import energy_in_mask
@@ -30,6 +33,7 @@ from sightline.types import BoxRule, Dataset, Geometry, Sample
 
 Progress = Callable[[int, int], None]
 SUSPECT_BORDER = 0.38  # twice the frame's area
+FEWEST = 5  # images of a class, below which the bootstrap says nothing
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,8 @@ def audit(
     ``gt_known``, whether the box has IoU ≥ 0.5. ``heat_on_border``: the share in a frame of 5 %, 19 % of the area.
     ``blank``: the share of maps without a positive value, which have no heat to measure.
     A class is a **suspect** if its heat prefers the surroundings (``heat_in_box`` < ``box_area``) or lies on the border
-    (``heat_on_border`` > 0.38). Raises `InputError` for classes that the model lacks.
+    (``heat_on_border`` > 0.38); a **sure** one if the 95 % bootstrap interval over its images, five or more, does too.
+    Raises `InputError` for classes that the model lacks.
     """
     names = [one.name for one in fields(AuditOptions)]
     for name in changes:
@@ -232,16 +237,30 @@ class _Run:
 
     def _class(self, label: int) -> ClassAudit:
         of = [one for one in self.found if one.label == label]
-        means = _means(of)
-        inside, area, border = (means.get(name) for name in ("heat_in_box", "box_area", "heat_on_border"))
-        reasons = []
-        if inside is not None and area is not None and inside < area:
-            reasons.append(f"{inside:.1%} of the heat is in the object, which covers {area:.1%}")
-        if border is not None and border > SUSPECT_BORDER:
-            reasons.append(f"{border:.0%} of the heat is on the border")
+        reasons, sure = [], False
+        pairs = _numbers(of, "heat_in_box", "box_area")
+        if len(pairs):
+            away = paired_difference(pairs[:, 0], pairs[:, 1])
+            if away.value < 0:
+                reasons.append(
+                    f"{pairs[:, 0].mean():.1%} of the heat is in the object, which covers {pairs[:, 1].mean():.1%}"
+                    f" (difference {_ends(away)})"
+                )
+                sure |= away.high < 0 and len(pairs) >= FEWEST
+        border = _numbers(of, "heat_on_border")[:, 0]
+        if len(border):
+            share = bootstrap_interval(border)
+            if share.value > SUSPECT_BORDER:
+                reasons.append(f"{share.value:.0%} of the heat is on the border ({_ends(share)})")
+                sure |= share.low > SUSPECT_BORDER and len(border) >= FEWEST
         accuracy = sum(one.correct for one in of) / len(of)
         return ClassAudit(
-            label, self.dataset.categories[label], len(of), {"accuracy": accuracy, **means}, reasons
+            label,
+            self.dataset.categories[label],
+            len(of),
+            {"accuracy": accuracy, **_means(of)},
+            reasons,
+            sure,
         )
 
     def _cases(self, label: int) -> list[Case]:
@@ -288,6 +307,18 @@ def _on_object(heat: Tensor, own: Tensor, sample: Sample, geometry: Geometry) ->
         "iou": fits,
         "gt_known": float(fits >= 0.5),
     }
+
+
+def _numbers(found: list[_Measured], *names: str) -> NDArray[np.float64]:
+    """These numbers (images, names), of the images that have them all."""
+    rows = np.array([[one.numbers.get(name, np.nan) for name in names] for one in found]).reshape(
+        -1, len(names)
+    )
+    return rows[np.isfinite(rows).all(1)]
+
+
+def _ends(found: Interval) -> str:
+    return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
 def _means(found: list[_Measured]) -> dict[str, float]:

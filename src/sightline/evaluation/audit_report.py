@@ -31,7 +31,9 @@ COLUMNS = {
     "blank": "maps without heat",
 }
 SHARES = ("accuracy", "gt_known", "heat_in_box", "box_area", "heat_on_border", "blank")
-METRICS = (*COLUMNS, "ece", "sensitivity", "randomisation", "suspects", "worst_accuracy", "worst_heat_in_box")
+METRICS = (
+    *COLUMNS, "ece", "sensitivity", "randomisation", "suspects", "sure_suspects", "worst_accuracy", "worst_heat_in_box",
+)  # fmt: skip
 DEPENDS = (
     0.5  # mean rank correlation with the fully randomised network's maps: above it they hardly depend on it
 )
@@ -52,18 +54,24 @@ LIMITS = (
 
 @dataclass(frozen=True)
 class ClassAudit:
-    """One class: its means by the names of `COLUMNS`, and why it is a suspect, if it is."""
+    """One class: its means by the names of `COLUMNS`, and why it is a suspect, if it is; ``sure``: beyond chance."""
 
     label: int
     category: str
     images: int
     means: dict[str, float]
     reasons: list[str] = field(default_factory=list)
+    sure: bool = False
 
     @property
     def suspect(self) -> bool:
         """Whether its heat lies elsewhere."""
         return bool(self.reasons)
+
+    @property
+    def words(self) -> str:
+        """The reasons in one line; where chance is not excluded, that too."""
+        return "; ".join(self.reasons) + ("" if self.sure or not self.reasons else "; may be chance")
 
 
 @dataclass(frozen=True)
@@ -81,8 +89,10 @@ class Audit:
 
     @property
     def suspects(self) -> list[ClassAudit]:
-        """The classes whose heat lies elsewhere, most images first."""
-        return sorted((one for one in self.classes if one.suspect), key=lambda one: -one.images)
+        """The classes whose heat lies elsewhere, the sure ones first, most images first."""
+        return sorted(
+            (one for one in self.classes if one.suspect), key=lambda one: (not one.sure, -one.images)
+        )
 
     @property
     def metrics(self) -> dict[str, float | None]:
@@ -92,6 +102,7 @@ class Audit:
         found["sensitivity"] = self.sensitivity
         found["randomisation"] = self._randomised
         found["suspects"] = float(len(self.suspects))
+        found["sure_suspects"] = float(sum(one.sure for one in self.suspects))
         for name in ("accuracy", "heat_in_box"):
             values = [one.means[name] for one in self.classes if name in one.means]
             found[f"worst_{name}"] = min(values) if values else None
@@ -142,7 +153,13 @@ class Audit:
             "settings": self.settings,
             "metrics": {name: _finite(value) for name, value in self.metrics.items()},
             "classes": [
-                {"class": one.category, "images": one.images, **one.means, "suspect": one.reasons}
+                {
+                    "class": one.category,
+                    "images": one.images,
+                    **one.means,
+                    "suspect": one.reasons,
+                    "sure": one.sure,
+                }
                 for one in self.classes
             ],
             "calibration": None
@@ -217,7 +234,7 @@ def _sections(audit: Audit, failed: Sequence[str]) -> Iterator[tuple[str, list[s
             one.category,
             one.images,
             *(_shown(name, one.means.get(name)) for name in names),
-            "; ".join(one.reasons),
+            one.words,
         ]
         for one in audit.classes
     ]
@@ -246,7 +263,7 @@ def _verdict(audit: Audit, failed: Sequence[str]) -> list[str]:
             else {}
         ),
         **({"calibration error": f"{percent(m['ece'])} %"} if m["ece"] is not None else {}),
-        "suspect classes": f"{len(audit.suspects)} of {len(audit.classes)}",
+        "suspect classes": f"{len(audit.suspects)} of {len(audit.classes)}, {m['sure_suspects']:.0f} beyond chance",
     }
     blocks = [html.numbers(shown)]
     blocks += [html.paragraph(f"Failed: {line}", "bad") for line in failed]
@@ -257,7 +274,8 @@ def _verdict(audit: Audit, failed: Sequence[str]) -> list[str]:
         blocks.append(html.paragraph("No class's heat lies elsewhere by the rule below.", "good"))
     rule = (
         "Rule: a class is a suspect if the share of heat in its true boxes is below their share of the area, or if "
-        "more than 38 % of its heat is on the border, twice the border's area."
+        "more than 38 % of its heat is on the border, twice the border's area; beyond chance if the 95 % interval over "
+        "its images (bootstrap, five images or more) says so too."
     )
     return [*blocks, html.paragraph(rule, "note")]
 
@@ -266,7 +284,7 @@ def _suspects(audit: Audit) -> list[str]:
     blocks = []
     for one in audit.suspects:
         cases = audit.cases.get(one.category, [])
-        text = f"{one.category}: {'; '.join(one.reasons)}"
+        text = f"{one.category}: {one.words}"
         blocks.append(html.picture(contact_sheet(cases, text), text, text) if cases else html.paragraph(text))
     return blocks
 
