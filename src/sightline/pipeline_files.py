@@ -16,6 +16,7 @@ from sightline.data.items import expand_paths
 from sightline.data.photos import VIEWS, PhotoBatch
 from sightline.errors import InputError, unknown
 from sightline.explanation import Explanation
+from sightline.methods.observation import shared_passes
 from sightline.methods.registry import get_method
 from sightline.methods.spec import MethodSpec, parse_methods
 from sightline.models.loading import LoadedModel, load_model
@@ -296,7 +297,8 @@ def _explain(
     ]
     if not len(photos):
         return
-    results = _run_methods(model, photos.to(model), options, manifest)
+    with shared_passes():
+        results = _run_methods(model, photos.to(model), options, manifest)
     for i, place in enumerate(photos.indices):
         geometry = photos.geometries[i]
         rows = [(result.method, result.cells(i)) for result in results]

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from sightline.batch.decode import Decoder, Prepared
 from sightline.batch.shards import Folder, Sharding
-from sightline.batch.worker import explain_prepared, ready
+from sightline.batch.worker import BatchOptions, Explainer, explain_photos, explain_prepared, ready
 from sightline.data.items import Item
 from sightline.errors import InputError
 from sightline.files import read_text
@@ -40,12 +40,17 @@ class LocalEngine:
         model, options = ready(model, sharding.options), sharding.options
         batches = iter(self._loader(model, sharding, shards))
         overlays = folder.overlays if options.overlays else None
+        explainer = self.explainer(model, options)
         for shard in shards:
             done = []
             for start, stop in sharding.spans(shard):
-                done.append(explain_prepared(model, _next(batches), options, overlays))
+                done.append(explain_prepared(model, _next(batches), options, overlays, explainer))
                 yield stop - start
             folder.write(shard, done)
+
+    def explainer(self, model: LoadedModel, options: BatchOptions) -> Explainer:
+        """What explains a batch; an engine that runs the network by other means has its own."""
+        return explain_photos
 
     def describe(self) -> dict[str, Any]:
         """For the manifest."""

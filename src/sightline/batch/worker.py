@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from sightline.batch.decode import Prepared
 from sightline.batch.overlays import draw_overlays
 from sightline.boxes import cutoffs, make_boxes
 from sightline.data.items import Item
+from sightline.data.photos import PhotoBatch
 from sightline.errors import InputError
 from sightline.explanation import Explanation
 from sightline.methods.spec import parse_method
@@ -106,25 +107,20 @@ class BatchResult:
     errors: list[tuple[Item, str]]
 
 
+Explainer = Callable[[LoadedModel, PhotoBatch, BatchOptions], Explanation]
+
+
 def ready(model: LoadedModel, options: BatchOptions) -> LoadedModel:
     """The model in eval mode and in the memory format of ``options``."""
     form = torch.channels_last if options.channels_last else torch.contiguous_format
     return model.eval().to(memory_format=form)
 
 
-def explain_prepared(
-    model: LoadedModel, batch: Prepared, options: BatchOptions, overlays: Path | None = None
-) -> BatchResult:
-    """Explain one batch: a row and a heatmap per image and class, images in order, classes by rank.
-
-    ``overlays``: a folder for one PNG per row, or None. Raises what `explain` raises.
-    """
-    if not batch.items:
-        return BatchResult(ROWS.empty_table(), None, batch.errors)
-    photos = batch.photos
+def explain_photos(model: LoadedModel, photos: PhotoBatch, options: BatchOptions) -> Explanation:
+    """`explain` with the method, classes and layers of ``options``."""
     if options.channels_last:
         photos = photos.to(memory_format=torch.channels_last)
-    explanation = explain(
+    return explain(
         model,
         photos,
         method=options.method,
@@ -133,6 +129,23 @@ def explain_prepared(
         layout=options.layout,
         **options.method_options,
     )
+
+
+def explain_prepared(
+    model: LoadedModel,
+    batch: Prepared,
+    options: BatchOptions,
+    overlays: Path | None = None,
+    explainer: Explainer = explain_photos,
+) -> BatchResult:
+    """Explain one batch: a row and a heatmap per image and class, images in order, classes by rank.
+
+    ``overlays``: a folder for one PNG per row, or None. ``explainer``: what explains the photos. Raises what
+    `explain` raises.
+    """
+    if not batch.items:
+        return BatchResult(ROWS.empty_table(), None, batch.errors)
+    explanation = explainer(model, batch.photos, options)
     heatmaps = explanation.heatmaps(normalise=options.rule.normalise, percentile=options.rule.percentile)
     rows, kept = _rows(explanation, heatmaps, batch, options), _kept(explanation, heatmaps, options)
     if overlays is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +29,9 @@ from sightline.cli._options import (
     Weights,
 )
 from sightline.errors import InputError, require
+
+if TYPE_CHECKING:
+    from sightline.batch.run import Engine
 
 ENGINE, OUTPUT = "Engine", "Output"
 SHOWN = 5  # failures printed; all are in errors.parquet
@@ -64,7 +67,7 @@ def batch(
         int | None, typer.Option(min=1, help="Photos per forward pass. [default: 32]")
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="local (worker processes) or ray.", rich_help_panel=ENGINE)
+        str, typer.Option(help="local, ray, or onnx: local with onnxruntime.", rich_help_panel=ENGINE)
     ] = "local",
     address: Annotated[
         str | None,
@@ -167,6 +170,8 @@ def run_batch(
     """Call `explain_batch`, and report what was done."""
     if engine == "ray":
         require("ray", "ray")
+    if engine == "onnx":
+        require("onnx", "onnx", "onnxruntime", "onnxscript")
     from sightline.batch.run import engine_of, explain_batch
     from sightline.batch.shards import KIND
     from sightline.batch.worker import BatchOptions
@@ -185,7 +190,11 @@ def run_batch(
     options = BatchOptions(
         method=methods[0], method_options=parse_options([name], method_options)[name], **given
     )
-    runner = engine_of(engine or "local", workers, address, device)
+    runner = (
+        _onnx(workers, address)
+        if engine == "onnx"
+        else engine_of(engine or "local", workers, address, device)
+    )
     prepare_folder(out, KIND)
     model, weights, categories, scores = loading
     loaded = load(model, weights, categories, "cpu" if engine == "ray" else device, scores)
@@ -193,6 +202,15 @@ def run_batch(
     with progress_bar("explaining", quiet=json) as progress:
         manifest = explain_batch(loaded, paths, out, options, runner, progress)
     _tell(manifest, out, json)
+
+
+def _onnx(workers: int | None, address: str | None) -> Engine:
+    """The engine that runs an exported network; it has no cluster."""
+    if address is not None:
+        raise InputError("a cluster address belongs to engine ray; this is engine onnx")
+    from sightline.export.onnx_engine import OnnxEngine
+
+    return OnnxEngine(workers)
 
 
 def _tell(manifest: dict[str, Any], out: Path, json: bool) -> None:

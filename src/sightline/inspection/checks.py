@@ -42,9 +42,9 @@ def check_calls(site: LayerRef, calls: int) -> None:
 
 def check_map(site: LayerRef, activation: Tensor, images: Tensor) -> None:
     """Raise `InputError` unless a layer's tensor is a map of the images."""
-    layout, n = site.layout or NCHW, len(images)
-    if torch.compiler.is_compiling():  # an exporter keeps sizes open, and a check would settle them
+    if torch.compiler.is_compiling():  # an exporter keeps sizes open, and a check (or `len`) would settle them
         return
+    layout, n = site.layout or NCHW, len(images)
     if len(activation) != n:
         raise OtherPathError(
             f"layer '{site}' returns {tuple(activation.shape)} for {n} image{'s' if n > 1 else ''}: its first axis "
