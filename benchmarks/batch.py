@@ -3,6 +3,11 @@
     .venv/bin/python benchmarks/batch.py --photos imagenet-sample --write benchmarks/batch.md
     .venv/bin/python benchmarks/batch.py --parts --write benchmarks/batch.md       (appends)
     .venv/bin/python benchmarks/batch.py --growth --write benchmarks/batch.md      (appends)
+    .venv/bin/python benchmarks/batch.py --whole lite0 resnet50 --write benchmarks/batch.md      (appends)
+
+Whole: the process `sightline batch` beside a process that runs PyTorch as usual: photos decoded beforehand, contiguous
+tensors, the usual allocator, the same batches, all cores. By the clock; the verb decodes, explains, finds boxes and
+writes as well. It runs N and 3 N images, and the difference counts.
 
 Throughput: ResNet-50 (random weights), Grad-CAM and box, ImageNet photos from disk. Each engine processes N, then 3 N
 images; the difference is the cost of 2 N images, the rest of the first run is start-up. Before and after it the bare
@@ -193,6 +198,7 @@ def parts(arguments: argparse.Namespace) -> list[str]:
     """CPU time of the bare forward pass and of each part of batch mode, interleaved batch by batch, in one process."""
     import torch
 
+    import sightline
     from sightline import load_model
     from sightline.batch.decode import prepare
     from sightline.batch.listing import items_of, read_items
@@ -200,8 +206,10 @@ def parts(arguments: argparse.Namespace) -> list[str]:
     from sightline.batch.worker import BatchOptions, explain_prepared, ready
 
     torch.manual_seed(0)
+    sightline.tune_cpu()
     lines, work = [machine(), ""], BatchOptions(batch_size=arguments.batch_size)
-    model = ready(load_model("resnet50", weights="none"), work)
+    named = arguments.model
+    model = ready(load_model(named, weights=None if named == "lite0" else "none"), work)
     items = list(items_of(read_items([str(arguments.photos)])))[: arguments.images]
     scratch = Path(tempfile.mkdtemp())
     folder = Folder(scratch)
@@ -210,7 +218,7 @@ def parts(arguments: argparse.Namespace) -> list[str]:
     found = []
     for number, start in enumerate(range(0, len(items), work.batch_size)):
         clock = [time.process_time()]
-        batch = prepare(items[start : start + work.batch_size], model.preprocess, "whole")
+        batch = prepare(items[start : start + work.batch_size], model.preprocess, "whole", channels_last=True)
         clock.append(time.process_time())
         images = batch.photos.images.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
@@ -335,6 +343,73 @@ def one_growth(source: Path, out: Path) -> None:
     print(time.perf_counter() - start[0], cpu_seconds() - start[1])
 
 
+def plain(model: str, photos: Path, count: int, size: int) -> None:
+    """PyTorch as usual over decoded photos: print the seconds per image."""
+    import torch
+
+    from sightline import load_model
+    from sightline.data.items import expand_paths
+    from sightline.data.photos import PhotoBatch
+
+    loaded = load_model(model, weights=None if model == "lite0" else "none").eval()
+    assert loaded.preprocess is not None
+    files = expand_paths([photos])[:count]
+    batches = [
+        PhotoBatch.load(files[start : start + size], loaded.preprocess, keep_photos=False).images
+        for start in range(0, len(files), size)
+    ]
+    with torch.no_grad():
+        loaded(batches[0])
+        start = time.perf_counter()
+        for batch in batches:
+            loaded(batch)
+    print((time.perf_counter() - start) / len(files))
+
+
+def whole(arguments: argparse.Namespace) -> list[str]:
+    """`sightline batch` as a process beside PyTorch as usual, by the clock."""
+    scratch, n, size = Path(tempfile.mkdtemp()), arguments.images, arguments.batch_size
+    sources = [repeated(arguments.photos, k * n, scratch / str(k)) for k in (1, 3)]
+    lines = [
+        machine(),
+        "",
+        "| network | engine | PyTorch as usual, ms per image | the verb, ms per image | times as fast | start-up, s |",
+    ]
+    lines += ["|---|---|---|---|---|---|"]
+    for model in arguments.whole:
+        command = [sys.executable, __file__, "--plain", model, "--photos", str(sources[0])]
+        command += ["--images", str(n), "--batch-size", str(size)]
+        usual = [float(_said(command)) for _ in range(arguments.pairs)]
+        for engine in arguments.engines:
+            walls = [
+                _verb_seconds(model, engine, source, size, scratch / f"{model}-{engine}-{k}")
+                for k, source in enumerate(sources)
+            ]
+            each = (walls[1] - walls[0]) / (2 * n)
+            before = statistics.median(usual)
+            lines.append(
+                f"| {model} | {engine} | {1e3 * before:.1f} | {1e3 * each:.1f} | {before / each:.2f} | "
+                f"{walls[0] - n * each:.1f} |"
+            )
+            print(lines[-1], flush=True)
+    shutil.rmtree(scratch)
+    return lines
+
+
+def _said(command: list[str]) -> str:
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1]
+
+
+def _verb_seconds(model: str, engine: str, source: Path, size: int, out: Path) -> float:
+    command = [sys.executable, "-m", "sightline", "batch", str(source), "--model", model, "--engine", engine]
+    command += [] if model == "lite0" else ["--weights", "none"]
+    start = time.perf_counter()
+    subprocess.run(
+        [*command, "--batch-size", str(size), "--out", str(out)], stdout=subprocess.DEVNULL, check=True
+    )
+    return time.perf_counter() - start
+
+
 def growth(arguments: argparse.Namespace) -> list[str]:
     lines = [
         "",
@@ -408,16 +483,25 @@ def main() -> None:
     parser.add_argument(
         "--plan", nargs=2, type=float, metavar=("MS", "BYTES"), help="milliseconds per image, bytes per row"
     )
+    parser.add_argument("--whole", nargs="+", metavar="MODEL", help="the verb beside PyTorch as usual")
+    parser.add_argument("--engines", nargs="+", default=["local", "onnx"])
+    parser.add_argument("--model", default="resnet50", help="for --parts")
+    parser.add_argument("--plain", help=argparse.SUPPRESS)
     parser.add_argument("--one", nargs=2, type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--write", type=Path)
     arguments = parser.parse_args()
     if arguments.one:
         one_growth(*arguments.one)
         return
+    if arguments.plain:
+        plain(arguments.plain, arguments.photos, arguments.images, arguments.batch_size)
+        return
     if arguments.plan:
         print("\n".join(plan(*arguments.plan)))
         return
-    measure = next((one for one in (growth, parts, choices) if getattr(arguments, one.__name__)), throughput)
+    measure = next(
+        (one for one in (growth, parts, choices, whole) if getattr(arguments, one.__name__)), throughput
+    )
     lines = measure(arguments)
     print("\n".join(lines))
     if arguments.write:

@@ -42,7 +42,7 @@ def check_calls(site: LayerRef, calls: int) -> None:
 
 def check_map(site: LayerRef, activation: Tensor, images: Tensor) -> None:
     """Raise `InputError` unless a layer's tensor is a map of the images."""
-    if torch.compiler.is_compiling():  # an exporter keeps sizes open, and a check (or `len`) would settle them
+    if torch.compiler.is_compiling():  # an exporter keeps sizes open; a check, or `len`, would settle them
         return
     layout, n = site.layout or NCHW, len(images)
     if len(activation) != n:
