@@ -7,6 +7,7 @@ leaf only. No gradient of a parameter, and none of the image unless it is asked 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -113,6 +114,7 @@ class Evidence:
         )
         self.output: Any = None
         self._switch = Switch()
+        self._one_of_several = False  # another layer leads to the score, if this one does not
         self._nodes: list[Tensor] = []
 
     @property
@@ -160,6 +162,13 @@ class Evidence:
     def size_hw(self) -> tuple[int, int]:
         return (self.images.shape[2], self.images.shape[3])
 
+    def of_layer(self, number: int) -> Evidence:
+        """The same pass with one of its layers as the only one."""
+        other = copy.copy(self)
+        other.sites, other._nodes = (self.sites[number],), [self._nodes[number]]
+        other._one_of_several = len(self.sites) > 1
+        return other
+
     def score(self, target: Target) -> Tensor:
         """y^c of each image: (N,)."""
         with torch.no_grad():
@@ -172,7 +181,7 @@ class Evidence:
     def gradients(self, target: Target) -> list[Tensor]:
         """The same for every layer; zeros where a further layer does not lead to the score."""
         found = self._differentiate(target, self._nodes)
-        if found[0] is None:
+        if all(one is None for one in found) and not self._one_of_several:
             raise InputError(f"the target does not depend on layer '{self.sites[0]}'")
         return [
             self._planes(layout, g if g is not None else torch.zeros_like(a))
@@ -191,15 +200,15 @@ class Evidence:
         return _wide(self._layouts[0].to_map(torch.zeros_like(node) if found is None else found))
 
     def reaches(self, target: Callable[[Any], Any] | None) -> bool:
-        """Whether the graph of the score (of the output, without ``target``) leads to the first layer or the image."""
+        """Whether the graph of the score (of the output, without ``target``) leads to a layer, or to the image."""
         with torch.enable_grad():
             ends = tensors_in(explained(target)(self.output))
-        wanted = torch.autograd.graph.get_gradient_edge((self._nodes or [self.inputs])[0]).node
+        wanted = {torch.autograd.graph.get_gradient_edge(x).node for x in self._nodes or [self.inputs]}
         todo = [t.grad_fn for t in ends if t.grad_fn is not None]
         seen: set[Any] = set()
         while todo:
             node = todo.pop()
-            if node is wanted:
+            if node in wanted:
                 return True
             if node not in seen:
                 seen.add(node)

@@ -87,13 +87,15 @@ class Structure:
     covers: dict[Place, Spans] = field(default_factory=dict)
     lost: dict[Place, str] = field(default_factory=dict)
     displaced: str = ""  # why the target's maps do not lie on the image
+    levels: tuple[LayerRef, ...] = ()  # the maps that a detector's heads read, where there are several
 
-    def suggestions(self) -> str:
-        """The target and the last of the outermost layers that can be named, for a message."""
+    def suggestions(self, shapes: bool = False) -> str:
+        """The target and the last of the outermost layers that can be named, for a message; also their maps' shapes."""
         late = list(reversed([row.name for row in self.layers if not row.chosen]))
         names = [str(self.target)] if self.target is not None else []
         names += sorted(late, key=lambda name: name.count("."))[: 5 - len(names)]
-        return ", ".join(repr(name) for name in names)
+        sizes = {row.name: f" ({' × '.join(map(str, row.shape))})" for row in self.layers if shapes}
+        return ", ".join(f"{name!r}{sizes.get(name, '')}" for name in names)
 
 
 def why_patchless(structure: Structure, site: LayerRef) -> str:

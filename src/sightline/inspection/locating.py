@@ -32,15 +32,18 @@ def located(structure: Structure, reader: Reader, network: nn.Module) -> Structu
         target=target,
         convs=tuple(map(placed, structure.convs)),
         stages=tuple(map(placed, structure.stages)),
+        levels=tuple(map(placed, structure.levels)),
         covers=covers,
         lost={place: _elsewhere(reason) if reason else "" for place, reason in lost.items()},
     )
-    if target is None or _place(target) not in structure.lost:
-        return structure
-    why = structure.lost[_place(target)] or why_not_there(network, reader.seen.images, target, structure)
-    if not why:
-        return structure
-    return replace(structure, target=None, head=None, why_no_target=why, why_no_head=why, displaced=why)
+    for site in structure.levels or ((target,) if target is not None else ()):
+        if _place(site) not in structure.lost:
+            continue
+        why = structure.lost[_place(site)] or why_not_there(network, reader.seen.images, site, structure)
+        if why:
+            gone = replace(structure, target=None, head=None, levels=())
+            return replace(gone, why_no_target=why, why_no_head=why, displaced=why)
+    return structure
 
 
 def why_not_there(network: nn.Module, image: Tensor, site: LayerRef, structure: Structure) -> str:
@@ -74,7 +77,7 @@ def _keys(structure: Structure, reader: Reader) -> dict[Place, Key]:
         for call in reader.recorder.calls
         if call.output_key is not None and reader.named(call) in rows
     }
-    for site in (structure.target, *structure.convs, *structure.stages):
+    for site in (structure.target, *structure.convs, *structure.stages, *structure.levels):
         if site is not None and site.op is not None:
             keys[_place(site)] = reader.recorder.ops[site.op].output_key
     return keys

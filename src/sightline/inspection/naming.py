@@ -71,7 +71,7 @@ def named_layer(network: nn.Module, layer: str | nn.Module, images: Tensor) -> L
     if name in modules and name and (not number or number.isdecimal()):
         return _with_layout(network, LayerRef(name, call=int(number) if number else None), images)
     structure = inspect_network(network, images)
-    for site in (structure.target, *structure.convs):
+    for site in (structure.target, *structure.levels, *structure.convs):
         if site is not None and str(site) == layer:
             return site
     valid = [row.name for row in structure.layers] or [n for n in modules if n]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import cast
 
@@ -298,10 +298,10 @@ class Reader:
     def named(self, call: Call) -> str:
         return f"{call.module}#{call.call}" if self.recorder.counts[call.module] > 1 else call.module
 
-    def row(self, call: Call, layout: Layout, chosen: str) -> LayerRow:
+    def row(self, call: Call, layout: Layout, chosen: Collection[str]) -> LayerRow:
         assert call.output is not None
         name, kind = self.named(call), type(self.modules[call.module]).__name__
-        return LayerRow(name, kind, tuple(layout.to_map(call.output).shape[1:]), name == chosen, layout)
+        return LayerRow(name, kind, tuple(layout.to_map(call.output).shape[1:]), name in chosen, layout)
 
     # Branches
 

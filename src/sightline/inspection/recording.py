@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -44,7 +44,7 @@ class Flow:
 
 @dataclass
 class Call:
-    """One call of a module: the operations first_op ≤ i < last_op ran inside."""
+    """One call of a module, ``given`` these tensors: the operations first_op ≤ i < last_op ran inside."""
 
     module: str
     call: int
@@ -54,6 +54,7 @@ class Call:
     output: Tensor | None = None
     output_key: Key | None = None
     edge: Any = None
+    given: list[tuple[Tensor, Key]] = field(default_factory=list)
 
 
 def function_name(function: Any) -> str:
@@ -192,6 +193,7 @@ class Recorder(OpCounter):
             self.counts[name] = number + 1
             given = tensors_in(args)
             call = Call(name, number, self.count, given[0] if given else None)
+            call.given = [(tensor, key_of(tensor)) for tensor in given]
             self.calls.append(call)
             self.stack.append(call)
 

@@ -9,7 +9,7 @@ activation that belongs to each convolution.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.errors import InputError, network_error
+from sightline.inspection.detectors import detects, late_maps
 from sightline.inspection.functions import CONVOLUTIONS, POOLINGS
 from sightline.inspection.guard import network_lock, original, refuse_unobservable, unwrapped
 from sightline.inspection.inputs import for_first, spelling
@@ -53,7 +54,7 @@ def explained(target: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
 def _inspect(network: nn.Module, images: Tensor, target: Callable[[Any], Any] | None) -> Structure:
     seen = _first_record(network, images, explained(target))
     reader = Reader(network, seen)
-    found = located(_structure(reader, network, explained(target)), reader, network)
+    found = located(_structure(reader, network, target), reader, network)
     return replace(found, interrupts=seen.recorder.interrupts, rows=reader.n)
 
 
@@ -73,11 +74,14 @@ def _first_record(network: nn.Module, images: Tensor, score: Callable[[Any], Any
     raise network_error(network, images.shape, error) from error
 
 
-def _structure(reader: Reader, network: nn.Module, score: Callable[[Any], Any]) -> Structure:
-    found = reader.last_spatial()
+def _structure(reader: Reader, network: nn.Module, target: Callable[[Any], Any] | None) -> Structure:
+    score, found = explained(target), reader.last_spatial()
     calls = [call for call in reader.live_calls() if call.output is not None]
     known = {place_of(c): layout for c in calls if (layout := reader.call_layout(c)) is not None}
-    if isinstance(found, str):
+    late = late_maps(reader, network, calls, score) if detects(reader.seen.output, target) else []
+    if late:
+        structure = _detector(late)
+    elif isinstance(found, str):
         structure, placed_here = _of_tokens(reader, network, score, calls, known, found)
         known = {**known, **placed_here}
     else:
@@ -91,17 +95,28 @@ def _structure(reader: Reader, network: nn.Module, score: Callable[[Any], Any]) 
     return _with_layers(reader, structure, calls, known)
 
 
+def _detector(late: Sequence[LayerRef]) -> Structure:
+    """The one map that all detections are made from, or the levels that are fused."""
+    if len(late) == 1:
+        return Structure(target=late[0])
+    names = ", ".join(repr(str(site)) for site in late)
+    return Structure(levels=tuple(late), why_no_target=f"its detections are made from several maps, {names}")
+
+
 def _with_layers(
     reader: Reader, structure: Structure, calls: list[Call], known: dict[Place, Layout]
 ) -> Structure:
     """The structure with the convolutions and all layers that can be named."""
-    target, chosen, rows = structure.target, str(structure.target or ""), []
+    found = structure.levels or ((structure.target,) if structure.target is not None else ())
+    target, chosen, rows = structure.target, {str(site) for site in found}, []
     for call in calls:
         if place_of(call) in known and place_of(call) not in structure.patchless:
             rows.append(reader.row(call, known[place_of(call)], chosen))
-    if target is not None and target.op is not None:
-        layout, op = target.layout or NCHW, reader.recorder.ops[target.op]
-        rows.append(LayerRow(chosen, "operation", tuple(layout.to_map(op.output).shape[1:]), True, layout))
+    for site in found:
+        if site.op is not None:
+            layout, op = site.layout or NCHW, reader.recorder.ops[site.op]
+            shape = tuple(layout.to_map(op.output).shape[1:])
+            rows.append(LayerRow(str(site), "operation", shape, True, layout))
     grids = reader.grids()
     undecided = {place_of(c): fitting_layouts(cast(Tensor, c.output), grids, reader.n) for c in calls}
     convs = reader.convolutions()
@@ -225,7 +240,8 @@ def _why_nothing(reader: Reader) -> str:
     """Why there can be no target layer, where that is clear; else ""."""
     if not reader.live:
         return "its output does not depend on the image"
-    dense = [t for t in tensors_in(reader.seen.score) if t.ndim > 3 and t.shape[2:].numel() > 1]
+    made = [*tensors_in(reader.seen.score), *tensors_in(reader.seen.output)]
+    dense = [t for t in made if t.ndim > 3 and t.shape[2:].numel() > 1]
     if dense:
         return f"its output is a map itself, {tuple(dense[0].shape)}"
     users = [op for op in reader.ops if reader.input_layout(op) is not None]

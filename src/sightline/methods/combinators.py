@@ -209,7 +209,7 @@ def scaled(method: Maps, scales: Sequence[float], resized: Resized | None = None
             else:
                 shown = resized(wanted) if resized is not None else _resized(images, wanted)
             found.append(upsample(method(model, shown, classes, layer=layer), size_hw))
-        return _fused(_without_faint(found), size_hw, norm=False)
+        return _fused(without_faint(found), size_hw, norm=False)
 
     return maps
 
@@ -230,7 +230,7 @@ def scaled_size(size_hw: tuple[int, int], scale: float, n: int = 1) -> tuple[int
     return height, width
 
 
-def _without_faint(maps: Sequence[Tensor]) -> list[Tensor]:
+def without_faint(maps: Sequence[Tensor]) -> list[Tensor]:
     """Maps over their maximum; one of a maximum below 2 % of the largest counts less, in proportion to it."""
     highs = [one.amax((-2, -1), keepdim=True).clamp(min=0) for one in maps]
     least = torch.stack(highs).amax(0) * _FAINT

@@ -246,6 +246,8 @@ def _sites(
         if not layer:
             raise InputError(f"layers={layer!r}; expected 'convs', 'stages' or names")
     if layer is None:
+        if structure.levels:
+            return list(structure.levels)
         if structure.displaced:
             raise UnsupportedError(structure.displaced)
         if structure.target is None:
@@ -263,4 +265,4 @@ def _sites(
 
 
 def _offered(structure: Structure) -> str:
-    return f"e.g. {structure.suggestions()}; " if structure.layers else ""
+    return f"e.g. {structure.suggestions(shapes=True)}; " if structure.layers else ""

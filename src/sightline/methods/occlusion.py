@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,7 +84,9 @@ def occlusion(
         )
     images = from_planes(evidence.images.detach(), sides)
     starts = product(*(window_starts(*one) for one in zip(sides, size, step, strict=True)))
-    windows = [tuple(slice(at, at + one) for at, one in zip(place, size, strict=True)) for place in starts]
+    windows: list[tuple[Any, ...]] = [
+        (..., *(slice(at, at + one) for at, one in zip(place, size, strict=True))) for place in starts
+    ]
     n, k = len(images), len(targets)
     total = images.new_zeros(n, k, *sides)
     times = images.new_zeros(sides)
@@ -96,9 +99,9 @@ def occlusion(
         rows = torch.tensor([i for i, _ in some], device=images.device)
         masked = images[rows]
         for one, (_, cut) in zip(masked, some, strict=True):
-            one[(..., *cut)] = value
+            one[cut] = value
         output = evidence.rescore(as_planes(masked, len(sides)), rows)
         drops = torch.stack([clean[rows, j] - t.at(rows)(output) for j, t in enumerate(targets)], 1)
         for drop, (i, cut) in zip(drops, some, strict=True):
-            total[i][(..., *cut)] += drop.view(k, *[1] * len(sides)).to(total.dtype)
+            total[i][cut] += drop.view(k, *[1] * len(sides)).to(total.dtype)
     return as_planes(total / times, len(sides))

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sightline.engine import Evidence
 from sightline.errors import InputError
-from sightline.heatmap import from_planes
+from sightline.heatmap import from_planes, fuse
+from sightline.methods.combinators import without_faint
 from sightline.methods.registry import Method
 from sightline.targets import Target
 
@@ -20,9 +21,15 @@ def maps_of(
 ) -> tuple[Tensor, Tensor | None]:
     """Run the method for every target: maps (N, K, h, w) and, for pixel-level methods, signed (N, K, 3, H, W).
 
-    Half precision and integers become float32. Raises `InputError` for anything but maps of these shapes, and for
-    NaN or Inf in them.
+    Several layers of a method that looks at one (a detector's levels) are fused: each map at the image's size, divided
+    by its maximum. Half precision and integers become float32. Raises `InputError` for anything but maps of these
+    shapes, and for NaN or Inf in them.
     """
+    if len(evidence.sites) > 1 and method.layers is None and not method.signed:
+        each = [
+            maps_of(method, evidence.of_layer(i), targets, options)[0] for i in range(len(evidence.sites))
+        ]
+        return _fused(each, evidence), None
     if method.joint:
         maps = _checked(method, method.function(evidence, targets, **options), evidence, len(targets))
     elif not method.class_specific:
@@ -41,6 +48,16 @@ def maps_of(
         signed = from_planes(maps, evidence.grid)
         return signed.abs().amax(2), signed
     return _on_image(method, evidence, maps), None
+
+
+def _fused(maps: Sequence[Tensor], evidence: Evidence) -> Tensor:
+    """The maps (N, K, h, w) of several layers at the image's size, fused; a faint one counts as little."""
+    size_hw = evidence.size_hw
+    whole = []
+    for number, one in enumerate(maps):
+        whole.append(one if one.shape[2:] == size_hw else evidence.upsampled(one, number))
+    even = [one.flatten(0, 1) for one in without_faint(whole)]
+    return fuse(even, size_hw, per_layer_norm=False).view(*maps[0].shape[:2], *size_hw)
 
 
 def _on_image(method: Method, evidence: Evidence, maps: Tensor) -> Tensor:

@@ -17,11 +17,24 @@ Classes: TypeAlias = "str | int | Tensor | Sequence[str | int]"
 def logits_of(output: Any) -> Tensor | None:
     """The scores (N, C) in a network's output: the tensor itself or its ``logits``; None if it has none.
 
+    Of a pair (probabilities, logits), as ultralytics' classifiers return, the logits.
+
     >>> logits_of(torch.zeros(2, 5)).shape
     torch.Size([2, 5])
     """
     found = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if type(output) is tuple and len(output) == 2 and _is_softmax(*output):
+        found = output[1]
     return found if isinstance(found, Tensor) and found.ndim == 2 else None
+
+
+def _is_softmax(shares: Any, logits: Any) -> bool:
+    """Whether two tensors (N, C) are probabilities and the logits that they are the softmax of."""
+    if not (isinstance(shares, Tensor) and isinstance(logits, Tensor)) or torch.compiler.is_compiling():
+        return False
+    same = shares.ndim == 2 and shares.shape == logits.shape and shares.dtype == logits.dtype
+    with torch._C.DisableTorchFunction():
+        return same and bool(torch.allclose(shares.detach(), logits.detach().softmax(1), atol=1e-3))
 
 
 @dataclass(frozen=True, eq=False)
