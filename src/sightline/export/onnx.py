@@ -62,8 +62,8 @@ def export_onnx(
     size_hw = preprocess.input_hw if preprocess else (224, 224)
     network = copy.deepcopy(model.network).float().cpu().eval()
     structure = inspect_network(network, torch.zeros(1, 3, *size_hw))
-    statistics = _statistics(preprocess, wanted.input)
-    graph = MapGraph(network, structure, wanted, *statistics).eval()
+    mean, std = _statistics(preprocess, wanted.input)
+    graph = MapGraph(network, structure, wanted, mean, std).eval()
     graph.score_rule = score_rule_of(model, graph, size_hw)
     proto = _trace(graph, size_hw)
     description = _describe(model, graph, size_hw)
@@ -202,10 +202,10 @@ def boxes_array(heatmaps: Tensor, threshold: float = 0.2) -> Tensor:
     )
 
 
-def _statistics(preprocess: Preprocess | None, taken: str) -> tuple[tuple[float, ...], ...]:
-    """Mean and std for the graph; none where nothing states them and the graph takes normalised images."""
+def _statistics(preprocess: Preprocess | None, taken: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std for the graph; 0 and 1 where nothing states them and the graph takes normalised images."""
     if preprocess is None or (preprocess.per_image and taken == "normalised"):
-        return ()
+        return (0.0,), (1.0,)
     return preprocess.scaling
 
 

@@ -79,7 +79,7 @@ def legrad(evidence: Evidence, targets: Sequence[Target], *, blocks: Count | Non
 def _layerwise(network: nn.Module, images: Tensor, targets: Sequence[Target], count: int | None) -> Tensor:
     seen, n = attend(network, images, blocks=True), len(images)
     if n > 1 and n == seen.maps[0].shape[-1]:  # (N, T, C) and (T, N, C) look alike: one image at a time
-        rows = torch.arange(n).split(1)
+        rows = torch.split(torch.arange(n), 1)
         alone = [(for_rows(network, i), images[i], [t.at(i) for t in targets]) for i in rows]
         return torch.cat([_layerwise(*one, count) for one in alone])
     network, totals = unwrapped(network), [torch.zeros(())] * len(targets)
