@@ -114,7 +114,25 @@ class MaxBoxAccuracy(Metric):
         return (self.hits / self.images).amax(1).mean()
 
 
-class HeatInBox(Metric):
+class _MeanShare(Metric):
+    """The mean over images of a share of their heat."""
+
+    full_state_update = False
+    total: Tensor
+    images: Tensor
+
+    def __init__(self, input_hw: tuple[int, int], **options: Any) -> None:
+        super().__init__(**options)
+        self.input_hw = input_hw
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
+
+    def compute(self) -> Tensor:
+        """The mean share, from 0 to 1."""
+        return self.total / self.images
+
+
+class HeatInBox(_MeanShare):
     """The mean share of heat inside the true boxes (energy pointing game, Wang et al. 2020); maps without heat count 0.
 
     ``update`` as in `GTKnownLocalisation`.
@@ -125,16 +143,7 @@ class HeatInBox(Metric):
     tensor(0.7500)
     """
 
-    full_state_update = False
     higher_is_better = True
-    total: Tensor
-    images: Tensor
-
-    def __init__(self, input_hw: tuple[int, int], **options: Any) -> None:
-        super().__init__(**options)
-        self.input_hw = input_hw
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, maps: Tensor, boxes: Sequence[Tensor]) -> None:
         """Count N images."""
@@ -147,12 +156,8 @@ class HeatInBox(Metric):
         self.total += energy_in_mask(heat, masks).sum().to(self.total.device)
         self.images += len(maps)
 
-    def compute(self) -> Tensor:
-        """The mean share, from 0 to 1."""
-        return self.total / self.images
 
-
-class HeatOnBorder(Metric):
+class HeatOnBorder(_MeanShare):
     """The mean share of heat in a frame of 5 % of the side, 19 % of the area: high for shortcuts at the border.
 
     ``update(maps)``: raw maps (N, h, w); those without heat do not count.
@@ -163,16 +168,7 @@ class HeatOnBorder(Metric):
     tensor(0.1000)
     """
 
-    full_state_update = False
     higher_is_better = False
-    total: Tensor
-    images: Tensor
-
-    def __init__(self, input_hw: tuple[int, int], **options: Any) -> None:
-        super().__init__(**options)
-        self.input_hw = input_hw
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, maps: Tensor, boxes: Sequence[Tensor] = ()) -> None:
         """Count N images; true boxes are not used."""
@@ -180,10 +176,6 @@ class HeatOnBorder(Metric):
         known = shares.isfinite()
         self.total += shares[known].sum().to(self.total.device)
         self.images += known.sum().to(self.images.device)
-
-    def compute(self) -> Tensor:
-        """The mean share, from 0 to 1."""
-        return self.total / self.images
 
 
 def _check(maps: Tensor, boxes: Sequence[Tensor]) -> None:
