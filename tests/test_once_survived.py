@@ -78,6 +78,14 @@ def test_saliency_is_smoothed_by_a_share_of_the_longer_side_and_up_to_four_sigma
     assert float(line[38] / line[30]) == pytest.approx(np.exp(-0.5 * 16))
 
 
+def test_smoothed_saliency_of_a_batch_is_that_of_its_images() -> None:
+    net, x = build("gap"), make_images(3)
+    every = sightline.explain(net, x, method="saliency", classes=1, smooth=0.1).maps
+    for i in range(3):
+        one = sightline.explain(net, x[i : i + 1], method="saliency", classes=1, smooth=0.1).maps
+        torch.testing.assert_close(every[i : i + 1], one, rtol=0, atol=1e-12)
+
+
 def test_ablationcam_where_the_score_is_exactly_0() -> None:
     # y = mean A¹ - mean A² = 2 - 2 = 0: nothing to divide by, so w = (2, -2) and L = ReLU(2 (A¹ - A²)).
     x = image([[[1, 3], [2, 2]], [[2, 2], [4, 0]], [[0, 0], [0, 0]]])
