@@ -151,11 +151,11 @@ def informative_objects(
     with_head = attach_head(model, head)
     maps, sizes = head_maps(with_head, kept.dataset.samples, labels, batch_size=batch_size, progress=progress)
     answers = head.predict(new)
-    wrong = np.flatnonzero(answers != np.asarray(labels))
+    wrong = np.flatnonzero(answers != np.asarray(labels)).tolist()
     predicted = maps.clone()
     if len(wrong):
         missed = [kept.dataset.samples[i] for i in wrong]
-        classes = answers[wrong].tolist()
+        classes = [int(answers[i]) for i in wrong]
         predicted[wrong] = head_maps(with_head, missed, classes, batch_size=batch_size, progress=progress)[0]
     ranked = rank_objects(kept, maps, sizes, threshold, predicted)
     right = answers == np.asarray(labels)

@@ -48,8 +48,9 @@ def class_mean_weights(labels: Tensor) -> Tensor:
     >>> class_mean_weights(torch.tensor([0, 0, 0, 7])) * torch.tensor([1.0, 1, 1, 0])
     tensor([0.6667, 0.6667, 0.6667, 0.0000])
     """
-    classes, own, counts = labels.unique(return_inverse=True, return_counts=True)
-    return len(labels) / (len(classes) * counts[own]).to(torch.get_default_dtype())
+    classes, own, counts = torch.unique(labels, return_inverse=True, return_counts=True)
+    weights: Tensor = len(labels) / (len(classes) * counts[own]).to(torch.get_default_dtype())
+    return weights
 
 
 def energy_in_mask(heatmaps: Tensor, masks: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def kept_maps(module: Classifier, photos: LabelledPhotos, views: int | None) -> 
         maps = load_file(path)["maps"]
     else:
         batches = list(_batches(module, trunk, photos, views))
-        maps = torch.cat(batches).unflatten(0, (len(photos), views or 1))
+        maps = torch.cat(batches).reshape(len(photos), views or 1, *batches[0].shape[1:])
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             content = save({"maps": maps.contiguous()})
