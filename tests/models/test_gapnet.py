@@ -183,7 +183,7 @@ def test_every_listed_name_has_a_trunk_and_a_pooling():
 
 
 def test_the_authors_added_convolutions_have_groups_and_dropout():
-    """Their published AlexNet*: 512 and 512 units in two groups; the paper's description has 512 and 1024, no groups."""
+    """Their published AlexNet*: 512 and 512 units in two groups; the paper has 512 and 1024, no groups."""
     network = build_gapnet("small-gap", 5, extra_conv=(8, 8), extra_groups=2, extra_dropout=0.5)
     added = network.features.extra
     assert [tuple(part.weight.shape) for part in added if isinstance(part, torch.nn.Conv2d)] == [
