@@ -24,10 +24,10 @@ import sightline
 from sightline.data import load_dataset
 from sightline.data.class_names import read_class_names, with_class_names
 from sightline.data.classes import match_classes, with_known_classes
+from sightline.data.photos import PhotoBatch
 from sightline.evaluation.counting import true_mask
 from sightline.metrics.bootstrap import Interval
 from sightline.models.loading import LoadedModel
-from sightline.pipeline import load_photos
 from sightline.reports.tables import spelled
 from sightline.runtime import in_fast_format
 from sightline.types import Dataset
@@ -103,7 +103,7 @@ def features(model: LoadedModel, dataset: Dataset) -> Tensor:
     with torch.no_grad():
         for start in range(0, len(dataset), BATCH):
             photos = [sample.source for sample in dataset.samples[start : start + BATCH]]
-            model(load_photos(photos, model.preprocess).images)
+            model(PhotoBatch.load(photos, model.preprocess, keep_photos=False).images)
             found.append(
                 torch.cat([F.interpolate(kept[n], (GRID, GRID), mode="bilinear") for n in stages], 1)
             )
