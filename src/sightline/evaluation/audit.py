@@ -311,10 +311,8 @@ def _on_object(heat: Tensor, own: Tensor, sample: Sample, geometry: Geometry) ->
 
 def _numbers(found: list[_Measured], *names: str) -> NDArray[np.float64]:
     """These numbers (images, names), of the images that have them all."""
-    rows = np.array([[one.numbers.get(name, np.nan) for name in names] for one in found]).reshape(
-        -1, len(names)
-    )
-    return rows[np.isfinite(rows).all(1)]
+    rows = [[one.numbers.get(name, np.nan) for name in names] for one in found]
+    return np.array([row for row in rows if np.isfinite(row).all()], np.float64).reshape(-1, len(names))
 
 
 def _ends(found: Interval) -> str:
