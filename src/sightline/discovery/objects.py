@@ -155,8 +155,10 @@ def informative_objects(
     predicted = maps.clone()
     if len(wrong):
         missed = [kept.dataset.samples[i] for i in wrong]
-        classes = [int(answers[i]) for i in wrong]
-        predicted[wrong] = head_maps(with_head, missed, classes, batch_size=batch_size, progress=progress)[0]
+        taken_for = [int(answers[i]) for i in wrong]
+        predicted[wrong] = head_maps(with_head, missed, taken_for, batch_size=batch_size, progress=progress)[
+            0
+        ]
     ranked = rank_objects(kept, maps, sizes, threshold, predicted)
     right = answers == np.asarray(labels)
     settings = {
