@@ -148,13 +148,14 @@ class ModelSource:
         """A few images once more: the predicted boxes (B, 4) in photo pixels and the predicted class's name."""
         batch = self.read(dataset, indices, Skipped("refuse"))
         outputs, labels = self.match(dataset), self.labels(dataset, batch)
-        maps = self._maps(line.spec, batch, labels[:, None])
+        with shared_passes():
+            maps = self._maps(line.spec, batch, labels[:, None])
+            first = self.ranked(batch.images)[:, 0].tolist()
         boxes = [
             boxes_of(one, geometry, line.at(tau))
             for one, geometry in zip(maps[:, 0], batch.geometries, strict=True)
         ]
         back = {output: dataset.categories[label] for label, output in enumerate(outputs)}
-        first = self.ranked(batch.images)[:, 0].tolist()
         names = self.model.categories or [f"class {index}" for index in range(self.outputs)]
         return [(box, back.get(index, names[index])) for box, index in zip(boxes, first, strict=True)]
 
