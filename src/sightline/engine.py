@@ -25,7 +25,7 @@ from sightline.inspection.finite import first_not_finite
 from sightline.inspection.guard import eval_mode, own_thread, unwrapped
 from sightline.inspection.inputs import for_rows
 from sightline.inspection.layout import NCHW, Layout
-from sightline.inspection.recording import GradientKeeper, OpCounter, tensors_in
+from sightline.inspection.recording import GradientKeeper, OpCounter, tensors_in, with_tensor
 from sightline.inspection.relus import Switch, guide_relus
 from sightline.inspection.structure import Head, LayerRef, explained
 from sightline.inspection.tail import tail
@@ -53,8 +53,8 @@ def _tapped(network: nn.Module, sites: Sequence[LayerRef], visit: Visit) -> Iter
 
     counter = OpCounter(at_op) if by_op else None
 
-    def at_module(number: int, site: LayerRef) -> Callable[..., Tensor | None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> Tensor | None:
+    def at_module(number: int, site: LayerRef) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
             call = counts[number]
             counts[number] += 1
             if call != (site.call or 0):
@@ -62,7 +62,7 @@ def _tapped(network: nn.Module, sites: Sequence[LayerRef], visit: Visit) -> Iter
             with counter.pause() if counter else ExitStack():
                 if getattr(module, "inplace", False) and args and args[0] is output:
                     return _passed_in_place(visit, number, output)
-                return visit(number, one_tensor(site, output))
+                return with_tensor(output, visit(number, one_tensor(site, output)))
 
         return hook
 

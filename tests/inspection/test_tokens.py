@@ -258,3 +258,39 @@ def test_what_attention_gives_lies_in_the_order_of_its_queries() -> None:
     torch.manual_seed(0)
     found = inspect_network(Subsampled().double(), make_images(size=32)).target
     assert f"{found} {found.layout}" == "out.norm ntc:4x4"
+
+
+class Branch(nn.Module):
+    """x + m(x) with the sum in a block that returns a tuple, or outside of any block."""
+
+    def __init__(self, inside: bool) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.inside = inside
+        self.patch, self.fc = nn.Conv2d(3, 6, 4, 4), nn.Linear(6, 3)
+        self.mlp = nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 6), nn.GELU())
+        self.block = self.Block(self.mlp)
+
+    class Block(nn.Module):
+        def __init__(self, mlp: nn.Module) -> None:
+            super().__init__()
+            self.branch = mlp
+
+        def forward(self, x: Tensor) -> tuple[Tensor, None]:
+            return x + 0.5 * self.branch(x), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        x = self.block(x)[0] if self.inside else x + 0.5 * self.mlp(x)
+        return self.fc(x.mean(1))
+
+
+@pytest.mark.parametrize(("inside", "layer"), [(True, "block"), (False, "network:add")])
+def test_the_layer_lies_behind_the_residual(inside: bool, layer: str) -> None:
+    net, x = Branch(inside).eval(), torch.rand(2, 3, 16, 16)
+    found = sightline.explain(net, x, "cam", 1)
+    assert found.layers[0].startswith(layer)
+    means = found.maps.mean((2, 3))[:, 0] + net.fc.bias[1]
+    torch.testing.assert_close(means, found.logits[:, 1])
+    for method in ("ablationcam", "recipro_cam", "gradcam"):
+        assert sightline.explain(net, x, method, 1).maps.shape == (2, 1, 4, 4)

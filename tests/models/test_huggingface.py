@@ -321,3 +321,35 @@ def test_a_text_is_the_target_of_two_towers(name: str) -> None:
     assert torch.allclose(torch.nn.functional.cosine_similarity(image, text), expected, atol=1e-6)
     other = sightline.explain(net, x, target=Text("the cat sat", letters))
     assert not torch.allclose(e.maps, other.maps)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "layer"),
+    [
+        ("Data2VecVision", {**VIT, "image_size": 32, "patch_size": 8}, "data2vec_vision.encoder.layer.1"),
+        ("Beit", {**VIT, "image_size": 32, "patch_size": 8}, "beit.layers.1"),
+        (
+            "DonutSwin",
+            {"image_size": 32, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4},
+            "donut.encoder.layers.1.blocks.0",
+        ),
+        (
+            "Hiera",
+            {"image_size": [64, 64], "embed_dim": 8, "depths": [1, 1, 2, 1], "num_heads": [1, 1, 2, 2]},
+            "hiera.encoder.stages.3",
+        ),
+    ],
+)
+def test_the_layer_is_what_a_block_returns_and_not_its_branch(
+    name: str, config: dict[str, Any], layer: str
+) -> None:
+    """These blocks return tuples; their last module with one tensor is the branch that the residual is added to."""
+    torch.manual_seed(0)
+    settings = getattr(hf, f"{name}Config")(num_labels=3, **config)
+    net = getattr(hf, f"{name}ForImageClassification")(settings).eval()
+    side = config["image_size"]
+    found = sightline.explain(
+        net, torch.rand(2, 3, *(side if isinstance(side, list) else [side] * 2)), "layercam"
+    )
+    assert found.layers == [layer]
+    assert float(found.maps.std()) > 0

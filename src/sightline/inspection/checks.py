@@ -10,13 +10,14 @@ from torch import Tensor
 from sightline.errors import InputError, UnsupportedError
 from sightline.inspection.layers import LayerRef
 from sightline.inspection.layout import NCHW
-from sightline.inspection.recording import tensors_in
+from sightline.inspection.recording import output_tensor, tensors_in
 
 
 def one_tensor(site: LayerRef, output: Any) -> Tensor:
     """The one tensor that a layer returned."""
-    if isinstance(output, Tensor):
-        return output
+    found = output_tensor(output)
+    if found is not None:
+        return found
     inside = ", ".join(str(tuple(t.shape)) for t in tensors_in(output))
     raise InputError(
         f"layer '{site}' returns a {type(output).__name__} of ({inside}); expected one tensor (N, C, h, w): "

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sightline.inspection.guard import eval_mode, own_thread
 from sightline.inspection.layers import LayerRef, Spans
 from sightline.inspection.layout import NCHW
-from sightline.inspection.recording import OpCounter
+from sightline.inspection.recording import OpCounter, output_tensor
 
 _SIDES = 3  # patches down and across
 _FOLLOWS = 0.5  # the correlation of the centre of what moves with the patch's
@@ -91,7 +91,8 @@ def _shown(network: nn.Module, images: Tensor, site: LayerRef) -> Tensor | None:
             seen.append(output.clone())
 
     def hook(module: nn.Module, args: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
+        output = output_tensor(output)
+        if output is not None:
             seen.append(output.clone() if len(seen) == (site.call or 0) else output)
 
     counter = OpCounter(at_op)

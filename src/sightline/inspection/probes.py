@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sightline.inspection.guard import eval_mode, own_thread
 from sightline.inspection.layout import MAX_PREFIX, Layout
+from sightline.inspection.recording import output_tensor
 
 # Centres of the changed patches, in shares of the image's sides. A patch is an eighth of a side; none of these
 # straddles a border between the cells of a grid of 2, 3 or 4.
@@ -73,7 +74,8 @@ def placed(
         def look(module: nn.Module, args: Any, output: Any) -> None:
             call = counts.get(name, 0)
             counts[name] = call + 1
-            if not isinstance(output, Tensor) or len(output) != 1 + len(_CENTRES):
+            output = output_tensor(output)
+            if output is None or len(output) != 1 + len(_CENTRES):
                 return
             for layout in candidates.get((name, call), ()):
                 if not layout.mismatch(output) and moves_in_place(layout.to_map(output)):

@@ -25,6 +25,7 @@ from sightline.inspection.recording import Call, Key, Op, Record, key_of, ref_of
 from sightline.inspection.tokens import possible_grids
 from sightline.targets import logits_of
 
+_RESIDUAL = frozenset(["add", "iadd", "radd", "mul", "imul", "rmul", "dropout"])
 _EARLY = 40  # calls in which a common trunk is looked for
 
 
@@ -248,6 +249,18 @@ class Reader:
                 return at
             at = op
         return at
+
+    def after_residual(self, key: Key) -> Key:
+        """Of a tensor that only goes into an addition, scaled or not, what comes out of it: a block's output."""
+        found = at = key
+        while True:
+            users = [op for op in self.ops if at in op.input_keys]
+            shape = self.producer[at].output.shape if at in self.producer else None
+            if len(users) != 1 or users[0].output.shape != shape or bare(users[0].function) not in _RESIDUAL:
+                return found
+            at = users[0].output_key
+            if "add" in users[0].function:
+                found = at
 
     def convolutions(self) -> list[Op]:
         found: dict[Key, Op] = {}

@@ -77,6 +77,25 @@ def tensors_in(value: Any) -> list[Tensor]:
     return []
 
 
+def output_tensor(output: Any) -> Tensor | None:
+    """The tensor that a module returned: alone, or first in a tuple with no other of as many axes, as blocks return it.
+
+    >>> output_tensor((torch.zeros(1, 5, 8), None)).shape, output_tensor((torch.zeros(1, 2), torch.zeros(1, 2)))
+    (torch.Size([1, 5, 8]), None)
+    """
+    if isinstance(output, Tensor):
+        return output
+    if type(output) is not tuple or not output or not isinstance(output[0], Tensor):
+        return None
+    alone = all(tensor.ndim != output[0].ndim for tensor in tensors_in(list(output[1:])))
+    return output[0] if alone else None
+
+
+def with_tensor(output: Any, tensor: Tensor) -> Any:
+    """What a module returned, with `output_tensor` replaced."""
+    return tensor if isinstance(output, Tensor) else (tensor, *output[1:])
+
+
 def key_of(tensor: Tensor) -> Key:
     return (id(tensor), 0 if tensor.is_inference() else tensor._version)
 
@@ -199,20 +218,21 @@ class Recorder(OpCounter):
 
         return hook
 
-    def leave(self, name: str) -> Callable[..., Tensor | None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> Tensor | None:
+    def leave(self, name: str) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
             while self.stack[-1].module != name:  # a call that ended in an exception which the network caught
                 self.stack.pop()
             call = self.stack.pop()
             call.last_op = self.count
-            if not isinstance(output, Tensor):
+            found = output_tensor(output)
+            if found is None:
                 return None
             with self.pause():
-                made = None if self.leaves is None else self.leaves.at(name, call.call, output)
-                output = output if made is None else made
-                call.output, call.output_key = output, key_of(output)
-                call.edge = _edge(output) if self.gradients else None
-            return made
+                made = None if self.leaves is None else self.leaves.at(name, call.call, found)
+                found = found if made is None else made
+                call.output, call.output_key = found, key_of(found)
+                call.edge = _edge(found) if self.gradients else None
+            return None if made is None else with_tensor(output, made)
 
         return hook
 

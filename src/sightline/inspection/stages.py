@@ -14,6 +14,7 @@ from sightline.errors import InputError, UnsupportedError, unknown
 from sightline.inspection.layers import Spans
 from sightline.inspection.layout import NCHW
 from sightline.inspection.naming import place_named
+from sightline.inspection.recording import output_tensor
 from sightline.inspection.structure import LayerRow, Structure, inspect_network
 
 
@@ -163,8 +164,8 @@ def watched(
             if threading.get_ident() != thread or not shown[0]:
                 return
             counts[name] = counts.get(name, 0) + 1
-            first = name not in kept and counts[name] == call + 1
-            if first and isinstance(output, Tensor) and len(output) == n and not layout.mismatch(output):
+            first, output = name not in kept and counts[name] == call + 1, output_tensor(output)
+            if first and output is not None and len(output) == n and not layout.mismatch(output):
                 with torch._C.DisableTorchFunction():  # the engine counts the network's operations
                     found = layout.to_map(output.detach())
                     if found.ndim == 4 and found[0, 0].numel() > 1:

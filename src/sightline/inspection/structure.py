@@ -228,12 +228,11 @@ def _of_tokens(
     if beside and not reader.share_a_trunk([last, *beside], whole):  # streams, and not scales of one trunk
         names = [reader.named(call) for call in (last, *beside)]
         return replace(structure, why_no_target=_side_by_side(names)), found.layouts
-    layout, maps = found.layouts[place_of(last)], cast(Tensor, last.output)
-    pooled = layout.to_map(maps).flatten(2).mean(2)
-    target = reader.site_of(cast(Key, last.output_key), layout)
-    return replace(
-        structure, target=target, head=reader.linear_head(layout.to_map(maps), pooled)
-    ), found.layouts
+    layout, key = found.layouts[place_of(last)], reader.after_residual(cast(Key, last.output_key))
+    made = reader.producer[key].output if key in reader.producer else cast(Tensor, last.output)
+    maps = layout.to_map(made)
+    head = reader.linear_head(maps, maps.flatten(2).mean(2))
+    return replace(structure, target=reader.site_of(key, layout), head=head), found.layouts
 
 
 def _why_nothing(reader: Reader) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -45,6 +46,8 @@ def _cut(network: nn.Module, site: LayerRef) -> fx.GraphModule | None:
     if not nodes or len(inputs) != 1:
         return None
     node = nodes[site.call or 0]
+    if any(user.target is operator.getitem and user.args[1] == 0 for user in node.users):
+        return None  # it returns a tuple
     with graph.inserting_after(inputs[0]):
         given = graph.placeholder("activations")
     node.replace_all_uses_with(given)
