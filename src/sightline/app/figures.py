@@ -64,7 +64,7 @@ def _figure(session: Session, method: str, choices: Choices) -> Figure:
         "" if blank else heat_uri(heatmap, choices.colormap),
         _region(explanation),
         boxes,
-        "no positive evidence for this class" if blank else "",
+        "points nowhere: no positive evidence for this class, or the same everywhere" if blank else "",
     )
 
 

@@ -109,7 +109,7 @@ def boxes_text(result: dict[str, Any]) -> str:
     name, _, combinators = result["method"].partition(":")
     if not boxes and get_method(name).signed and "flip" not in combinators:
         return "none: single pixels"
-    return boxes or "no positive evidence"
+    return boxes or "none: the map points nowhere"
 
 
 def report_errors(errors: Sequence[dict[str, str]], total: int) -> None:

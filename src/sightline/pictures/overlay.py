@@ -202,8 +202,8 @@ def overlay(
     Shapes and units: ``heatmap`` (H, W) in [0, 1] covers ``shown_xyxy``, the part of the photo the network saw
     (default: all of it); the rest of the photo is dimmed. ``boxes_xyxy`` (B, 4) in photo pixels. ``alpha`` in [0, 1]
     is the heatmap's opacity. ``signed`` (3, H, W), if given, is drawn instead of the heatmap. The picture has the
-    photo's `drawn_size`, or ``size`` = (width, height). A heatmap without positive values is labelled as such.
-    Raises `InputError` for values outside [0, 1] and for an unknown colour map.
+    photo's `drawn_size`, or ``size`` = (width, height). A map that is blank or
+    constant is labelled: it points nowhere. Raises `InputError` for values outside [0, 1] or an unknown colour map.
 
     >>> import torch
     >>> overlay(PIL.Image.new("RGB", (320, 240)), torch.rand(7, 7)).size
@@ -218,7 +218,7 @@ def overlay(
     colours = coloured(heatmap, shown.size, colormap)
     picture = PIL.Image.blend(picture, PIL.Image.new("RGB", size, INK), 0.65)
     if heatmap.max() <= 0:
-        _note(picture, "no positive evidence")
+        _note(picture, "points nowhere")
     elif signed is not None:
         picture.paste(signed_picture(signed, shown.size), region[:2])
     else:
