@@ -28,7 +28,8 @@ def test_one_method_shows_its_equation_and_options(sightline: Any) -> None:
 
 def test_models_are_one_a_line(sightline: Any) -> None:
     assert sightline("models", "squeezenet1_?").out == "squeezenet1_0\nsqueezenet1_1\n"
-    assert sightline("models", "lite*").out == "lite0\nlite1\nlite2\n"
+    assert sightline("models", "lite?").out == "lite0\nlite1\nlite2\n"
+    assert sightline("models", "lite0-*").out == "lite0-gap\nlite0-gmp\nlite0-tap\n"
     assert "timm/convnext_tiny\n" in sightline("models", "timm/convnext_t*").out
 
 

@@ -120,7 +120,11 @@ class Explanation:
         >>> example().heatmaps().shape
         torch.Size([1, 1, 8, 8])
         """
-        return make_heatmaps(self.maps, self.input_hw if size_hw is None else size_hw, normalise, percentile)
+        size, axes = self.input_hw if size_hw is None else size_hw, len(self.input_hw)
+        if isinstance(size, (tuple, list)) and len(size) != axes:
+            sides = {1: "a length", 2: "a height and a width", 3: "a depth, a height and a width"}[axes]
+            raise InputError(f"size_hw is {size}; expected {sides} of at least 1")
+        return make_heatmaps(self.maps, size, normalise, percentile)
 
     @overload
     def masks(

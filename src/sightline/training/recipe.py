@@ -283,10 +283,10 @@ def _check(recipe: Recipe) -> None:
         ),
         (a.views is None or not a.cutmix, "augment.cutmix", a.cutmix, "0 where augment.views is given"),
         (
-            a.views is None or (len(a.sizes) == 1 and recipe.test.sizes == [recipe.side(0)]),
+            a.views is None or (list(a.sizes) == [0] and recipe.test.sizes == [*a.sizes.values()]),
             "test.sizes",
             recipe.test.sizes,
-            f"{[recipe.side(0)]}, the one size of the kept views",
+            f"{[*a.sizes.values()][:1]}, the one size of the kept views",
         ),
         (bool(recipe.test.sizes), "test.sizes", recipe.test.sizes, "at least one side"),
     ]
