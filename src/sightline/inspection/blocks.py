@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sightline.errors import UnsupportedError
 from sightline.inspection.guard import eval_mode, own_thread
-from sightline.inspection.recording import tensors_in
+from sightline.inspection.recording import tensors_in, with_tensor
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,12 @@ def answer_to(network: nn.Module, images: Tensor, block: Block, tokens: Tensor) 
         if call - 1 != block.call:
             return None
         torch.set_grad_enabled(True)  # nothing before this block needs a graph
-        return _with_first(output, tokens)
+        first = output[0] if type(output) is tuple and output else output
+        if not isinstance(first, Tensor):
+            raise UnsupportedError(
+                f"a block returns a {type(output).__name__}; expected tokens, or a tuple of them first"
+            )
+        return with_tensor(output, tokens)
 
     handle = network.get_submodule(block.name).register_forward_hook(own_thread(replace))
     try:
@@ -86,21 +91,6 @@ def answer_to(network: nn.Module, images: Tensor, block: Block, tokens: Tensor) 
             return network(images)
     finally:
         handle.remove()
-
-
-def _with_first(output: Any, tokens: Tensor) -> Any:
-    """The output with its first tensor replaced, in whatever holds it.
-
-    >>> _with_first((torch.zeros(1), None), torch.ones(1))
-    (tensor([1.]), None)
-    """
-    if isinstance(output, Tensor):
-        return tokens
-    if isinstance(output, tuple) and type(output) is tuple and output and isinstance(output[0], Tensor):
-        return (tokens, *output[1:])
-    raise UnsupportedError(
-        f"a block returns a {type(output).__name__}; expected tokens, or a tuple of them first"
-    )
 
 
 def check_blocks(network: nn.Module, images: Tensor, output: Any, blocks: Sequence[Block], maps: int) -> None:

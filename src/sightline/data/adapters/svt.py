@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from xml.parsers import expat
 
+from sightline.data.adapters.xml_events import XmlEvents
 from sightline.data.reading import Box, BoxCheck, Files, at, boxes_tensor, finish, four_numbers
 from sightline.data.registry import register_dataset
 from sightline.errors import InputError, unknown
-from sightline.files import DEEPEST, MOST_XML_BYTES, read_bytes, reader, reading
+from sightline.files import reader
 from sightline.types import Dataset, Sample
 
 CATEGORIES = ("text",)
@@ -52,48 +52,27 @@ def _splits(root: Path) -> list[str]:
     return [split for split in ("train", "test") if (root / f"{split}.xml").is_file()]
 
 
-class _Tagset:
+class _Tagset(XmlEvents):
     """The file's photos in order: (line, name, [(where, box as x0 y0 x1 y1), …])."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.images = path, list[tuple[int, str, list[tuple[str, Box]]]]()
-        self.parser, self.depth, self.text = expat.ParserCreate(), 0, ""
-        self.parser.buffer_text = True
-        self.parser.StartElementHandler = self.start
-        self.parser.EndElementHandler = self.end
-        self.parser.CharacterDataHandler = self.data
-        self.parser.EntityDeclHandler = self.entity
-        content = read_bytes(path, MOST_XML_BYTES, "an XML file")
-        with reading(path):
-            try:
-                self.parser.Parse(content, True)
-            except expat.ExpatError as error:
-                reason = expat.ErrorString(error.code)
-                raise InputError(f"{at(path, error.lineno)}: not well-formed XML ({reason})") from None
+        super().__init__(path)
+        self.images: list[tuple[int, str, list[tuple[str, Box]]]] = []
+        self.parse()
 
-    def start(self, tag: str, attributes: dict[str, str]) -> None:
-        line, self.text, self.depth = self.parser.CurrentLineNumber, "", self.depth + 1
-        if self.depth > DEEPEST:
-            raise InputError(f"{at(self.path, line)}: nested more than {DEEPEST} levels deep")
+    def begin(self, tag: str, attributes: dict[str, str]) -> None:
         if tag == "image":
-            self.images.append((line, "", []))
+            self.images.append((self.line, "", []))
         elif tag == "taggedRectangle":
-            where = at(self.path, line)
+            where = at(self.path, self.line)
             if not self.images or any(side not in attributes for side in SIDES):
                 raise InputError(f"{where}: expected a taggedRectangle with {', '.join(SIDES)} in an image")
             x, y, width, height = four_numbers([attributes[side] for side in SIDES], where, " ".join(SIDES))
             self.images[-1][2].append((where, (x, y, x + width, y + height)))
 
-    def end(self, tag: str) -> None:
-        self.depth -= 1
+    def finish(self, tag: str) -> None:
         if tag == "imageName" and self.images:
             line, _, words = self.images[-1]
             self.images[-1] = line, self.text.strip(), words
         elif tag == "image" and not self.images[-1][1]:
             raise InputError(f"{at(self.path, self.images[-1][0])}: this image has no imageName")
-
-    def data(self, text: str) -> None:
-        self.text += text
-
-    def entity(self, *_: object) -> None:
-        raise InputError(f"{self.path} declares an entity; expected plain XML")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from xml.parsers import expat
 
+from sightline.data.adapters.xml_events import XmlEvents
 from sightline.data.reading import Box, at, four_numbers, whole
 from sightline.errors import InputError
-from sightline.files import DEEPEST, MOST_XML_BYTES, read_bytes, reading
 
 _CORNERS = ("bndbox/xmin", "bndbox/ymin", "bndbox/xmax", "bndbox/ymax")
 
@@ -32,45 +31,23 @@ class XmlAnnotation:
     objects: tuple[XmlObject, ...]
 
 
-class _Reader:
+class _Reader(XmlEvents):
     """Collects the text of each tag by its path, so that an object's parts are kept separate from it."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.parser = expat.ParserCreate()
-        self.parser.buffer_text = True
-        self.parser.StartElementHandler = self.start
-        self.parser.EndElementHandler = self.end
-        self.parser.CharacterDataHandler = self.data
-        self.parser.EntityDeclHandler = self.entity
-        self.tags: list[str] = []
-        self.text = ""
+        super().__init__(path)
         self.head: dict[str, str] = {}
         self.objects: list[tuple[int, dict[str, str]]] = []
 
-    def start(self, tag: str, attributes: dict[str, str]) -> None:
-        if len(self.tags) == DEEPEST:
-            raise InputError(
-                f"{at(self.path, self.parser.CurrentLineNumber)}: nested more than {DEEPEST} levels deep"
-            )
-        self.tags.append(tag)
-        self.text = ""
+    def begin(self, tag: str, attributes: dict[str, str]) -> None:
         if self.tags[1:] == ["object"]:
-            self.objects.append((self.parser.CurrentLineNumber, {}))
+            self.objects.append((self.line, {}))
 
-    def entity(self, *_: object) -> None:
-        raise InputError(f"{self.path} declares an entity; expected plain XML")
-
-    def data(self, text: str) -> None:
-        self.text += text
-
-    def end(self, tag: str) -> None:
+    def finish(self, tag: str) -> None:
         if self.tags[1:2] == ["object"]:
             self.objects[-1][1]["/".join(self.tags[2:])] = self.text.strip()
         else:
             self.head["/".join(self.tags[1:])] = self.text.strip()
-        self.tags.pop()
-        self.text = ""
 
 
 def read_voc_xml(path: Path) -> XmlAnnotation:
@@ -78,13 +55,7 @@ def read_voc_xml(path: Path) -> XmlAnnotation:
     reader = _Reader(path)
     if not os.path.lexists(path):
         raise InputError(f"{path} is missing")
-    content = read_bytes(path, MOST_XML_BYTES, "an XML file")
-    with reading(path):
-        try:
-            reader.parser.Parse(content, True)
-        except expat.ExpatError as error:
-            reason = expat.ErrorString(error.code)
-            raise InputError(f"{at(path, error.lineno)}: not well-formed XML ({reason})") from None
+    reader.parse()
     return XmlAnnotation(_size(reader.head, path), tuple(_object(path, *found) for found in reader.objects))
 
 
