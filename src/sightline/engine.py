@@ -197,7 +197,7 @@ class Evidence:
         found = None
         if slope.requires_grad:
             (found,) = torch.autograd.grad(slope, node, node.detach(), retain_graph=True, allow_unused=True)
-        return _wide(self._layouts[0].to_map(torch.zeros_like(node) if found is None else found))
+        return self._planes(self._layouts[0], torch.zeros_like(node) if found is None else found)
 
     def reaches(self, target: Callable[[Any], Any] | None) -> bool:
         """Whether the graph of the score (of the output, without ``target``) leads to a layer, or to the image."""

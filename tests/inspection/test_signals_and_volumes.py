@@ -14,6 +14,7 @@ import sightline
 from sightline.errors import InputError, UnsupportedError
 from sightline.heatmap import make_heatmaps, upsample
 from sightline.inspection.naming import describe_layers
+from sightline.methods.registry import list_methods
 from sightline.methods.rise import make_masks
 from sightline.pictures.slices import as_picture, curve
 from toynets import TokenToy
@@ -23,13 +24,13 @@ POOL = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 GAP = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
 SIZES = {1: (24,), 2: (12, 10), 3: (4, 8, 6)}
 # What a picture of height 1 and a signal have in common: all of them but those that draw or slide in two directions.
-SAME = (
-    "ablationcam", "cam", "eigencam", "eigengradcam", "fem", "finercam", "fullycam", "gradcam", "gradcam_elementwise",
-    "gradcam_pp", "guided_backprop", "guided_gradcam", "hirescam", "input_x_gradient", "integrated_gradients",
-    "layercam", "recipro_cam", "saliency", "scorecam", "smoothgrad", "smoothgradcam_pp", "xgradcam",
-)  # fmt: skip
+PICTURES_ONLY = {"attention_rollout", "chefer", "fullgrad", "gradient_rollout", "legrad"}
+SAME = sorted(
+    set(list_methods()) - PICTURES_ONLY - {"occlusion", "rise"}
+)  # those two have loops of their own below
 FAST: dict[str, dict[str, Any]] = {
     "integrated_gradients": {"steps": 2}, "smoothgrad": {"samples": 2}, "smoothgradcam_pp": {"samples": 2},
+    "sscam": {"samples": 2},
 }  # fmt: skip
 
 
@@ -238,7 +239,7 @@ def test_what_is_for_pictures_only_says_so() -> None:
         for ask, what in ((found.boxes, "a box"), (found.masks, "a mask"), (found.labels, "a label")):
             with pytest.raises(UnsupportedError, match=f"{what} is of pictures, and these are {kind}"):
                 ask()
-        for method in ("attention_rollout", "chefer", "fullgrad", "saliency:smooth=0.02"):
+        for method in (*sorted(PICTURES_ONLY), "saliency:smooth=0.02"):
             with pytest.raises(UnsupportedError, match="picture"):
                 sightline.explain(net, x, method)
         for method in ("cam:flip", "cam:scales=2", "cam:affinity", "layercam:layer=1,4"):

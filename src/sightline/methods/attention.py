@@ -73,7 +73,7 @@ def legrad(evidence: Evidence, targets: Sequence[Target], *, blocks: Count | Non
     (N, K, h, w), ≥ 0. Raises `UnsupportedError` as `attend` does, and where blocks cannot be told apart.
     """
     refuse_inference_mode()
-    return _layerwise(evidence.network, evidence.images.detach(), targets, blocks)
+    return _layerwise(evidence.network, evidence.inputs.detach(), targets, blocks)
 
 
 def _layerwise(network: nn.Module, images: Tensor, targets: Sequence[Target], count: int | None) -> Tensor:
