@@ -294,9 +294,15 @@ def open_zip(path: str | Path) -> zipfile.ZipFile:
 def expanded(path: str | os.PathLike[str]) -> Path:
     """The path with ``~`` and ``~user`` replaced by that home; one of no user is left as it is.
 
+    Raises `InputError` for "", as an unset variable of a shell gives it: it would be the current folder.
+
     >>> expanded("~nosuchuser/a.jpg").as_posix()
     '~nosuchuser/a.jpg'
     """
+    if not os.fspath(path):
+        raise InputError(
+            "a path is empty; expected a file, a folder or a pattern ('.' is the current folder)"
+        )
     return Path(os.path.expanduser(os.fspath(path)))
 
 

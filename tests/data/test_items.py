@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sightline.batch.listing import digest, items_of, read_items, tar_items
-from sightline.data.items import Item
+from sightline.data.items import Item, expand_paths
 from sightline.errors import ImageError, InputError
 
 
@@ -150,3 +150,12 @@ def test_what_is_not_there_is_told(tree: Path) -> None:
 def test_the_digest_tells_listings_apart(tree: Path) -> None:
     assert digest(read_items([str(tree)])) == digest(read_items([str(tree)]))
     assert digest(read_items([str(tree)])) != digest(read_items([str(tree / "x")]))
+
+
+def test_an_empty_path_is_not_the_current_folder(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unset variable of a shell, as in ``sightline explain "$PHOTO"``."""
+    monkeypatch.chdir(tree)
+    assert len(expand_paths(["."])) == len(_ids(".")) == 3
+    for listed in (expand_paths, read_items):
+        with pytest.raises(InputError, match=r"a path is empty; expected a file, a folder or a pattern"):
+            listed([""])
