@@ -141,8 +141,6 @@ def _size(size_hw: Sequence[int]) -> tuple[int, ...]:
 
 def _check_room(maps: Tensor, count: int, size: tuple[int, ...]) -> None:
     """Raise `InputError` for maps that no machine holds; what the machine says of them is no help."""
-    if torch.compiler.is_compiling():
-        return
     values = count * math.prod(size)
     if values > MOST_VALUES:
         sides = " × ".join(f"{side:,}" for side in size)
@@ -211,17 +209,13 @@ def make_heatmaps(
     tensor([[[0., 0., 0.]],
             [[0., 0., 0.]]])
     """
-    axes = len(size_hw) if isinstance(size_hw, (tuple, list)) else 2
-    if axes in (1, 3):
-        whole = upsample(maps, size_hw)
-        planes = _normalise(as_planes(whole, axes), normalise, percentile)
-        blank = _shows_nothing(as_planes(_as_float_maps(maps, axes), axes))
-        return torch.where(blank, torch.zeros_like(planes), planes).reshape(whole.shape)
-    maps = _as_float_maps(maps)
-    heatmaps = _normalise(upsample(maps, size_hw), normalise, percentile)
-    if maps.numel() == 0:
-        return heatmaps
-    return torch.where(_shows_nothing(maps), torch.zeros_like(heatmaps), heatmaps)
+    axes = len(size_hw) if isinstance(size_hw, (tuple, list)) and len(size_hw) in (1, 3) else 2
+    maps = _as_float_maps(maps, axes)
+    whole = upsample(maps, size_hw)
+    planes = _normalise(as_planes(whole, axes), normalise, percentile)
+    if maps.numel():
+        planes = torch.where(_shows_nothing(as_planes(maps, axes)), torch.zeros_like(planes), planes)
+    return from_planes(planes, whole.shape[-axes:])
 
 
 _normalise = normalise  # `make_heatmaps` has an argument of that name

@@ -68,9 +68,7 @@ def holding(network: nn.Module, inputs: Mapping[str, Any], n: int) -> nn.Module:
 def for_rows(network: nn.Module, rows: Tensor) -> nn.Module:
     """The network for a batch whose row i shows image ``rows[i]``, changed or not; itself if it holds no inputs."""
     held: _Held | None = network.__dict__.get(_HELD)
-    if held is None:
-        return network
-    if held.n == 1:
+    if held is None or held.n == 1:
         return network
     return _made(original(network), _Held(rows_of(held.values, rows), len(rows), held.image))
 
