@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from sightline.boxes import make_boxes, make_masks
 from sightline.engine import observe
-from sightline.errors import InputError, unknown
+from sightline.errors import unknown
 from sightline.inspection.structure import LayerRef
-from sightline.methods.occlusion import occlusion, window_starts
+from sightline.methods.occlusion import window_drops
 from sightline.targets import CallableTarget
 from sightline.types import BoxRule
 
@@ -75,52 +75,22 @@ def occluded_drops(
 ) -> Tensor:
     """How much each peak (unit, y, x) of one image (3, H, W) drops when a pixel is occluded: (P, H, W).
 
-    ``network`` returns activations (`AtLayer`). A grey window slides over the image (`occlusion`; by default 1/7 of
+    ``network`` returns activations (`AtLayer`). A grey window slides over the image (`window_drops`; by default 1/7 of
     its side, stride half of that); a pixel's value is the mean drop over the windows that cover it. With
     ``fill="random"`` every window is noise of the photos' spread instead (Zhou et al., ICLR 2015: 11×11 at stride 3).
     """
     if fill not in FILLS:
         raise unknown("fill", fill, FILLS)
-    if fill == "random":
-        return _random_drops(network, image, peaks, window, stride, seed, chunk)
+    generator = torch.Generator().manual_seed(seed)
+
+    def filled(piece: Tensor) -> Tensor:
+        if fill == "grey":
+            return torch.zeros_like(piece)
+        return torch.randn(piece.shape, generator=generator).to(piece)
+
     targets = [CallableTarget(_unit_at(*peak)) for peak in peaks]
     evidence = observe(network, image[None], (), gradient=False)
-    return occlusion(evidence, targets, window=window, stride=stride, chunk=chunk)[0]
-
-
-def _random_drops(
-    network: nn.Module,
-    image: Tensor,
-    peaks: Sequence[tuple[int, int, int]],
-    window: int | None,
-    stride: int | None,
-    seed: int,
-    chunk: int,
-) -> Tensor:
-    """As `occluded_drops`, each window of pixels drawn anew from a standard normal."""
-    height, width = image.shape[1:]
-    side = window or max(1, round(height / 7))
-    step = stride or max(1, side // 2)
-    if not (side <= min(height, width) and step <= side):
-        raise InputError(
-            f"window {side}, stride {step}; expected a window inside {height}×{width}, no larger stride"
-        )
-    corners = [(y, x) for y in window_starts(height, side, step) for x in window_starts(width, side, step)]
-    generator = torch.Generator().manual_seed(seed)
-    units, ys, xs = (torch.tensor(part) for part in zip(*peaks, strict=True))
-    with torch.no_grad():
-        clean = network(image[None])[0, units, ys, xs]
-        total, times = image.new_zeros(len(peaks), height, width), image.new_zeros(height, width)
-        for start in range(0, len(corners), chunk):
-            some = corners[start : start + chunk]
-            masked = image.repeat(len(some), 1, 1, 1)
-            for one, (y, x) in zip(masked, some, strict=True):
-                one[:, y : y + side, x : x + side] = torch.randn(3, side, side, generator=generator).to(image)
-            drops = clean[:, None] - network(masked)[:, units, ys, xs].T
-            for place, (y, x) in enumerate(some):
-                total[:, y : y + side, x : x + side] += drops[:, place, None, None]
-                times[y : y + side, x : x + side] += 1
-    return total / times
+    return window_drops(evidence, targets, window, stride, filled, chunk)[0]
 
 
 def _unit_at(unit: int, y: int, x: int) -> Callable[[Tensor], Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any
 
@@ -70,6 +70,18 @@ def occlusion(
     >>> sightline.explain(net, torch.rand(1, 3, 8, 8), method="occlusion", window=4).maps.shape
     torch.Size([1, 1, 8, 8])
     """
+    return window_drops(evidence, targets, window, stride, lambda piece: torch.full_like(piece, value), chunk)
+
+
+def window_drops(
+    evidence: Evidence,
+    targets: Sequence[Target],
+    window: int | float | tuple[int, int] | None,
+    stride: int | float | tuple[int, int] | None,
+    fill: Callable[[Tensor], Tensor],
+    chunk: int,
+) -> Tensor:
+    """As `occlusion`, with ``fill(piece)`` in place of each window's pixels (C, h, w)."""
     sides = evidence.grid
     size = _pixels(window, sides, [max(1, round(side / 7)) for side in sides])
     step = _pixels(stride, sides, [max(1, one // 2) for one in size])
@@ -99,7 +111,7 @@ def occlusion(
         rows = torch.tensor([i for i, _ in some], device=images.device)
         masked = images[rows]
         for one, (_, cut) in zip(masked, some, strict=True):
-            one[cut] = value
+            one[cut] = fill(one[cut])
         output = evidence.rescore(as_planes(masked, len(sides)), rows)
         drops = torch.stack([clean[rows, j] - t.at(rows)(output) for j, t in enumerate(targets)], 1)
         for drop, (i, cut) in zip(drops, some, strict=True):
