@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sightline.pictures.overlay import Image
 from sightline.pictures.panel import CELL, Cell, panel
-from sightline.pictures.slices import as_picture, curve
+from sightline.pictures.slices import as_picture, curve, size_in_words
 from sightline.types import BoxRule, Prediction
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def draw_panel(one: Explanation, rule: BoxRule, colormap: str = "turbo", cell: i
         one.photo(0),
         [(one.method, cells)],
         title=one.name(0),
+        facts="" if plain else size_in_words(one.input_hw),
         caption=" · ".join([*parts, *([] if pixels else [f"box: {rule.describe()}"])]),
         shown_xyxy=one.geometries[0].shown_xyxy if plain else None,
         colormap=colormap,

@@ -109,6 +109,7 @@ def panel(
     rows: Sequence[tuple[str, Sequence[Cell]]],
     *,
     title: str = "",
+    facts: str = "",
     caption: str = "",
     shown_xyxy: Box | None = None,
     colormap: str = "turbo",
@@ -120,7 +121,8 @@ def panel(
 
     ``rows`` are (method, cells), with the same classes in the same order in each row; at most 20 are drawn.
     ``shown_xyxy`` is the part of the photo the network saw (see `overlay`); ``threshold`` in [0, 1] is marked on the
-    colour bar; ``title`` goes above the photo and ``caption`` below everything. Raises `InputError` for no rows and
+    colour bar; ``title`` and ``facts`` (by default the photo's size) go above the photo, ``caption`` below everything.
+    Raises `InputError` for no rows and
     for rows of different classes.
 
     >>> import torch
@@ -135,7 +137,7 @@ def panel(
         raise InputError(f"the panel's rows have different classes: {names}; expected the same in each row")
     layout = _layout(photo.size, min(len(names[0]), MAX_COLUMNS), len(rows), cell)
     canvas = PIL.Image.new("RGB", layout.size, PAPER)
-    _draw_photo(canvas, layout, photo, title)
+    _draw_photo(canvas, layout, photo, title, facts)
     for column, entry in enumerate(rows[0][1][:MAX_COLUMNS]):
         _draw_heading(canvas, layout, column, entry)
     for row, (method, cells) in enumerate(rows):
@@ -169,13 +171,13 @@ def unsure_note(classes: int) -> str:
     return f"not sure: none of the {classes:,} classes fits well"
 
 
-def _draw_photo(canvas: Image, layout: _Layout, photo: Image, title: str) -> None:
+def _draw_photo(canvas: Image, layout: _Layout, photo: Image, title: str, facts: str) -> None:
     draw, left = ImageDraw.Draw(canvas), layout.px(20)
     canvas.paste(resized(photo, layout.picture), (left, layout.grid_top))
     name, small = typeface(layout.px(16), bold=True), typeface(layout.px(13))
     draw.text((left, layout.px(30)), shorten(title or "photo", name, layout.column), INK, name, "ls")
     narrow = max(photo.size) > WIDEST * min(photo.size)
-    facts = f"{photo.width} × {photo.height} pixels" + ", stretched" * narrow
+    facts = facts or f"{photo.width} × {photo.height} pixels" + ", stretched" * narrow
     draw.text((left, layout.px(52)), shorten(facts, small, layout.column), GREY, small, "ls")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import PIL.Image
 import torch
@@ -37,6 +38,19 @@ def as_picture(values: Tensor, axes: int) -> Tensor:
     slices = pad(values[..., shown, :, :], (0, 0, 0, 0, 0, rows * columns - len(shown)))
     grid = slices.reshape(*values.shape[:-3], rows, columns, height, width)
     return grid.transpose(-3, -2).reshape(*values.shape[:-3], rows * height, columns * width)
+
+
+def size_in_words(grid: Sequence[int]) -> str:
+    """What a signal (L,) or a volume (D, H, W) is, and how much of it `as_picture` shows.
+
+    >>> size_in_words((400,)), size_in_words((16, 48, 48))
+    ('400 values', '16 × 48 × 48, 12 of its slices')
+    """
+    if len(grid) == 1:
+        return f"{grid[0]} values"
+    depth, height, width = grid
+    part = f", {MOST_SLICES} of its slices" if depth > MOST_SLICES else ""
+    return f"{depth} × {height} × {width}{part}"
 
 
 def curve(signal: Tensor) -> Image:
