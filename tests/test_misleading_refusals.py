@@ -20,6 +20,7 @@ import sightline
 from sightline.cli import main
 from sightline.errors import InputError
 from sightline.models.preprocess import Preprocess
+from toynets import Unet
 
 MISLEADING = (
     "transformers do",
@@ -79,15 +80,6 @@ class Detector(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return [self.head(self.trunk(x).relu()).flatten(2)]
-
-
-class Unet(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.down, self.up = nn.Conv2d(3, 4, 4, 2, 1), nn.ConvTranspose2d(4, 2, 4, 2, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.up(self.down(x).relu())
 
 
 class Dense(Unet):

@@ -441,3 +441,14 @@ ALL_TOYS = POOLING_HEADS | CLASS_CONVS | FLATTEN_HEADS
 
 def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> Toy:
     return prepare(ALL_TOYS[name](), seed, dtype)
+
+
+class Unet(nn.Module):
+    """Down and up again: its output is a map of two scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up = nn.Conv2d(3, 4, 4, 2, 1), nn.ConvTranspose2d(4, 2, 4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(self.down(x).relu())

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 import sightline
 from sightline.errors import InputError, NetworkError, UnsupportedError
-from toynets import CLASSES, GapToy, make_images, prepare
+from toynets import CLASSES, GapToy, Unet, make_images, prepare
 
 PICKED = torch.tensor([2, 1])
 
@@ -130,15 +130,6 @@ class Captioner(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         steps = self.conv(x).relu().flatten(2).transpose(1, 2)
         return self.fc(self.lstm(steps)[0][:, -1])
-
-
-class Unet(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.down, self.up = nn.Conv2d(3, 4, 4, 2, 1), nn.ConvTranspose2d(4, 2, 4, 2, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.up(self.down(x).relu())
 
 
 @pytest.mark.parametrize(
