@@ -288,6 +288,52 @@ def write_svt_fixture(
     return drawn
 
 
+def write_cvat_fixture(
+    root: Path, *, classes: int = 3, per_class: int = 4, side: int = 48, seed: int = 0
+) -> Drawn:
+    """CVAT for images: annotations.xml, images/SUBSET; in every third image a second class."""
+    drawn = dict(_splits("train val", seed, classes=classes, per_class=per_class, side=side, mixed=True))
+    known = "".join(f"<label><name>{name}</name><color>#fff</color></label>" for name in names(classes))
+    lines = [f"<annotations><version>1.1</version><meta><project><labels>{known}</labels></project></meta>"]
+    for split, items in drawn.items():
+        for item in items:
+            file, (width, height) = f"{item.number:04d}.jpg", item.size_wh
+            item.save(root / "images" / split / file)
+            lines.append(f'<image id="0" name="{file}" subset="{split}" width="{width}" height="{height}">')
+            for shape in item.shapes:
+                x0, y0, x1, y1 = shape.box
+                edges = f'xtl="{x0:.2f}" ytl="{y0:.2f}" xbr="{x1:.2f}" ybr="{y1:.2f}"'
+                lines.append(
+                    f'<box label="{names(classes)[shape.label]}" {edges}><attribute name="a">1</attribute></box>'
+                )
+            lines.append("</image>")
+    _lines(root / "annotations.xml", [*lines, "</annotations>"])
+    return drawn
+
+
+def write_label_studio_fixture(
+    root: Path, *, classes: int = 3, per_class: int = 4, side: int = 48, seed: int = 0
+) -> Drawn:
+    """Label Studio's JSON export, photos as uploaded: project-1.json, images/; in every third image a second class."""
+    drawn = dict(_splits("all", seed, classes=classes, per_class=per_class, side=side, mixed=True))
+    tasks = []
+    for item in drawn["all"]:
+        file, (width, height) = f"{item.number:04d}.jpg", item.size_wh
+        item.save(root / "images" / file)
+        regions = [{"type": "choices", "value": {"choices": ["good"]}}]
+        for shape in item.shapes:
+            x0, y0, x1, y1 = shape.box
+            value = {"x": 100 * x0 / width, "y": 100 * y0 / height, "rotation": 0}
+            value |= {"width": 100 * (x1 - x0) / width, "height": 100 * (y1 - y0) / height}
+            value["rectanglelabels"] = [names(classes)[shape.label]]
+            size = {"original_width": width, "original_height": height}
+            regions.append({"type": "rectanglelabels", "value": value, **size})
+        task = {"id": item.number, "data": {"image": f"/data/upload/1/0123abcd-{file}"}}
+        tasks.append(task | {"annotations": [{"result": regions}], "predictions": []})
+    (root / "project-1.json").write_text(json.dumps(tasks))
+    return drawn
+
+
 def write_wsol_fixture(
     root: Path,
     *,

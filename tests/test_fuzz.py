@@ -22,15 +22,18 @@ def fuzz() -> ModuleType:
 
 
 def test_broken_files_are_read_or_refused_in_one_line(fuzz: ModuleType, tmp_path: Path) -> None:
-    counts, failures = fuzz.run(iter(range(920)), tmp_path)
+    counts, failures = fuzz.run(iter(range(1000)), tmp_path)
     assert failures == {}
-    assert sum(counts.values()) == 920  # 40 for each reader
+    assert sum(counts.values()) == 1000  # 40 for each reader
 
 
-@pytest.mark.parametrize("number", [502, 617, 1629, 2358, 4665])
-def test_what_it_found_once(fuzz: ModuleType, tmp_path: Path, number: int) -> None:
-    formats = fuzz.corpus()
-    _, form, files = fuzz.case(number, formats)
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("checkpoint", 502), ("checkpoint", 617), ("checkpoint", 1629), ("class folders", 2358), ("checkpoint", 4665),
+     ("CVAT", 221), ("VOC XML", 221)],
+)  # fmt: skip
+def test_what_it_found_once(fuzz: ModuleType, tmp_path: Path, name: str, number: int) -> None:
+    _, form, files = fuzz.case(number, fuzz.corpus(), name)
     assert fuzz.outcome(form, files, tmp_path) in ("read", "refused")
 
 

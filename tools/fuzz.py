@@ -30,7 +30,9 @@ from sightline.batch.listing import items_of, read_items
 from sightline.data.adapters.captions import read_captions
 from sightline.data.adapters.coco import read_coco
 from sightline.data.adapters.cub import read_cub
+from sightline.data.adapters.cvat import read_cvat
 from sightline.data.adapters.folder import read_folder
+from sightline.data.adapters.label_studio import read_label_studio
 from sightline.data.adapters.labelme import read_polygons
 from sightline.data.adapters.mat import read_structs
 from sightline.data.adapters.voc_xml import read_voc_xml
@@ -92,6 +94,15 @@ def corpus() -> dict[str, Format]:
         "images": [{"id": 1, "file_name": "a.jpg"}],
         "annotations": [{"id": 1, "image_id": 1, "caption": "a cat"}],
     }).encode()  # fmt: skip
+    cvat = (
+        b"<annotations><meta><task><labels><label><name>cat</name></label></labels></task></meta>"
+        b'<image id="0" name="a.jpg" width="8" height="6"><box label="cat" xtl="1" ytl="1" xbr="4" ybr="5"/>'
+        b'<polygon label="cat" points="1,1;4,1;4,5"></polygon></image></annotations>'
+    )
+    value = {"x": 10, "y": 10, "width": 50, "height": 50, "rotation": 9, "rectanglelabels": ["cat"]}
+    shape = {"type": "rectanglelabels", "value": value, "original_width": 8, "original_height": 6}
+    task = {"id": 1, "data": {"image": "a.jpg"}, "annotations": [{"ground_truth": True, "result": [shape]}]}
+    tasks = json.dumps([task]).encode()
     pseudo = f"{','.join(COLUMNS)}\na,0,0.1,0.1,0.5,0.5,0.9,1\n".encode()
     cub = {
         "images.txt": b"1 a.jpg\n", "classes.txt": b"1 001.Cat\n", "image_class_labels.txt": b"1 1\n",
@@ -123,6 +134,10 @@ def corpus() -> dict[str, Format]:
                 "labels/a.txt": b"0 0.5 0.5 0.5 0.5\n0 0.1 0.1 0.5 0.1 0.3 0.6\n",
             },
             ("data.yaml", "labels/a.txt"),
+        ),
+        "CVAT": Format(read_cvat, {"annotations.xml": cvat, "images/a.jpg": photo}, ("annotations.xml",)),
+        "Label Studio": Format(
+            read_label_studio, {"tasks.json": tasks, "images/a.jpg": photo}, ("tasks.json",)
         ),
         "CUB": Format(read_cub, {**cub, "images/a.jpg": photo}, tuple(cub)),
         "MATLAB": one("meta.mat", _mat(), lambda path: read_structs(path, "synsets")),
@@ -217,10 +232,10 @@ def broken(content: bytes, chance: random.Random) -> bytes:
     return bytes(data)
 
 
-def case(number: int, formats: dict[str, Format]) -> tuple[str, Format, dict[str, bytes]]:
-    """The reader and the files of one case."""
+def case(number: int, formats: dict[str, Format], name: str = "") -> tuple[str, Format, dict[str, bytes]]:
+    """The reader and the files of one case; the readers take turns unless one is named."""
     chance = random.Random(number)
-    name = list(formats)[number % len(formats)]
+    name = name or list(formats)[number % len(formats)]
     form = formats[name]
     changed = chance.choice(form.broken)
     return name, form, {**form.files, changed: broken(form.files[changed], chance)}

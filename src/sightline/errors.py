@@ -13,13 +13,27 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+LONGEST = 1500  # characters of a message
 DISTRIBUTION = "sightline-cam"  # the name on the package index; the import name is sightline
 _MISSING = re.compile(r"forward\(\) missing \d+ required")  # Python's words for arguments that were not given
 _INSTALLED_AS = {"cv2": "opencv-python-headless", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 
 
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 403]} … {text[-400:]}"
+
+
 class InputError(ValueError):
-    """A mistake in the user's input. The command line prints its message and exits with code 2."""
+    """A mistake in the user's input. The command line prints its message and exits with code 2.
+
+    A message may quote a file: of one longer than `LONGEST` characters the middle is left out.
+
+    >>> len(str(InputError("unknown class " + "cat" * 5000)))
+    1500
+    """
+
+    def __init__(self, *words: object, **details: Any) -> None:
+        super().__init__(*(_shortened(one) if isinstance(one, str) else one for one in words), **details)
 
 
 class UnsupportedError(InputError):

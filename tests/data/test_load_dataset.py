@@ -38,6 +38,8 @@ WRITERS = {
     "coco": fixtures.write_coco_fixture,
     "wsol": fixtures.write_wsol_fixture,
     "yolo": fixtures.write_yolo_fixture,
+    "cvat": fixtures.write_cvat_fixture,
+    "label-studio": fixtures.write_label_studio_fixture,
     "svt": fixtures.write_svt_fixture,
     "folder": fixtures.write_folder_fixture,
 }

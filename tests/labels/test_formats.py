@@ -191,6 +191,15 @@ def test_cvat_holds_pixel_edges(labels, written) -> None:
             assert box.get("label") == label.category
 
 
+@pytest.mark.parametrize(("format", "options"), [("cvat", {}), ("label-studio", {"predictions": True})])
+def test_labelling_tools_files_are_read_back(labels, photos, written, format, options) -> None:
+    dataset = load_dataset(written(format, photos=str(photos)), split="all", **options)
+    found = boxes_of(dataset)
+    assert found.keys() == expected(labels).keys()
+    for key, boxes in expected(labels).items():
+        assert found[key][0] == pytest.approx(boxes[0], abs=0.005)
+
+
 def opened(path) -> PIL.Image.Image:
     with PIL.Image.open(path) as picture:
         picture.load()

@@ -166,6 +166,32 @@ def _fault(box: Box, cut: Box, size_hw: tuple[int, int] | None) -> str:
     return f"{shown} lies {outside:g} pixels outside {image}"
 
 
+def enclosing(points: Sequence[tuple[float, float]]) -> Box:
+    """The upright box round points (x, y).
+
+    >>> enclosing([(2, 1), (0, 5), (3, 3)])
+    (0, 1, 3, 5)
+    """
+    xs, ys = zip(*points, strict=True)
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def turned(box: Box, degrees: float, about: tuple[float, float]) -> Box:
+    """The upright box round a box that is turned clockwise about a point (x, y).
+
+    >>> turned((0, 0, 4, 2), 90, (2, 1))
+    (1.0, -1.0, 3.0, 3.0)
+    """
+    if not degrees:
+        return box
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    x0, y0, x1, y1 = box
+    corners = [(x - about[0], y - about[1]) for x, y in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))]
+    return enclosing(
+        [(round(about[0] + x * cos - y * sin, 6), round(about[1] + x * sin + y * cos, 6)) for x, y in corners]
+    )
+
+
 def boxes_tensor(boxes: Sequence[Box]) -> Tensor:
     """Boxes as a (B, 4) float32 tensor; (0, 4) for none.
 

@@ -88,7 +88,7 @@ def list_datasets() -> list[str]:
     """Names of the layouts `load_dataset` can read, in the order they are tried.
 
     >>> list_datasets()
-    ['tiny-imagenet', 'cub', 'ilsvrc', 'voc', 'coco', 'wsol', 'yolo', 'svt', 'folder']
+    ['tiny-imagenet', 'cub', 'ilsvrc', 'voc', 'coco', 'wsol', 'yolo', 'cvat', 'label-studio', 'svt', 'folder']
     """
     return [reader.name for reader in sorted(DATASETS.entries().values(), key=lambda one: one.order)]
 
