@@ -1,15 +1,16 @@
-"""Which layer is chosen in every timm module and every torchvision classifier, and whether the map is one.
+"""Which layer is chosen in the classifiers of timm, torchvision and transformers, and whether the map is one.
 
     nice .venv/bin/python benchmarks/networks.py --write docs/networks.md
 
 Of each timm module its smallest model (networks_smallest.txt, found by --find-smallest), of torchvision every
-classifier, the smallest first; random weights, an image of noise of the network's own size. What would take ten
-minutes or 10 GB is built smaller (SMALLER), and the table says so. A network passes where the LayerCAM map at the
-layer that was chosen untold is finite and not constant, and where what moves in the layer follows a patch of the image
-that is changed in nine places: the correlation of its centre with the patch's is above 0.7, down and across. What does
-not hold of a network as it is made is looked at again with the statistics of noise in its batch norms, on up to eight
-images. Where random attention moves every cell alike (LeViT), the map must be that of timm's own forward_intermediates.
-Results are kept in --results and taken up again from there.
+classifier, of transformers every class behind AutoModelForImageClassification, made small (hf_families.py); --family
+runs those of one library. The smallest first; random weights, an image of noise of the network's own size. What would
+take ten minutes or 10 GB is built smaller (SMALLER), and the table says so. A network passes where the LayerCAM map at
+the layer that was chosen untold is finite and not constant, and where what moves in the layer follows a patch of the
+image that is changed in nine places: the correlation of its centre with the patch's is above 0.7, down and across. What
+does not hold of a network as it is made is looked at again with the statistics of noise in its batch norms, on up to
+eight images. Where random attention moves every cell alike (timm's LeViT), the map must be that of timm's own
+forward_intermediates. Results are kept in --results and taken up again from there.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from hf_families import build_small, classifiers
 
 HERE = Path(__file__).parent
 SMALLEST = HERE / "networks_smallest.txt"
@@ -44,16 +48,21 @@ SMALLER: dict[str, dict[str, int]] = {
     "timm/sam2_hiera_tiny": {"image": 224},
     "torchvision/regnet_y_128gf": {"image": 96},
 }
+LIBRARIES = {
+    "timm": "timm modules",
+    "torchvision": "torchvision classifiers",
+    "hf": "Hugging Face classifiers",
+}
 HEADINGS = ("family", "network", "layer", "layout", "map", "cam", "checks")
 # Large tensors come from the heap and go back to it, not to the system: half the time of a pass here.
 HEAP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "-1", "MALLOC_TOP_PAD_": str(64 << 20)}
 
 
 def names() -> list[str]:
-    """Every network that is run: 'timm/MODEL' and 'torchvision/MODEL', those with the fewest parameters first."""
+    """Every network that is run: 'timm/MODEL', 'torchvision/MODEL' and 'hf/CLASS', the smallest first."""
     from torchvision import models
 
-    sizes = {}
+    sizes = dict.fromkeys(classifiers(), 0)
     for line in SMALLEST.read_text().splitlines():
         _, name, parameters = line.split()
         sizes[f"timm/{name}"] = int(parameters)
@@ -69,6 +78,9 @@ def build(name: str) -> tuple[Any, int, str]:
     import torchvision
 
     source, _, model = name.partition("/")
+    if source == "hf":
+        torch.manual_seed(0)
+        return build_small(name)
     options = dict(SMALLER.get(name, {}))
     side = options.pop("image", 0)
     torch.manual_seed(0)
@@ -207,8 +219,9 @@ def child(wanted: list[str]) -> None:
         try:
             row = examine(name)
         except Exception as error:
-            words = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
-            row = {"network": name, "refused": "needs more memory" if "allocate memory" in words else words}
+            words = f"{type(error).__name__}: {str(error).strip()}".partition("\n")[0][:400]
+            words = "needs more memory" if "allocate memory" in words else words
+            row = {"network": name, "family": classifiers().get(name, ""), "refused": words}
         print("ROW " + json.dumps(row), flush=True)
         if (
             resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 4 << 20
@@ -267,22 +280,28 @@ def table(rows: list[dict[str, Any]]) -> str:
     import torch
     import torchvision
 
-    sources = (("timm", "timm modules"), ("torchvision", "torchvision classifiers"))
-    found = [(what, [r for r in rows if r["network"].startswith(source + "/")]) for source, what in sources]
-    counts = " and ".join(f"{sum(map(passed, mine))} of {len(mine)} {what}" for what, mine in found)
+    found = [
+        (what, [r for r in rows if r["network"].startswith(source + "/")])
+        for source, what in LIBRARIES.items()
+    ]
+    *most, last = [f"{sum(map(passed, mine))} of {len(mine)} {what}" for what, mine in found if mine]
+    counts = f"{', '.join(most)} and {last}" if most else last
     parts = [
         "# Networks\n",
         "Printed by `benchmarks/networks.py`: of each timm module the smallest model, of torchvision every "
-        "classifier, with random weights. No layer was named: it is found by what the network computes.\n",
+        "classifier, of transformers every class behind `AutoModelForImageClassification`, made small; with random "
+        "weights. No layer was named: it is found by what the network computes.\n",
         f"**{counts} pass**: the LayerCAM map is finite and not constant, and where the layer changes follows a "
         "patch of the image that is changed in nine places (correlation above 0.7, down and across). The layout "
         'says how the layer\'s tensor is a map: `ntc:1+14x14` is one token before 14 × 14 patches. "cam": the '
         "scores are one linear layer on the pooled map, so that `cam` applies as well.\n",
         *_what_does_not_pass(rows),
         f"torch {torch.__version__.split('+')[0]}, torchvision {torchvision.__version__.split('+')[0]}, "
-        f"timm {timm.__version__}.\n",
+        f"timm {timm.__version__}, transformers {version('transformers')}.\n",
     ]
     for what, mine in found:
+        if not mine:
+            continue
         parts.append(f"## {what}\n")
         parts.append("| " + " | ".join(HEADINGS) + " |\n|" + "---|" * len(HEADINGS))
         parts += [_line(row) for row in sorted(mine, key=lambda row: (row.get("family", ""), row["network"]))]
@@ -333,7 +352,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("networks", nargs="*", help="only these: timm/NAME or torchvision/NAME")
+    parser.add_argument("networks", nargs="*", help="only these: timm/NAME, torchvision/NAME or hf/CLASS")
+    parser.add_argument("--family", choices=list(LIBRARIES), help="only those of one library")
     parser.add_argument("--results", type=Path, default=Path("runs/networks.jsonl"))
     parser.add_argument("--write", type=Path)
     parser.add_argument("--limit", type=float, default=600.0, help="seconds for one network")
@@ -355,7 +375,7 @@ def run(given: argparse.Namespace) -> None:
     given.results.parent.mkdir(parents=True, exist_ok=True)
     kept = given.results.read_text().splitlines() if given.results.exists() else []
     rows = {row["network"]: row for row in map(json.loads, kept)}
-    wanted = given.networks or names()
+    wanted = given.networks or [n for n in names() if given.family in (None, n.partition("/")[0])]
     todo = [n for n in wanted if n not in rows or given.networks or (given.again and not passed(rows[n]))]
     with given.results.open("a") as file:
         for row in rows_of(todo, given.limit, given.memory):

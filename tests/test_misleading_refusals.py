@@ -279,6 +279,46 @@ def test_a_network_s_own_failure_has_its_shapes_and_words() -> None:
     assert len(sightline.explain(NeedsBatches().eval(), torch.rand(3, 3, 16, 16)).maps) == 3
 
 
+class TakesIds(nn.Module):
+    """As ImageGPT: the colours' numbers, not the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(8, 4)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.table(input_ids).mean(1)
+
+
+class TakesIdsToo(TakesIds):
+    def forward(self, input_ids: Tensor, pixel_values: Tensor | None = None) -> Tensor:
+        return super().forward(input_ids) + pixel_values.mean((1, 2, 3))[:, None]
+
+
+class TakesPatches(nn.Module):
+    """As SigLIP 2: patches in a row, and how many there are down and across."""
+
+    def forward(self, pixel_values: Tensor, spatial_shapes: Tensor) -> Tensor:
+        return pixel_values.mean(1) + spatial_shapes
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (TakesIds, "it takes input_ids, not images: give a module of your own that makes them from images"),
+        (TakesIdsToo, "give its input_ids: inputs={'input_ids': ids} of sightline.explain or sightline.load_model"),
+        (TakesPatches, "give them: inputs={name: value} of sightline.explain or sightline.load_model"),
+    ],
+)  # fmt: skip
+def test_a_network_that_takes_no_images_says_what_it_takes(network: type[nn.Module], words: str) -> None:
+    said = refusal(lambda: sightline.explain(network().eval(), torch.rand(1, 3, 8, 8)))
+    assert said.endswith(f"; {words}")
+    if network is TakesPatches:
+        shapes = {"spatial_shapes": torch.tensor([[1, 1]])}
+        said = refusal(lambda: sightline.explain(network().eval(), torch.rand(1, 3, 8, 8), inputs=shapes))
+        assert "it takes patches and their spatial_shapes" in said
+
+
 def test_fullycam_of_a_vit_is_not_its_patch_embedding() -> None:
     torch.manual_seed(0)
     vit = torchvision.models.VisionTransformer(16, 4, 2, 2, 12, 24, num_classes=4).eval()

@@ -183,6 +183,26 @@ def test_only_n_by_c_are_scores(shape: tuple[int, ...]) -> None:
     assert logits_of(torch.zeros(2, 3)) is not None
 
 
+@pytest.mark.parametrize(
+    ("output", "found"),
+    [
+        ({"logits": torch.ones(2, 3), "features": torch.zeros(2, 9)}, True),
+        ({"last_hidden_state": torch.ones(2, 3)}, True),  # PP-LCNet's, in transformers
+        ({"scores": torch.ones(2, 3), "loss": None}, True),
+        ({"out": torch.ones(2, 3), "aux": torch.zeros(2, 3)}, False),
+        ({"out": torch.ones(2, 3, 4, 4)}, False),
+        ({}, False),
+    ],
+)
+def test_the_scores_of_a_dictionary_are_its_logits_or_its_only_tensor(
+    output: dict[str, Tensor | None], found: bool
+) -> None:
+    logits = logits_of(output)
+    assert (logits is not None) == found
+    if logits is not None:
+        assert torch.equal(logits, torch.ones(2, 3))
+
+
 @pytest.mark.parametrize("how", ["minmax", "max", "percentile", "ivr"])
 def test_a_constant_map_points_nowhere_whatever_its_value(how: str) -> None:
     for value in (3.0, 0.0, -3.0):

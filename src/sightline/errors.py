@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import inspect
 import os
 import re
 import sys
@@ -62,11 +63,29 @@ def network_error(network: object, shape: Iterable[int], error: BaseException) -
     size = " × ".join(str(side) for side in shape)
     name = type(error).__name__
     more = (
-        "; give them: inputs={name: value}" if isinstance(error, TypeError) and _MISSING.search(words) else ""
+        "give them: inputs={name: value} of sightline.explain or sightline.load_model"
+        if isinstance(error, TypeError) and _MISSING.search(words)
+        else _takes_instead(network)
     )
     return NetworkError(
-        f"{type(network).__name__} fails on a batch of {size}: {name}{f': {words}' if words else ''}{more}"
+        f"{type(network).__name__} fails on a batch of {size}: {name}{f': {words}' if words else ''}"
+        f"{f'; {more}' if more else ''}"
     )
+
+
+def _takes_instead(network: object) -> str:
+    """What a network takes that takes no images, or not only images, by the names of its arguments."""
+    forward = getattr(type(network), "forward", None)
+    names = list(inspect.signature(forward).parameters) if forward is not None else []
+    if "spatial_shapes" in names:
+        return "it takes patches and their spatial_shapes: give a module of your own that cuts images into patches"
+    if names[1:2] == ["input_ids"]:
+        if "pixel_values" in names:
+            return (
+                "give its input_ids: inputs={'input_ids': ids} of sightline.explain or sightline.load_model"
+            )
+        return "it takes input_ids, not images: give a module of your own that makes them from images"
+    return ""
 
 
 def missing_extra(package: str, extra: str) -> MissingExtraError:

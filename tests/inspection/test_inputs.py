@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import sightline
+from sightline.batch.local_engine import LocalEngine
+from sightline.batch.worker import BatchOptions
 from sightline.errors import InputError, NetworkError
 from sightline.methods import unregister_method
+from sightline.models.preprocess import Preprocess
 from sightline.targets import Text
 from toynets import CLASSES, GapToy, TokenToy, make_images, prepare
 
@@ -242,3 +250,79 @@ def test_a_network_of_one_call_is_found_once(monkeypatch: pytest.MonkeyPatch) ->
         sightline.explain(net, x, inputs=inputs)
     assert len(looked) == 1
     assert net.fc.out_features == CLASSES
+
+
+def held() -> tuple[Gated, sightline.LoadedModel, dict[str, Any]]:
+    """A model that holds a mask and a task for every image, and the network that it is."""
+    net, _, inputs = gated()
+    given = {"mask": inputs["mask"][:1], "task": 2}
+    transform = Preprocess((16, 16), (16, 16))
+    return net, sightline.load_model(net, categories=list("abcd"), transform=transform, inputs=given), given
+
+
+def photos(folder: Path) -> list[Path]:
+    """Four photos of noise, in a folder for each of two classes."""
+    generator = np.random.default_rng(0)
+    for number in range(4):
+        (folder / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        photo = Image.fromarray(generator.integers(0, 255, (20, 24, 3), dtype=np.uint8))
+        photo.save(folder / "ab"[number % 2] / f"{number}.png")
+    return sorted(folder.rglob("*.png"))
+
+
+@pytest.mark.parametrize("method", ["cam", "rise", "scorecam"])
+def test_a_model_may_hold_what_is_the_same_for_every_image(method: str) -> None:
+    net, model, given = held()
+    x, options = make_images(3), FAST.get(method, {})
+    expected = sightline.explain(net, x, method, 1, inputs=given, **options)
+    found = sightline.explain(model, x, method, 1, **options)
+    torch.testing.assert_close(found.maps, expected.maps)
+    torch.testing.assert_close(model(x), expected.logits)
+    twin = pickle.loads(pickle.dumps(copy.deepcopy(model)))  # as a worker of another process has it
+    assert twin.network is not model.network
+    torch.testing.assert_close(sightline.explain(twin, x, method, 1, **options).maps, expected.maps)
+
+
+def test_a_model_that_holds_inputs_takes_others_for_one_call() -> None:
+    net, model, given = held()
+    x = make_images()
+    found = sightline.explain(model, x, "cam", 1, inputs={"task": torch.tensor([0, 1])})
+    expected = sightline.explain(net, x, "cam", 1, inputs={**given, "task": torch.tensor([0, 1])})
+    torch.testing.assert_close(found.maps, expected.maps)
+    with pytest.raises(InputError, match=r"inputs\['mask'\] has 2 rows"):
+        sightline.load_model(net, inputs={"mask": torch.ones(2, 1, 16, 16)})
+
+
+def test_a_network_in_training_mode_holds_inputs_in_eval_mode() -> None:
+    class Dropped(Gated):
+        def forward(self, x: Tensor, mask: Tensor, task: int = 0) -> Tensor:
+            return nn.functional.dropout(super().forward(x, mask, task), 0.5, self.training)
+
+    net, x = prepare(Dropped()).train(), make_images()
+    first, second = (sightline.explain(net, x, "rise", 1, masks=4, inputs={"mask": 1.0}) for _ in range(2))
+    assert torch.equal(first.logits, second.logits)
+    assert bool((first.logits != 0).all())
+    assert net.training
+
+
+def test_folders_batches_and_evaluations_of_a_model_that_holds_inputs(tmp_path: Path) -> None:
+    _, model, _ = held()
+    files = photos(tmp_path / "photos")
+    expected = sightline.explain(model, [str(file) for file in files], "cam", 1)
+    manifest = sightline.explain_files(
+        model, [tmp_path / "photos"], tmp_path / "out", methods=["cam"], classes="b"
+    )
+    assert len(manifest["images"]) == 4
+    manifest = sightline.explain_batch(
+        model,
+        [tmp_path / "photos"],
+        tmp_path / "batch",
+        BatchOptions(method="cam", classes=1, batch_size=2, heatmap_size="map", heatmap_bits=16),
+        LocalEngine(workers=0),
+    )
+    assert manifest["images"] == 4
+    stored = np.load(next((tmp_path / "batch" / "heatmaps").glob("*.npy")))
+    np.testing.assert_allclose(stored[0] / 65535, expected.heatmaps(size_hw=(8, 8))[0, 0], atol=0.02)
+    dataset = sightline.load_dataset(tmp_path / "photos")
+    report = sightline.evaluate_faithfulness(model, dataset, ["cam"], metrics=["drop"], resamples=5)
+    assert report.rows

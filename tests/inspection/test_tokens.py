@@ -294,3 +294,37 @@ def test_the_layer_lies_behind_the_residual(inside: bool, layer: str) -> None:
     torch.testing.assert_close(means, found.logits[:, 1])
     for method in ("ablationcam", "recipro_cam", "gradcam"):
         assert sightline.explain(net, x, method, 1).maps.shape == (2, 1, 4, 4)
+
+
+class Projected(nn.Module):
+    """A block whose keys and values are made by modules with a convolution and a norm, of half the grid, as CvT's."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.cut = nn.Conv2d(3, width, 4, 4)
+        self.token = nn.Parameter(torch.randn(1, 1, width))
+        self.norm, self.last = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.key, self.value = (
+            nn.Sequential(nn.Conv2d(width, width, 2, 2), nn.BatchNorm2d(width)) for _ in range(2)
+        )
+        self.head = nn.Linear(width, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.cut(x)
+        grid = maps.shape[2:]
+        tokens = torch.cat([self.token.expand(len(x), -1, -1), maps.flatten(2).mT], 1)
+        normed = self.norm(tokens)
+        picture = normed[:, 1:].mT.reshape(*maps.shape[:2], *grid)
+        key, value = self.key(picture).flatten(2).mT, self.value(picture).flatten(2).mT
+        tokens = tokens + F.scaled_dot_product_attention(normed, key, value)
+        return self.head(self.last(tokens)[:, 0])
+
+
+def test_the_norm_before_keys_and_values_and_not_one_of_these() -> None:
+    torch.manual_seed(0)
+    net, x = Projected().double().eval(), make_images(size=32)
+    a, g = by_hand(net, x, "norm", 1, (8, 8))
+    found = sightline.explain(net, x, "hirescam", PICKED)
+    assert found.layers == ["norm"]
+    expected = (g * a).sum(1).relu()
+    torch.testing.assert_close(found.maps[:, 0], expected, rtol=1e-9, atol=1e-9 * float(expected.max()))

@@ -70,10 +70,11 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
     does not throw activations away to compute them again.
     """
     with network_lock(network), _eager():
-        training = [module for module in network.modules() if module.training]
+        modules = dict.fromkeys([original(network), *network.modules()])
+        training = [module for module in modules if module.training]
         saving = [
             (module, name)
-            for module in network.modules()
+            for module in modules
             for name in _CHECKPOINTING
             if getattr(module, name, None) is True
         ]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,12 +32,13 @@ class _Held:
     image: str
 
 
-def holding(network: nn.Module, inputs: Mapping[str, Any], n: int) -> nn.Module:
+def holding(network: nn.Module, inputs: Mapping[str, Any], n: int = 1) -> nn.Module:
     """The network with further arguments held fixed: the same modules and weights, but it takes images only.
 
     ``inputs``: values by the names of arguments of its ``forward``; the images go to the first that is not among them
     (to ``pixel_values`` where there is one). Tensors have a row for each of the ``n`` images, or one row for all;
-    other values are handed on as they are. Raises `InputError` for an unknown name and for other numbers of rows.
+    other values are handed on as they are. What the network holds already it goes on holding. Raises `InputError` for
+    an unknown name and for other numbers of rows.
 
     >>> class Masked(nn.Module):
     ...     def forward(self, x, mask):
@@ -52,6 +52,9 @@ def holding(network: nn.Module, inputs: Mapping[str, Any], n: int) -> nn.Module:
         raise UnsupportedError(
             f"{type(network).__name__} is TorchScript, and inputs= needs the Python network"
         )
+    before: _Held | None = network.__dict__.get(_HELD)
+    if before is not None:
+        network, inputs = original(network), {**before.values, **inputs}
     image, own = _image_argument(network, inputs), 1
     for name, value in inputs.items():
         for tensor in _tensors(value):
@@ -98,9 +101,20 @@ def spelling(network: nn.Module) -> Any:
 def _made(network: nn.Module, held: _Held) -> nn.Module:
     """A shallow copy of the network whose ``forward`` takes images and adds what is held."""
     twin = copy.copy(network)
-    here, kind, own = weakref.ref(twin), type(network), network.__dict__.get("forward")
+    forward = _Forward(network, held)
+    twin.__dict__.update({"forward": forward, "training": False, _HELD: held, ORIGINAL: network})
+    return twin
 
-    def forward(images: Tensor) -> Any:
+
+@dataclass(frozen=True)
+class _Forward:
+    """The ``forward`` of a network with inputs held fixed; it can be pickled with the network."""
+
+    network: nn.Module
+    held: _Held
+
+    def __call__(self, images: Tensor) -> Any:
+        held = self.held
         if held.n > 1 and len(images) != held.n:
             raise InputError(
                 f"a batch of {len(images)} was made of {held.n} images with inputs of their own; a method says which "
@@ -108,11 +122,7 @@ def _made(network: nn.Module, held: _Held) -> nn.Module:
             )
         with torch._C.DisableTorchFunction():  # the engine counts the network's operations
             given = {name: _at(value, images) for name, value in held.values.items()}
-        given[held.image] = images
-        return kind.forward(here(), **given) if own is None else own(**given)
-
-    twin.__dict__.update({"forward": forward, "training": False, _HELD: held, ORIGINAL: network})
-    return twin
+        return self.network.forward(**given, **{held.image: images})
 
 
 def arguments(network: nn.Module) -> list[str]:
@@ -121,7 +131,7 @@ def arguments(network: nn.Module) -> list[str]:
     >>> arguments(nn.Linear(2, 2))
     ['input']
     """
-    return [p.name for p in _parameters(unwrapped(network)) if p.kind not in _ANY]
+    return [p.name for p in _parameters(original(unwrapped(network))) if p.kind not in _ANY]
 
 
 def _parameters(network: nn.Module) -> list[inspect.Parameter]:

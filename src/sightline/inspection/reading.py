@@ -335,19 +335,38 @@ class Reader:
                 return True
         return False
 
+    def last_of_line(self, calls: list[Call]) -> tuple[Call, list[Call]]:
+        """The last of the calls, and those beside it; of several that were given the same tensor, what came before.
+
+        Such are the projections to keys and values inside a block (CvT's are modules of their own): its norm is meant.
+        """
+        while True:
+            last, beside = calls[-1], self.calls_beside(calls[-1], calls)
+            given = [key for _, key in last.given[:1]]
+            twins = [call for call in beside if given and [key for _, key in call.given[:1]] == given]
+            start = min(call.first_op for call in (last, *twins))
+            before = [call for call in calls if call.last_op <= start]
+            if not twins or not before:
+                return last, beside
+            calls = before
+
     def calls_beside(self, last: Call, calls: list[Call]) -> list[Call]:
         """Of the calls those that neither lead to ``last`` nor come from it; of each line of them the last."""
         made = {key: i for i, flow in enumerate(self.flows) for key, _ in flow.writes}
         found: list[Call] = []
+        related = self._related(last)
         for call in reversed(calls):
-            related = False
-            for other in (last, *found):
-                key, position = cast(Key, other.output_key), made[cast(Key, call.output_key)]
-                related |= position in leading(self.flows, [(key, -1)])
-                related |= position in dependent(self.flows, [(key, -1)]) or call.output_key == key
-            if not related:
+            position = made[cast(Key, call.output_key)]
+            if position not in related:
                 found.append(call)
+                related |= self._related(call)
         return found
+
+    def _related(self, call: Call) -> set[int]:
+        """The numbers of the flows that lead to what a call returned, come from it, or made it."""
+        key = cast(Key, call.output_key)
+        made = {i for i, flow in enumerate(self.flows) if any(written == key for written, _ in flow.writes)}
+        return made | leading(self.flows, [(key, -1)]) | dependent(self.flows, [(key, -1)])
 
 
 def _equal(x: Tensor, pooled: Tensor, mean: Tensor) -> bool:

@@ -222,8 +222,7 @@ def _of_tokens(
     )
     if not found.live:
         return Structure(why_no_target=why), {}
-    last = found.live[-1]
-    beside = reader.calls_beside(last, found.live)
+    last, beside = reader.last_of_line(found.live)
     structure = Structure(patchless=frozenset(found.patchless), tokens=True)
     if beside and not reader.share_a_trunk([last, *beside], whole):  # streams, and not scales of one trunk
         names = [reader.named(call) for call in (last, *beside)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sightline.errors import InputError
 from sightline.files import reading, reason
+from sightline.inspection.inputs import holding
 from sightline.models.architecture_options import (
     checked_architecture,
     checked_architecture_options,
@@ -135,10 +136,8 @@ class LoadedModel(nn.Module):
 
 def _file_state(path: Path | None) -> tuple[int, int] | None:
     """Enough to detect that a file was replaced after it was read."""
-    if path is None or not path.exists():
-        return None
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
+    stat = path.stat() if path is not None and path.exists() else None
+    return None if stat is None else (stat.st_size, stat.st_mtime_ns)
 
 
 def load_model(
@@ -148,6 +147,7 @@ def load_model(
     transform: Transform | None = None,
     device: str | torch.device | None = None,
     scores: str | None = None,
+    inputs: Mapping[str, Any] | None = None,
 ) -> LoadedModel:
     """Load a classifier, ready to be explained: in eval mode, with class names and preprocessing if known.
 
@@ -164,6 +164,8 @@ def load_model(
                 probabilities already, or used unchanged), "auto" (see `sightline.scores`); None: the checkpoint's
                 own, or else "auto".
     ``device``  "auto" is the first accelerator available; None leaves the network where it is (the CPU).
+    ``inputs``  further arguments of the network's ``forward`` by name, the same for every image (tensors of one row):
+                the model then takes images only, as `evaluate`, `explain_batch` and all others expect.
 
     GoogLeNet and Inception v3 are assumed to expect the same input as their published weights
     (torchvision's ``transform_input=True``), since a weights file does not say.
@@ -195,6 +197,9 @@ def load_model(
     if scores is not None and scores != loaded.scores:
         loaded = _changed(loaded, None, None, None) if loaded is model else loaded
         loaded.scores = checked_scores(scores)
+    if inputs:
+        loaded = _changed(loaded, None, None, None) if loaded is model else loaded
+        loaded.network = holding(loaded.network, inputs)
     return loaded if where is None else loaded.to(where)
 
 
@@ -245,16 +250,13 @@ def about_model(name: str) -> str | None:
 def _is_file(model: str | Path) -> bool:
     """A bare name means the network, even if a file of that name exists here."""
     text = str(model)
-    return isinstance(model, Path) or text.endswith(WEIGHT_SUFFIXES) or _is_path_of_file(text)
+    is_path = os.path.basename(text) != text and os.path.isfile(text)
+    return isinstance(model, Path) or text.endswith(WEIGHT_SUFFIXES) or is_path
 
 
 def _is_folder(model: str | Path) -> bool:
     text = str(model)
     return (isinstance(model, Path) or os.path.basename(text) != text) and huggingface.is_folder(text)
-
-
-def _is_path_of_file(text: str) -> bool:
-    return os.path.basename(text) != text and os.path.isfile(text)
 
 
 def _named(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -17,12 +17,16 @@ Classes: TypeAlias = "str | int | Tensor | Sequence[str | int]"
 def logits_of(output: Any) -> Tensor | None:
     """The scores (N, C) in a network's output: the tensor itself or its ``logits``; None if it has none.
 
-    Of a pair (probabilities, logits), as ultralytics' classifiers return, the logits.
+    Of a pair (probabilities, logits), as ultralytics' classifiers return, the logits; of a dictionary (Hugging Face's
+    outputs are some) its "logits", or the only tensor that it holds.
 
-    >>> logits_of(torch.zeros(2, 5)).shape
-    torch.Size([2, 5])
+    >>> logits_of(torch.zeros(2, 5)).shape, logits_of({"scores": torch.zeros(2, 3)}).shape
+    (torch.Size([2, 5]), torch.Size([2, 3]))
     """
     found = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if found is None and isinstance(output, Mapping):
+        tensors = [value for value in output.values() if isinstance(value, Tensor)]
+        found = output.get("logits", tensors[0] if len(tensors) == 1 else None)
     if type(output) is tuple and len(output) == 2 and _is_softmax(*output):
         found = output[1]
     return found if isinstance(found, Tensor) and found.ndim == 2 else None
