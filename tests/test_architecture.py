@@ -22,8 +22,8 @@ ORDER = (
     "errors", "runtime", "files", "plugins", "registry", "options", "types", "demo_photos", "progress", "heatmap",
     "components",
     "boxes", "scores", "targets", "data", "inspection", "models", "engine", "methods", "metrics", "pictures",
-    "reports", "labels", "explanation", "pipeline", "attribution", "pipeline_files", "labelling", "evaluation", "batch",
-    "training", "export", "discovery", "app", "cli",
+    "reports", "labels", "explanation", "pipeline", "attribution", "pipeline_files", "pipeline_watch", "labelling",
+    "evaluation", "batch", "training", "export", "discovery", "app", "cli",
 )  # fmt: skip
 # The package itself hands out names of every room, at first use; __main__ starts the command line.
 DOORS = ("", "__main__")

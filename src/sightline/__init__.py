@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sightline.models.loading import LoadedModel, list_models, load_model
     from sightline.pipeline import explain
     from sightline.pipeline_files import ExplainOptions, explain_files
+    from sightline.pipeline_watch import watch_folder
     from sightline.plugins import load_plugin
     from sightline.runtime import tune_cpu
     from sightline.training.by_recipe import refine, train
@@ -64,6 +65,7 @@ _HOME = {
     "refine": "sightline.training.by_recipe",
     "train": "sightline.training.by_recipe",
     "tune_cpu": "sightline.runtime",
+    "watch_folder": "sightline.pipeline_watch",
 }
 
 __all__ = [
@@ -97,6 +99,7 @@ __all__ = [
     "targets",
     "train",
     "tune_cpu",
+    "watch_folder",
 ]
 
 

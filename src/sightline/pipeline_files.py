@@ -132,17 +132,17 @@ def explain_files(
     >>> manifest["images"][0]["panel"], len(manifest["images"][0]["results"])
     ('red.png', 2)
     """
-    options = replace(options or ExplainOptions(), **_known(changes))
+    options = replace(options or ExplainOptions(), **known_options(changes))
     photos = photos_to_explain(inputs, out)
     if not isinstance(model, LoadedModel):
         model = load_model(model)
-    manifest = _describe(model, options)
+    manifest = describe(model, options)
     with OutputFolder(out, KIND) as folder:
         folder.begin(manifest, [photo.panel for photo in photos])
         try:
             for start in range(0, len(photos), options.batch_size):
                 chunk = photos[start : start + options.batch_size]
-                for entry in _explain(model, chunk, options, folder, manifest):
+                for entry in explain_chunk(model, chunk, options, folder, manifest):
                     manifest["images"].append(entry)  # one at a time: an interrupt keeps the finished ones
                 if progress is not None:
                     progress(start + len(chunk), len(photos))
@@ -203,7 +203,7 @@ def panel_names(names: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
     return found
 
 
-def _known(changes: dict[str, Any]) -> dict[str, Any]:
+def known_options(changes: dict[str, Any]) -> dict[str, Any]:
     """The keywords, each checked to be a field of `ExplainOptions`."""
     valid = list(ExplainOptions.__dataclass_fields__)
     for name in changes:
@@ -212,7 +212,8 @@ def _known(changes: dict[str, Any]) -> dict[str, Any]:
     return changes
 
 
-def _describe(model: LoadedModel, options: ExplainOptions) -> dict[str, Any]:
+def describe(model: LoadedModel, options: ExplainOptions) -> dict[str, Any]:
+    """The manifest of a run that has explained nothing yet."""
     device = next((str(p.device) for p in model.parameters()), "cpu")
     return describe_run(
         model={**model.describe(), "device": device, "scores": model.scores},
@@ -281,14 +282,17 @@ def _known_score(prediction: Prediction) -> float | None:
     return None if prediction.score != prediction.score else prediction.score
 
 
-def _explain(
+def explain_chunk(
     model: LoadedModel,
     chunk: Sequence[NamedPhoto],
     options: ExplainOptions,
     folder: OutputFolder,
     manifest: dict[str, Any],
 ) -> Iterator[dict[str, Any]]:
-    """One batch: every method for the same classes, then a panel and a manifest entry per photo."""
+    """One batch: every method for the same classes, then a panel and a manifest entry per photo.
+
+    What cannot be read is added to the manifest's ``errors``, and what the methods did to its ``methods``.
+    """
     photos = load_photos(
         model, [photo.source for photo in chunk], options.view, workers=options.workers, on_error="collect"
     )

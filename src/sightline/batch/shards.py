@@ -29,6 +29,7 @@ from sightline.batch.listing import items_of
 from sightline.batch.worker import ROWS, Array, BatchOptions, BatchResult
 from sightline.data.items import MANIFEST, Item
 from sightline.errors import InputError
+from sightline.reports.manifest import differences
 from sightline.reports.output_folder import OutputFolder, as_json, write_atomically
 
 KIND = "batch"
@@ -117,7 +118,7 @@ class Folder:
         """
         manifest = json.loads(as_json(manifest))
         there = self.out.manifest()
-        if there is not None and (different := differences(there, manifest)):
+        if there is not None and (different := differences(there, manifest, SAME)):
             raise InputError(
                 f"{self.path} holds another run: {'; '.join(different)}; "
                 "give another output folder, or the same options"
@@ -184,24 +185,6 @@ class Folder:
         manifest = {**manifest, "complete": True, **counts, "errors": len(failed)}
         self.out.finish(manifest, durable=True)
         return manifest
-
-
-def differences(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """The differences between the manifests of two runs, in words.
-
-    >>> differences({"options": {"method": "cam", "view": "whole"}}, {"options": {"method": "rise", "view": "whole"}})
-    ["method is 'cam' there and 'rise' here"]
-    """
-    found = []
-    for part in SAME:
-        old, new = there.get(part, {}), wanted.get(part, {})
-        if "standard" in old:  # from before it was renamed relative_to
-            old = {"relative_to": old["standard"], **old}
-        for name in dict.fromkeys([*old, *new]):
-            if old.get(name) != new.get(name):
-                what = name if part == "options" else f"{part} {name}"
-                found.append(f"{what} is {old.get(name)!r} there and {new.get(name)!r} here")
-    return found
 
 
 def write_arrays(file: BinaryIO, arrays: Sequence[Array]) -> None:

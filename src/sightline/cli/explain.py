@@ -61,9 +61,21 @@ def explain(
     relative_to: RelativeTo = "max",
     percentile: Percentile = 90.0,
     select: Select = "largest",
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            help="Stay, and explain photos as they arrive in these folders.",
+            rich_help_panel="Output",
+        ),
+    ] = False,
     out: Annotated[
-        Path, typer.Option(help="Folder for panels and manifest.json.", rich_help_panel="Output")
-    ] = Path("out/explain"),
+        Path | None,
+        typer.Option(
+            help="Folder for panels and manifest.json. [default: out/explain; with --watch out/watch]",
+            rich_help_panel="Output",
+        ),
+    ] = None,
     json: Json = False,
     device: Device = "auto",
     batch_size: Annotated[
@@ -87,7 +99,11 @@ def explain(
     sightline explain dog.jpg -m vgg16 --method scorecam:channels=64 --layer features.22
     sightline explain dog.jpg --target contrast:tabby,lynx
     sightline explain dog.jpg -m resnet18 --weights mine.pth --categories names.txt
+    sightline explain --watch incoming/ --out answers
     ```
+
+    With --watch the model is loaded once, each photo is explained once its file has stopped growing, and Ctrl-C ends
+    the watch; the same command goes on where it ended.
 
     For thousands of photos, lists and tar files, use `sightline batch`.
 
@@ -123,17 +139,23 @@ def explain(
         "rule": rule,
         "view": view,
         "colormap": colormap,
-        "out": out,
+        "out": out or Path("out/watch" if watch else "out/explain"),
         "json": json,
         "device": device,
         "batch_size": batch_size,
     }
     if asks_for_batch(paths, shards):
+        if watch:
+            raise InputError("--watch is for `sightline explain` of photos, not for batches")
         from sightline.cli.batch import run_batch
 
         if common.pop("target"):
             raise InputError("--target is for `sightline explain` of photos, not for batches")
         run_batch(paths, **common, **shards)
+    elif watch:
+        from sightline.cli._watch import run_watch
+
+        run_watch(paths, **common)
     else:
         run_explain(paths, **common)
 

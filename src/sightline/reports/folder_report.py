@@ -28,6 +28,7 @@ FORMAL = (
 )
 TITLES = {
     "explain": "Where the network looks",
+    "watch": "Where the network looks",
     "explanation": "Where the network looks",
     "batch": "A batch of photos",
     "evaluate": "Evaluation",

@@ -20,7 +20,19 @@ from sightline.files import read_json
 if TYPE_CHECKING:
     import PIL.Image
 
-KINDS = ("explain", "batch", "evaluate", "faithfulness", "discover", "train", "refine", "demo", "explanation")
+KINDS = (
+    "explain",
+    "batch",
+    "evaluate",
+    "faithfulness",
+    "discover",
+    "train",
+    "refine",
+    "demo",
+    "explanation",
+    "watch",
+)
+VERBS = {"watch": "explain --watch"}  # of the kinds that are not verbs
 REPORTS = ("evaluate", "faithfulness", "discover")
 REPORT_FILES = ("table.md", "table.csv", "per_class.csv", "results.json", "curve.png")
 _TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.(\d+)\.\d+\.part")
@@ -102,7 +114,8 @@ class OutputFolder:
             and ("sightline" in found or found["kind"] in KINDS)
         ):
             raise InputError(
-                f"{self.path} holds the results of `sightline {found['kind']}`; give another output folder"
+                f"{self.path} holds the results of `sightline {VERBS.get(found['kind'], found['kind'])}`; "
+                "give another output folder"
             )
         old = "sightline" in found or "sightline" in found.get(
             "versions", ()
@@ -119,6 +132,10 @@ class OutputFolder:
             return {entry.name for entry in os.scandir(self.path)} - self._owned()
         except OSError:
             return set()
+
+    def claim(self, names: Iterable[str]) -> None:
+        """Take files of an earlier run that this one continues for this run's own: they stay, and stay listed."""
+        self._written.update(dict.fromkeys(names))
 
     def _owned(self) -> set[str]:
         return {MANIFEST, *self._written, *(self._old or files_in(self.manifest() or {}))}
