@@ -85,6 +85,9 @@ def test_the_site_builds_without_a_warning_and_asks_no_other_host(tmp_path: Path
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
+    page = (tmp_path / "messages" / "index.html").read_text(encoding="utf-8")
+    assert page.count("<li><code>") > 600  # the list of every message, made from the source
+    assert "captions are read from .json (COCO) or .csv" in page
     page = (tmp_path / "reference" / "explain" / "index.html").read_text(encoding="utf-8")
     assert "sightline.load_model" in page
     asked = re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"?(https?://[^\"\s>]+)", page)
