@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from sightline.cli._options import Categories, Device, ModelName, Scores, Weights
+from sightline.cli._options import Categories, DataOptions, Device, ModelName, Scores, Weights
 from sightline.cli.discover._common import DATA, OUTPUT, BatchSize, DatasetName, Json
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def units(
     ] = None,
     dataset: DatasetName = None,
     split: Annotated[str, typer.Option(help="Split of the data set.", rich_help_panel=DATA)] = "val",
+    data_option: DataOptions = None,
     model: ModelName = None,
     weights: Weights = None,
     categories: Categories = None,
@@ -103,7 +104,7 @@ def units(
         raise InputError("give either photos or --data with a data set")
     prepare_folder(out, "discover")
     loaded = load_saying(model, weights, categories, device, scores)
-    sources, names = _images(paths or [], data, dataset, split)
+    sources, names = _images(paths or [], data, dataset, split, data_option or [])
     result, _ = class_units(
         loaded,
         sources,
@@ -123,15 +124,15 @@ def units(
 
 
 def _images(
-    paths: Sequence[str], data: Path | None, dataset: str | None, split: str
+    paths: Sequence[str], data: Path | None, dataset: str | None, split: str, options: Sequence[str]
 ) -> tuple[Sequence[Source], list[str] | None]:
     """The images and, for a labelled data set, what each shows."""
-    from sightline.data import load_dataset
+    from sightline.data import load_dataset, parse_data_options
     from sightline.data.items import expand_paths
 
     if data is None:
         return expand_paths(paths), None
-    found = load_dataset(data, dataset, split)
+    found = load_dataset(data, dataset, split, **parse_data_options(data, dataset, options))
     if any(sample.label is None for sample in found.samples):
         return found.samples, None
     return found.samples, [found.categories[sample.label or 0] for sample in found.samples]
