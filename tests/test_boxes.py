@@ -56,6 +56,12 @@ def test_boxes_of_literal_rows(name):
     assert make_boxes(heatmap[None, None])[0][0].tolist() == expected[:1]
 
 
+@pytest.mark.parametrize("shape", [(0, 2, 3, 3), (1, 0, 3, 3), (1, 1, 0, 0)])
+def test_no_maps_have_no_masks(shape):
+    for select in ("largest", "all"):
+        assert make_masks(torch.zeros(shape), BoxRule(select=select)).shape == shape
+
+
 def test_negative_maps_give_no_box():
     negative = -torch.ones(1, 1, 3, 3)
     assert make_boxes(negative)[0][0].shape == (0, 4)
@@ -164,6 +170,18 @@ def test_heuristics_cut_strictly_above_20_of_255():
     at_cut[:, 0, 1] = 21 / 255
     assert five_guesses(at_cut, "heuristics").boxes_xyxy[0].tolist() == [1, 0, 2, 1]
     assert five_guesses(torch.zeros(5, 2, 2), "heuristics").boxes_xyxy.tolist() == [[0, 0, 0, 0]] * 5
+
+
+def test_heuristics_cut_strictly_above_100_and_110_of_255():
+    # A loose box of eight pixels; three of them, less than half, are a box of their own once they pass the next cut.
+    loose, tight = [0, 0, 8, 1], [0, 0, 3, 1]
+    for level, expected in ((100, loose), (101, tight)):
+        heatmap = (torch.tensor([[level] * 3 + [50] * 5]) + 0.5) / 255
+        assert five_guesses(heatmap.expand(5, -1, -1), "heuristics").boxes_xyxy[1].tolist() == expected
+    # Above 100 five pixels remain, more than half, which are dropped; the three are a box only above 110.
+    for level, expected in ((110, loose), (111, tight)):
+        heatmap = (torch.tensor([[level] * 3 + [105] * 2 + [50] * 3]) + 0.5) / 255
+        assert five_guesses(heatmap.expand(5, -1, -1), "heuristics").boxes_xyxy[1].tolist() == expected
 
 
 def test_iou_of_literal_boxes():

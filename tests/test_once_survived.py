@@ -226,6 +226,10 @@ def test_a_score_on_a_bin_s_edge() -> None:
         torch.tensor([0.0, 0.5, 0.500001, 1.0]), torch.tensor([False, True, True, True]), bins=2
     )
     assert found.counts.tolist() == [2, 2]  # each bin has its upper edge
+    # 0.7 is below its nearest number in double precision and above that in single precision.
+    tenths = calibration(torch.tensor([0.7], dtype=torch.float64), torch.tensor([True]), bins=10)
+    assert tenths.counts.tolist() == [0] * 6 + [1] + [0] * 3
+    assert len(calibration(torch.tensor([0.7]), torch.tensor([True])).counts) == 15
     edges = np.array([0, 0.25, 0.5, 0.75, 1.0])
     counted = count_in_bins(np.array([[0.25, 0.5], [0.75, 1.0]]), np.array([[0, 1], [1, 2]], np.uint8), edges)
     assert counted.tolist() == [[0, 1, 0, 0], [0, 0, 1, 1]]  # a bin begins with its edge; 2 is ignored

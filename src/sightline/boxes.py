@@ -45,7 +45,7 @@ def make_masks(heatmaps: Tensor, rule: BoxRule = PAPER) -> Tensor:
     tensor([[[[1, 1, 0, 0]]]], dtype=torch.int32)
     """
     kept = _kept(heatmaps, rule)
-    if rule.select == "all" or kept.numel() == 0:
+    if rule.select == "all":
         return kept
     return torch.from_numpy(keep_largest(_flat_on_cpu(kept))).view(kept.shape).to(kept.device)
 

@@ -187,6 +187,20 @@ def test_rows_of_rollout_sum_to_one_and_discard_leaves_them_so() -> None:
         sightline.explain(net, x, method="attention_rollout", discard=1.0)
 
 
+def test_discard_sets_the_smallest_values_to_0_but_for_the_first_column() -> None:
+    net, x = timm_vit(), make_images(1)
+    maps, _ = own_maps(net, x, 0)
+    cut = []
+    for heads in maps:
+        mean = sum(heads) / len(heads)
+        kept = mean.flatten().clone()
+        for place in sorted(range(289), key=lambda at: float(mean.flatten()[at]))[: int(0.9 * 289)]:
+            kept[place] = 0 if place % 17 else kept[place]
+        cut.append(kept.view(1, 17, 17))
+    found = sightline.explain(net, x, method="attention_rollout", discard=0.9).maps
+    torch.testing.assert_close(found[0, 0], reference.rollout(cut)[0, 1:].view(4, 4), rtol=0, atol=1e-12)
+
+
 def test_two_classes_differ_where_a_class_is_asked_for() -> None:
     maps = {m: sightline.explain(timm_vit(), make_images(), method=m, classes=PICKED).maps for m in METHODS}
     assert torch.equal(maps["attention_rollout"][:, 0], maps["attention_rollout"][:, 1])

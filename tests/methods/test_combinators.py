@@ -349,3 +349,15 @@ def test_affinity_walks_on_tokens_too() -> None:
 
 def patches(net: TokenToy, x: Tensor) -> Tensor:
     return net.patch(x).relu().flatten(2).transpose(1, 2)
+
+
+def test_layers_and_their_layout_go_to_the_methods_that_have_a_layer() -> None:
+    first, second, third = parse_methods(["cam", "saliency", "gradcam:layer=b"], (), ["a"], layout="nhwc")
+    assert [one.layers for one in (first, second, third)] == [("a",), (), ("b",)]
+    assert [one.layout for one in (first, second, third)] == ["nhwc", "auto", "nhwc"]
+
+
+def test_a_name_of_the_whole_is_shown_and_not_compared() -> None:
+    named = MethodSpec("cam", {"nwc": True}, alias="mine")
+    assert named == MethodSpec("cam", {"nwc": True})
+    assert (named.label, MethodSpec("cam", {"nwc": True}).label) == ("mine", "cam nwc=true")

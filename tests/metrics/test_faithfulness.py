@@ -164,6 +164,12 @@ def test_max_sensitivity_of_a_linear_map_is_the_largest_change():
     assert float(found) == pytest.approx(max(float(d.mean(0).norm()) for d in deltas) / 2, rel=1e-5)
 
 
+@pytest.mark.parametrize("options", [{"samples": 0}, {"radius": 0.0}, {"radius": -0.1}])
+def test_sensitivity_needs_a_sample_and_a_radius(options):
+    with pytest.raises(InputError, match="expected at least 1 sample and a radius above 0"):
+        max_sensitivity(lambda batch: batch.mean(1), torch.ones(1, 3, 2, 2), **options)
+
+
 def test_the_cascade_randomises_from_the_output_and_leaves_the_network_alone():
     net = network().float()
     before = {k: v.clone() for k, v in net.state_dict().items()}

@@ -57,6 +57,15 @@ def test_impute_of_one_large_hole_is_smooth_and_keeps_what_is_known():
     assert torch.allclose(found[0], slow_impute(x[0], removed[0]), atol=1e-3)
 
 
+@pytest.mark.parametrize("size", [(5, 7), (8, 8), (1, 9)])
+def test_impute_starts_from_the_means_of_what_is_known(size):
+    # With no iteration at all, what is left is the start: in a constant image, the constant, at odd sides too.
+    removed = torch.zeros(1, *size, dtype=torch.bool)
+    removed[:, size[0] // 4 :, size[1] // 4 :] = True
+    found = impute(torch.full((1, 1, *size), 3.0), removed, most_iterations=0)
+    assert torch.allclose(found, torch.full((1, 1, *size), 3.0))
+
+
 def test_impute_refuses_an_image_of_which_nothing_is_left():
     with pytest.raises(InputError, match="every pixel of an image is removed"):
         impute(torch.zeros(1, 3, 2, 2), torch.ones(1, 2, 2, dtype=torch.bool))
