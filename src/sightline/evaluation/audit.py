@@ -316,7 +316,8 @@ def _numbers(found: list[_Measured], *names: str) -> NDArray[np.float64]:
 
 
 def _ends(found: Interval) -> str:
-    return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    value, low, high = (round(100 * one, 1) + 0.0 for one in (found.value, found.low, found.high))  # no -0.0
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def _means(found: list[_Measured]) -> dict[str, float]:
