@@ -113,3 +113,49 @@ def test_vgg16_by_hand() -> None:
 def test_what_is_not_local_is_refused(network: nn.Module, layer: str, message: str) -> None:
     with pytest.raises(UnsupportedError, match=message):
         receptive_field(network, layer)
+
+
+class Runs(nn.Module):
+    """A convolution of 3×3 and stride 2, and what is made of it."""
+
+    def __init__(self, function: Callable[[Tensor, nn.Module], Tensor]) -> None:
+        super().__init__()
+        self.first, self.function, self.side = nn.Conv2d(1, 4, 3, 2), function, nn.Conv2d(1, 4, 5)
+        self.end = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end(self.function(x, self))
+
+
+@pytest.mark.parametrize(
+    ("function", "size", "jump"),
+    [
+        (lambda x, net: net.first(x).relu(), 3, 2),
+        (lambda x, net: torch.relu(net.first(x)), 3, 2),
+        (lambda x, net: net.first(x)[:, 1:3], 3, 2),
+        (lambda x, net: F.max_pool2d(net.first(x), 3), 7, 6),  # the stride is the kernel: 3 + 2 · 2
+        (lambda x, net: F.avg_pool2d(net.first(x), 3, stride=1), 7, 2),
+    ],
+)
+def test_a_function_by_hand(function: Callable[[Tensor, nn.Module], Tensor], size: int, jump: int) -> None:
+    assert receptive_field(Runs(function), "end") == ReceptiveField((0, 0), (jump, jump), (size, size))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x, net: net.first(x) + net.side(x), r"branches of strides \(2, 2\) and \(1, 1\) meet"),
+        (lambda x, net: net.first(x)[:, :, 1:], "'getitem' is not known to be local"),
+        (lambda x, net: F.max_pool2d(net.first(x), 3, dilation=2), "'max_pool2d' with dilation"),
+        (lambda x, net: net.first(x).flip(3), "'flip' is not known to be local"),
+        (lambda x, net: torch.flip(net.first(x), (3,)), "'flip' is not known to be local"),
+    ],
+)
+def test_a_function_that_is_refused(function: Callable[[Tensor, nn.Module], Tensor], message: str) -> None:
+    with pytest.raises(UnsupportedError, match=message):
+        receptive_field(Runs(function), "end")
+
+
+def test_max_pooling_with_dilation_by_hand() -> None:
+    net = nn.Sequential(nn.MaxPool2d((2, 3), (1, 2), (0, 1), dilation=(3, 2)), nn.Identity())
+    assert receptive_field(net, "1") == ReceptiveField((0, -1), (1, 2), (4, 5))  # 3 · 1 + 1, 2 · 2 + 1

@@ -66,6 +66,14 @@ def test_impute_starts_from_the_means_of_what_is_known(size):
     assert torch.allclose(found, torch.full((1, 1, *size), 3.0))
 
 
+def test_impute_s_start_is_interpolated_between_pixel_centres():
+    # A row 0, ?, ?, 6: at half the size 0, 6; back at the full size 0, 1.5, 4.5, 6.
+    found = impute(
+        torch.tensor([[[[0.0, 9, 9, 6]]]]), torch.tensor([[[False, True, True, False]]]), most_iterations=0
+    )
+    assert found.flatten().tolist() == [0, 1.5, 4.5, 6]
+
+
 def test_impute_refuses_an_image_of_which_nothing_is_left():
     with pytest.raises(InputError, match="every pixel of an image is removed"):
         impute(torch.zeros(1, 3, 2, 2), torch.ones(1, 2, 2, dtype=torch.bool))
