@@ -65,10 +65,10 @@ audit-dependencies: setup
 	$(BIN)/python -m pip_audit --local --skip-editable
 
 # The tests on the lowest versions in pyproject.toml, in a separate environment. Old packages warn about newer ones, so
-# warnings are not errors here.
+# warnings are not errors here, and other packages' deprecations are not shown, as Python itself does not show them.
 OLDEST := .venv-oldest
 test-oldest: $(OLDEST)/.installed
-	$(OLDEST)/bin/python -m pytest -o filterwarnings=default
+	$(OLDEST)/bin/python -m pytest -o filterwarnings=default -W ignore::DeprecationWarning
 
 $(OLDEST)/.installed: pyproject.toml tools/oldest.py
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)

@@ -18,12 +18,14 @@ def progress_bar(what: str, quiet: bool = False) -> Iterator[Progress]:
     >>> with progress_bar("scoring") as update:
     ...     update(1, 2)
     """
+    if quiet or not sys.stderr.isatty():  # with its `disable`, an old Rich prints a blank line
+        yield lambda done, total: None
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console, hidden = Console(stderr=True), quiet or not sys.stderr.isatty()
-    with Progress(*columns, console=console, transient=True, disable=hidden) as shown:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
         task = shown.add_task(what, total=None)
         yield lambda done, total: shown.update(task, completed=done, total=total)
 
