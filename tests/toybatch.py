@@ -132,3 +132,14 @@ def main_with_full_disk(limit: int, arguments: list[str], report: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         code = main(arguments)
         print(code, file=file)
+
+
+def command_line(arguments: list[str], said: Path) -> None:
+    """The command line as a process that ends with its exit code; its words on stderr go to ``said``."""
+    from sightline.cli import main
+
+    torch.set_num_threads(1)
+    with said.open("w") as file, open(os.devnull, "w") as nowhere:
+        sys.stderr, sys.stdout = file, nowhere
+        code = main(arguments)
+    sys.exit(code)

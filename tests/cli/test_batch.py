@@ -158,7 +158,8 @@ def test_a_name_that_is_not_text_is_told_and_the_others_are_done(
 def test_an_overlay_that_cannot_be_written_is_told_and_the_others_are_done(
     batch: Any, photos: Path, tmp_path: Path
 ) -> None:
-    assert batch(photos, "--overlays").code == 0
+    for _ in range(2):  # the second has nothing left to do
+        assert batch(photos, "--overlays").code == 0
     (drawn,) = (tmp_path / "out" / "overlays").glob("b.jpg_*.png")
     (photos / drawn.name).mkdir()  # its photo's overlay wants a folder where b.jpg's wants a file
     (photos / drawn.name / "d.png").write_bytes((photos / "c.png").read_bytes())

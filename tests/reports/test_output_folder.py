@@ -111,6 +111,22 @@ def test_what_a_killed_run_leaves(tmp_path: Path) -> None:
         again.finish({})
 
 
+def test_a_killed_run_s_files_are_known_to_be_its_own_without_begin(tmp_path: Path) -> None:
+    OutputFolder(tmp_path, "explain").prepare().write_text("a.txt", "1")  # and then it is killed
+    with OutputFolder(tmp_path, "explain") as again:
+        assert again.manifest()["complete"] is False  # type: ignore[index]
+        again.write_text("a.txt", "2")
+        again.finish({})
+
+
+def test_a_folder_that_a_run_owns_stays(tmp_path: Path) -> None:
+    for _ in range(2):
+        with OutputFolder(tmp_path, "batch") as folder:
+            (tmp_path / "overlays").mkdir(exist_ok=True)  # `files_in` a batch's manifest
+            folder.finish({"complete": True})
+    assert (tmp_path / "overlays").is_dir()
+
+
 def test_a_run_that_writes_nothing_leaves_the_manifest_as_it_was(tmp_path: Path) -> None:
     for before in (None, {"kind": "explain", "images": 3}):
         if before is not None:

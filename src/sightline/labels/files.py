@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from sightline.labels.indexed import as_picture, indexed_masks, mask_values
 from sightline.labels.label_studio import labelling_config
 from sightline.labels.types import LabelledPhoto, Labels
 from sightline.labels.yolo import data_yaml
+from sightline.reports.manifest import describe_run
 from sightline.reports.output_folder import OutputFolder
 from sightline.reports.tables import csv_text
 
@@ -28,6 +31,7 @@ PHOTOS = {
     "cvat": "",
 }
 Texts = Iterator[tuple[str, str]]
+Writer = Callable[[BinaryIO], object]  # writes one file
 
 
 def write_labels(labels: Labels, folder: OutputFolder, format: str, photos: str | None = None) -> list[Path]:
@@ -38,15 +42,24 @@ def write_labels(labels: Labels, folder: OutputFolder, format: str, photos: str 
     """
     if format not in (*BOX_FORMATS, *MASK_FORMATS):
         raise unknown("format", format, (*BOX_FORMATS, *MASK_FORMATS))
-    written = [folder.write_text(name, text) for name, text in _TEXTS[format](labels)]
+    planned: dict[str, Writer] = {name: _as_bytes(text) for name, text in _TEXTS[format](labels)}
     if format in ("voc-png", "indexed-png"):
-        written += _write_masks(labels, folder, objects=format == "voc-png")
+        planned.update(_masks(labels, objects=format == "voc-png"))
     if photos is not None:
         for photo in labels.photos:
-            data = (Path(photos) / photo.file).read_bytes()
             name = f"{PHOTOS.get(format, 'images')}/{photo.file}".lstrip("/")
-            written.append(folder.write(name, lambda file, data=data: file.write(data)))  # type: ignore[misc]
-    return written
+            planned[name] = partial(_copy, Path(photos) / photo.file)
+    if folder.kind is not None:
+        folder.begin(describe_run(), planned)
+    return [folder.write(name, write) for name, write in planned.items()]
+
+
+def _as_bytes(text: str) -> Writer:
+    return lambda file: file.write(text.encode("utf-8", "backslashreplace"))
+
+
+def _copy(path: Path, file: BinaryIO) -> None:
+    file.write(path.read_bytes())
 
 
 def _coco(labels: Labels) -> Texts:
@@ -115,21 +128,19 @@ _TEXTS: dict[str, Callable[[Labels], Texts]] = {
 }
 
 
-def _write_masks(labels: Labels, folder: OutputFolder, objects: bool) -> list[Path]:
-    values, written = mask_values(labels), []
+def _masks(labels: Labels, objects: bool) -> Iterator[tuple[str, Writer]]:
+    values = mask_values(labels)
     place = "SegmentationClass" if objects else "masks"
     for photo in labels.unique_stems():
         classes = [values[label.class_index] for label in photo.labels]
-        written.append(_write_mask(folder, f"{place}/{photo.stem}.png", photo, classes))
+        yield f"{place}/{photo.stem}.png", partial(_draw_mask, photo, classes)
         if objects:
             numbers = range(1, len(photo.labels) + 1)
-            written.append(_write_mask(folder, f"SegmentationObject/{photo.stem}.png", photo, numbers))
-    return written
+            yield f"SegmentationObject/{photo.stem}.png", partial(_draw_mask, photo, numbers)
 
 
-def _write_mask(folder: OutputFolder, name: str, photo: LabelledPhoto, values: Sequence[int]) -> Path:
-    indexed = indexed_masks(photo, np.asarray(values).tolist())
-    return folder.write_picture(name, as_picture(indexed))
+def _draw_mask(photo: LabelledPhoto, values: Sequence[int], file: BinaryIO) -> None:
+    as_picture(indexed_masks(photo, np.asarray(values).tolist())).save(file, "PNG")
 
 
 def _lines(texts: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from sightline.data.items import MANIFEST, files_in, is_inside
 from sightline.errors import InputError
 from sightline.files import read_json
+from sightline.reports.manifest import describe_run
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -61,7 +62,9 @@ class OutputFolder:
         self._new: list[Path] = []
         self._before: dict[str, Any] | None = None  # the manifest of the run before this one
         self._old: set[str] = set()  # the files of that run
+        self._begun: dict[str, Any] = {}  # what `begin` was told
         self._written: dict[str, None] = {}
+        self._announced: set[str] = set()  # the files that the manifest says will come
 
     def __enter__(self) -> OutputFolder:
         return self.prepare()
@@ -149,7 +152,8 @@ class OutputFolder:
 
     def begin(self, manifest: dict[str, Any], names: Iterable[str]) -> None:
         """Write a manifest that says which files will come, so that even a killed run's are known to be its own."""
-        files = sorted({*names, *self._old})
+        self._begun, self._announced = manifest, {*names, *self._old, *self._written}
+        files = sorted(self._announced)
         self._write_manifest({**manifest, "complete": False, "files": files}, durable=False)
 
     def abandon(self) -> None:
@@ -185,10 +189,13 @@ class OutputFolder:
     def write(self, name: str, write: Callable[[BinaryIO], object], *, durable: bool = False) -> Path:
         """`write_atomically` to a file in this folder or a subfolder; returns its path.
 
+        The manifest names the file before it is there: whoever writes thousands names them all in `begin`.
         Raises `InputError` for a file that is there and that neither this run nor the one before wrote.
         """
         path = self.path / name
         self._refuse_foreign(name)
+        if self.kind is not None and name not in self._announced:
+            self.begin(self._begun or describe_run(), [name, *self._announced])
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, write, durable=durable)
         self._written[name] = None
@@ -211,9 +218,9 @@ class OutputFolder:
         files = sorted({*self._written, *(self._old if unfinished else ())})
         path = self._write_manifest({**manifest, **({"files": files} if files else {})}, durable)
         if not unfinished:
-            for name in self._old - set(self._written):
-                if is_inside(name):
-                    (self.path / name).unlink(missing_ok=True)
+            for path in (self.path / name for name in self._old - set(self._written) if is_inside(name)):
+                if path.is_symlink() or not path.is_dir():  # a folder, such as a batch's overlays, stays
+                    path.unlink(missing_ok=True)
             self._old = set()
         return path
 
