@@ -169,6 +169,7 @@ def verbs(inputs: Path) -> dict[str, Verb]:
 def make_inputs(folder: Path) -> Path:
     """Photos, a data set of two classes, a checkpoint with random weights and a recipe."""
     import torch
+    import yaml
 
     from sightline.models.families.gapnet import build_classifier
     from sightline.training.checkpoint import save_checkpoint
@@ -196,7 +197,7 @@ def make_inputs(folder: Path) -> Path:
         "test": {"sizes": [16]},
         "run": {**QUIET, "tensorboard": False},
     }
-    (folder / "recipe.yaml").write_text(json.dumps(recipe))  # JSON is YAML
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     return folder
 
 

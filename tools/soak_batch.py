@@ -11,7 +11,9 @@ import argparse
 import hashlib
 import io
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -102,7 +104,9 @@ def soak(
         while _runs(first) and len(list(out.glob("results/part-*"))) < before + more:
             time.sleep(0.01)
         if kill == 0 and _runs(first):
+            os.kill(first.pid, signal.SIGSTOP)  # so that it is at work however long the second takes to start
             wrong += _second_run(arguments, folder / "second.txt", start)
+            os.kill(first.pid, signal.SIGCONT)
         time.sleep(chance.uniform(0, 0.2))
         if not _runs(first):
             wrong.append(f"the run ended by itself before kill {kill + 1}: {said.read_text()[-300:]}")
