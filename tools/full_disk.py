@@ -190,7 +190,7 @@ def make_inputs(folder: Path) -> Path:
                                   "interpolation": "bilinear"}}  # fmt: skip
     save_checkpoint(folder / "m.safetensors", build_classifier("small-gap", 2, **SMALL), description)
     recipe = {
-        "data": {"root": str(folder / "data"), "test": "val"},
+        "data": {"root": str(folder / "data"), "dataset": "folder", "test": "val"},
         "model": {"name": "small-gap", "options": SMALL},
         "optimiser": {"epochs": 2, "batch_size": 2},
         "augment": {"sizes": {0: 16}},

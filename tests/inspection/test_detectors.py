@@ -190,8 +190,8 @@ def slow(net: nn.Module, x: Tensor, layers: list[str], target: Detection, method
 
     def keep(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            output.retain_grad()
-            seen[name] = output
+            seen[name] = output[0] if isinstance(output, tuple) else output  # as DETR's blocks gave it once
+            seen[name].retain_grad()
 
         return hook
 
