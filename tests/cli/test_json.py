@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from sightline.cli import verbs
+from dataset_fixtures import write_tiny_imagenet_fixture
+from sightline.cli import discover, verbs
+from sightline.cli._verbs import verbs_in
 
 ROOT = Path(__file__).parents[2]
-QUIET = {"report", "label-studio", "export", "train", "refine", "discover", "fetch"}  # print no table
+SERVERS = {"label-studio", "app"}
 
 
 @pytest.mark.parametrize(
@@ -33,9 +35,30 @@ def test_models_and_layers_as_json(sightline: Any) -> None:
     assert [row["layer"] for row in rows if row["chosen"]] == ["features"]
 
 
-@pytest.mark.parametrize("verb", sorted(set(verbs()) - QUIET - {"app"}))
-def test_every_verb_with_a_table_has_it(verb: str, sightline: Any) -> None:
-    assert "--json" in sightline(verb, "--help").out
+DISCOVER = verbs_in(discover.__path__, [])
+
+
+@pytest.mark.parametrize(
+    "verb", [*sorted(set(verbs()) - SERVERS - {"discover"}), *(f"discover {name}" for name in DISCOVER)]
+)
+def test_every_verb_that_ends_has_it(verb: str, sightline: Any) -> None:
+    assert "--json" in sightline(*verb.split(), "--help").out
+
+
+def test_a_report_and_a_plan_as_json(sightline: Any, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    write_tiny_imagenet_fixture(tmp_path / "data")
+    manifest = {"kind": "explain", "images": [], "errors": [], "complete": True}
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
+    done = sightline("report", tmp_path / "out", "--json")
+    page = tmp_path / "out" / "report.html"
+    assert json.loads(done.out) == {"report": str(page), "bytes": page.stat().st_size}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"data: {{root: {tmp_path / 'data'}, train: train, test: val}}\nmodel: {{name: small-gap}}\n"
+    )
+    plan = json.loads(sightline("train", recipe, "--dry-run", "--json").out)["plan"]
+    assert any("12 photos" in line for line in plan), plan
 
 
 def test_the_shell_completes(sightline: Any, monkeypatch: Any) -> None:

@@ -81,6 +81,7 @@ Percentile = Annotated[
 Select = Annotated[str, typer.Option(help="largest region, or all regions.", rich_help_panel=BOXES)]
 Json = Annotated[bool, typer.Option("--json", help="Print only the manifest.", rich_help_panel=OUTPUT)]
 
+ResultJson = Annotated[bool, typer.Option("--json", help="Print only what was made, as JSON.")]
 TableJson = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
 
 # The options of the verbs that score a data set: `evaluate` and `faithfulness`.

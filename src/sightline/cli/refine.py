@@ -8,6 +8,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from sightline.cli._options import ResultJson
+
 
 def refine(
     recipe: Annotated[
@@ -47,6 +49,7 @@ def refine(
             "--dry-run", help="Read the data, build the network and print the plan without training."
         ),
     ] = False,
+    json: ResultJson = False,
 ) -> None:
     """Train a box regressor on boxes from a classifier's maps; no true box is used.
 
@@ -55,6 +58,8 @@ def refine(
     sightline refine --model bundled --data tiny-imagenet-40.zip --method layercam --threshold 0.3
     ```
     """
+    from sightline.cli._print import print_json
+    from sightline.files import read_json
     from sightline.training.refine import plan
     from sightline.training.refine import refine as run
     from sightline.training.refine_recipe import read_refine_recipe
@@ -72,10 +77,16 @@ def refine(
     }
     resolved = read_refine_recipe(recipe, [*set_, *_overrides(named)])
     if dry_run:
-        for line in plan(resolved):
-            typer.echo(line)
+        lines = plan(resolved)
+        if json:
+            print_json({"plan": list(lines)})
+        else:
+            typer.echo("\n".join(lines))
         return
     weights = run(resolved, resume=resume)
+    if json:
+        print_json({"weights": str(weights), **read_json(weights.with_name("manifest.json"))})
+        return
     scores = weights.with_name("scores.md")
     if scores.exists():
         typer.echo(scores.read_text(encoding="utf-8"))

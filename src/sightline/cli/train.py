@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from sightline.cli._options import ResultJson
+
 
 def train(
     recipe: Annotated[Path, typer.Argument(help="A YAML recipe, for example recipes/bundled.yaml.")],
@@ -25,6 +27,7 @@ def train(
             "--dry-run", help="Read the data, build the network and print the plan without training."
         ),
     ] = False,
+    json: ResultJson = False,
 ) -> None:
     """Train a network from a recipe, on image labels only, never on boxes.
 
@@ -37,11 +40,17 @@ def train(
 
     The batch size is the total over all devices; see docs/many-devices.md.
     """
+    from sightline.cli._print import print_json
     from sightline.training.devices import is_first_process
     from sightline.training.recipe import read_recipe
     from sightline.training.run import plan, train_recipe
 
     resolved = read_recipe(recipe, set_)
-    lines = plan(resolved) if dry_run else [f"weights: {train_recipe(resolved, resume=resume)}"]
-    if is_first_process():
-        typer.echo("\n".join(lines))
+    lines = plan(resolved) if dry_run else []
+    weights = None if dry_run else train_recipe(resolved, resume=resume)
+    if not is_first_process():
+        return
+    if json:
+        print_json({"plan": lines} if dry_run else {"weights": str(weights)})
+    else:
+        typer.echo("\n".join(lines) if dry_run else f"weights: {weights}")

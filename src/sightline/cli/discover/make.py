@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sightline.cli._options import ResultJson
 from sightline.cli.discover._common import DATA, OUTPUT, DatasetName, HeldPerClass
 
 
@@ -30,6 +31,7 @@ def make(
     ] = "val",
     held_per_class: HeldPerClass = 30,
     seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same data.")] = 0,
+    json: ResultJson = False,
 ) -> None:
     """Make a verb's example data, in standard formats, from real photos with known boxes.
 
@@ -38,6 +40,7 @@ def make(
     sightline discover make caption --data tiny-imagenet-40.zip --out made/caption --seed 1
     ```
     """
+    from sightline.cli._print import print_json
     from sightline.data import load_dataset
     from sightline.discovery.examples import KINDS, maker
     from sightline.discovery.subsets import check_disjoint
@@ -48,4 +51,8 @@ def make(
     splits = [load_dataset(data, dataset, split, held_per_class=held_per_class) for split in (train, test)]
     check_disjoint(*splits)
     maker(kind)(out, *splits, seed=seed)
-    typer.echo(f"{sum(1 for path in out.rglob('*') if path.is_file())} files in {out}")
+    files = sum(1 for path in out.rglob("*") if path.is_file())
+    if json:
+        print_json({"folder": str(out), "files": files})
+    else:
+        typer.echo(f"{files} files in {out}")
