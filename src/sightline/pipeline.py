@@ -83,9 +83,9 @@ def explain(
     if target is not None and not (isinstance(classes, str) and classes == "top1"):
         raise InputError("give either classes or target, not both")
     if spec.combines:
-        if layout != "auto":
-            raise InputError(f"layout={str(layout)!r} is given beside the combinators of {spec.label!r}")
-        found = _explain_combined(model, photos, spec, classes, target, layer)
+        if isinstance(layout, Layout) or (isinstance(layout, str) and layout != "auto"):
+            spec.check_layout(layout)
+        found = _explain_combined(model, photos, spec, classes, target, layer, layout)
     else:
         if spec.layers:
             layer = list(spec.layers) if len(spec.layers) > 1 else spec.layers[0]
@@ -191,6 +191,7 @@ def _explain_combined(
     classes: Classes,
     target: Callable[[Any], Tensor] | None,
     layer: Layer,
+    layout: Layout | str = "auto",
 ) -> Explanation:
     """A method with its combinators; classes, scores and geometry are those of the unchanged photos."""
     if (
@@ -220,10 +221,10 @@ def _explain_combined(
     def maps(model: nn.Module, images: Tensor, classes: Tensor, *, layer: Layer = None) -> Tensor:
         own, at = images is photos.images, named if layer is None else layer
         if not own and not kept:
-            kept.append(_explain_once(model, photos, spec, asked, target, at))
+            kept.append(_explain_once(model, photos, spec, asked, target, at, layout))
         wanted = kept[0].classes if kept and target is None else asked
         shown = photos if own else PhotoBatch.of_tensor(images, images.ndim - 2)
-        found = _explain_once(model, shown, spec, wanted, target, at)
+        found = _explain_once(model, shown, spec, wanted, target, at, layout)
         if not kept:
             kept.append(found)
         signed.append(found.signed)

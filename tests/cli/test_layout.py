@@ -80,8 +80,8 @@ def test_the_layout_that_is_found_changes_nothing(
             "layout 'ntc' needs the grid of its tokens, e.g. 'ntc:1+14x14'",
         ),
         (
-            ["--method", "gradcam:flip", "--layer", "features.7", "--layout", "nhwc"],
-            "layout='nhwc' is given beside the combinators of 'gradcam layer=features.7 layout=nhwc flip'",
+            ["--method", "gradcam:scales=1,2", "--layer", "features.7", "--layout", "ntc:7x7"],
+            "layout='ntc:7x7' is of one input size, and scales=1,2 shows others; leave out the scales, or the layout",
         ),
         (["--method", "saliency", "--layout", "nhwc"], "layout='nhwc' was given"),
     ],

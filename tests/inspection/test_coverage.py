@@ -194,6 +194,77 @@ def test_a_crop_by_the_image_s_content_is_refused() -> None:
         sightline.explain(Before(brightest_columns), x, method="gradcam")
 
 
+def transformed(x: Tensor) -> Tensor:
+    """A spatial transformer: half of the image, from a place that depends on its contrast."""
+    shift = x.std((1, 2, 3)).clamp(max=0.4)
+    theta = torch.zeros(len(x), 2, 3, dtype=x.dtype)
+    theta[:, 0, 0], theta[:, 1, 1], theta[:, 0, 2], theta[:, 1, 2] = 0.5, 0.5, shift, -shift
+    grid = nn.functional.affine_grid(theta, list(x.shape), align_corners=False)
+    return nn.functional.grid_sample(x, grid, align_corners=False)
+
+
+def from_the_spread(x: Tensor) -> Tensor:
+    """A crop of one size: the ramps, rising or falling, are all as far spread."""
+    start = int(80 * float(x.std()))
+    return x[..., start : start + 16, start : start + 16]
+
+
+def from_the_mean(x: Tensor) -> Tensor:
+    """A crop of as many columns as the image is bright; the ramps are all as bright."""
+    return x[..., : 16 + int(20 * float(x.mean()))]
+
+
+@pytest.mark.parametrize("step", [transformed, from_the_spread, from_the_mean])
+def test_a_crop_that_is_the_same_for_all_ramps_is_refused_too(step: Callable[[Tensor], Tensor]) -> None:
+    x = torch.rand(1, 3, HEIGHT, WIDTH, dtype=torch.float64) / 8
+    with pytest.raises(UnsupportedError, match="crops or shifts, depending on its content, the image before"):
+        sightline.explain(Before(step), x, method="gradcam")
+
+
+class Unshuffled(nn.Module):
+    """Squares of four pixels become twelve channels: pixel_unshuffle, or YOLO's Focus by slices."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.net = how, prepare(GapToy())
+        self.net.features[0] = nn.Conv2d(12, self.net.features[0].out_channels, 3, padding=1).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "pixel_unshuffle":
+            return self.net(nn.functional.pixel_unshuffle(x, 2))
+        parts = [x[..., row::2, column::2] for row in (0, 1) for column in (0, 1)]
+        joined = torch.stack(parts, 2).flatten(1, 2) if self.how == "stacked" else torch.cat(parts, 1)
+        return self.net(joined)
+
+
+@pytest.mark.parametrize("how", ["pixel_unshuffle", "stacked", "joined"])
+def test_a_pixel_unshuffle_keeps_positions(how: str) -> None:
+    torch.manual_seed(0)
+    net, x = Unshuffled(how), photo()
+    found = sightline.explain(net, x, "hirescam", classes=1)
+    assert inspect_network(net, x).target.covers is None
+    kept: list[Tensor] = []
+    handle = net.net.features.register_forward_hook(lambda m, args, out: kept.append(out))
+    score = net(x)[:, 1].sum()
+    handle.remove()
+    (g,) = torch.autograd.grad(score, kept[0])
+    torch.testing.assert_close(found.maps[:, 0], (g * kept[0]).sum(1).relu().detach())
+    spot = torch.zeros_like(x)
+    spot[:, :, 4:8, 40:44] = 3  # one corner of the image, and the same corner of the layer
+    moved = (net.net.features(_joined(net, x + spot)) - kept[0]).norm(dim=1)[0]
+    row, column = divmod(int(moved.flatten().argmax()), moved.shape[1])
+    assert abs((row + 0.5) / moved.shape[0] - 6 / HEIGHT) < 1.5 / moved.shape[0]
+    assert abs((column + 0.5) / moved.shape[1] - 42 / WIDTH) < 1.5 / moved.shape[1]
+
+
+def _joined(net: Unshuffled, x: Tensor) -> Tensor:
+    given: list[Tensor] = []
+    handle = net.net.register_forward_pre_hook(lambda m, args: given.append(args[0]))
+    net(x)
+    handle.remove()
+    return given[0]
+
+
 def test_a_mirrored_second_look_does_not_refuse_the_first() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:

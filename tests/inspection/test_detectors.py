@@ -82,10 +82,22 @@ def one_map() -> nn.Module:
     )
 
 
-def ssd() -> nn.Module:
+def ssd(trunk: type[nn.Module] = Stages) -> nn.Module:
     boxes = DefaultBoxGenerator([[2]] * 3, scales=[0.1, 0.3, 0.6, 0.9])
     head = detection.ssd.SSDHead([6, 8, 8], boxes.num_anchors_per_location(), 4)
-    return detection.ssd.SSD(Stages(), boxes, SIZE, 4, head=head, score_thresh=0.0, detections_per_img=10)
+    return detection.ssd.SSD(trunk(), boxes, SIZE, 4, head=head, score_thresh=0.0, detections_per_img=10)
+
+
+class Scaled(Stages):
+    """The first stage's features are scaled by an operation, as SSD300 scales those of VGG."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((6, 1, 1), 0.5))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        levels = super().forward(x)
+        return OrderedDict({**levels, "0": self.scale * levels["0"]})
 
 
 class Concatenated(nn.Module):
@@ -225,6 +237,22 @@ def test_the_late_maps_are_found_and_fused(name: str, method: str) -> None:
     expected = slow(net, x, layers, target, method)
     heat = found.heatmaps(normalise="max")[0, 0]
     torch.testing.assert_close(heat, expected[0], rtol=1e-3, atol=1e-4)
+
+
+def test_a_level_that_an_operation_makes_is_found_for_several_images_too() -> None:
+    torch.manual_seed(3)
+    net, x = ssd(Scaled).eval().double(), picture(2).double()
+    target = labelled(net, x)
+    both = sightline.explain(net, x, "layercam", target=target)
+    assert both.layers[0].startswith(
+        "backbone:mul@"
+    )  # the images are resized one by one: other numbers than for one
+    assert both.layers[1:] == ["backbone.stages.1", "backbone.stages.2"]
+    assert bool((both.maps.amax((2, 3)) > 0).all())
+    for i in range(2):
+        own = Detection(torch.as_tensor(target.box)[i].tolist(), target.label, size_hw=SIZE)
+        alone = sightline.explain(net, x[i : i + 1], "layercam", target=own).maps
+        torch.testing.assert_close(both.maps[i], alone[0], rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", [name for name in DETECTORS if name != "Faster R-CNN without a pyramid"])

@@ -328,3 +328,15 @@ def test_the_norm_before_keys_and_values_and_not_one_of_these() -> None:
     assert found.layers == ["norm"]
     expected = (g * a).sum(1).relu()
     torch.testing.assert_close(found.maps[:, 0], expected, rtol=1e-9, atol=1e-9 * float(expected.max()))
+
+
+@pytest.mark.parametrize("around", ["flip", "smooth:smooth.samples=2", "tencrop"])
+def test_a_layout_that_is_given_holds_within_combinators(around: str) -> None:
+    net, x = vit(2), make_images(size=32)
+    named = {"layer": "blocks.1.norm1", "classes": 1}
+    found = sightline.explain(net, x, f"gradcam:{around}", layout="ntc:1+4x4", **named).maps
+    torch.testing.assert_close(found, sightline.explain(net, x, f"gradcam:{around}", **named).maps)
+    with pytest.raises(InputError, match="not ntc:2x2"):
+        sightline.explain(net, x, f"gradcam:{around}", layout="ntc:2x2", **named)
+    with pytest.raises(InputError, match="is of one input size, and scales=1,2 shows others"):
+        sightline.explain(net, x, "gradcam:scales=1,2", layout="ntc:1+4x4", **named)

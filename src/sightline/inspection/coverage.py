@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sightline.inspection.axes import POINTWISE, bare, new_order
 from sightline.inspection.flow import dependent, leading
+from sightline.inspection.following import patches_within
 from sightline.inspection.functions import CONVOLUTIONS
 from sightline.inspection.guard import eval_mode
 from sightline.inspection.layers import Spans
@@ -272,7 +273,8 @@ class _Inputs(OpCounter):
 def _measured(network: nn.Module, image: Tensor, ops: Sequence[Op]) -> dict[int, Spans | str]:
     """Where the inputs of operations lie in the image, by showing ramps; or what makes that impossible to say.
 
-    The ramps are shown rising and falling: what moves by the image's content does not lie where both say the same.
+    The ramps are shown rising and falling: what moves by the image's content does not lie where both say the same. And
+    the image is shown with a patch changed, which must change what lies there.
     """
     wanted = {op.index: op.function for op in ops}
     sides = image.shape[2:]
@@ -281,29 +283,63 @@ def _measured(network: nn.Module, image: Tensor, ops: Sequence[Op]) -> dict[int,
     for axis, side in enumerate(sides):
         values = (torch.arange(side, device=image.device) + 0.5) / side
         ramps.append(black + values.to(image.dtype).view(-1, *[1] * (len(sides) - axis - 1)))
-    seen = []
-    for probe in (black, white, *ramps, *(white - ramp for ramp in ramps)):
-        inputs = _Inputs(wanted)
-        try:
-            with eval_mode(network), torch.no_grad(), inputs:
-                network(probe)
-        except _Enough:
-            pass
-        except Exception:  # it takes no such image; where its grid lies stays unknown
-            return {}
-        seen.append(inputs.found)
-    shapes = [{index: tensor.shape for index, tensor in one.items()} for one in seen]
-    if any(one != shapes[0] for one in shapes):
+    shown = (black, white, *ramps, *(white - ramp for ramp in ramps))
+    seen = _inputs_of(network, shown, wanted)
+    if not seen:
         return {}
+    if any({i: t.shape for i, t in one.items()} != {i: t.shape for i, t in seen[0].items()} for one in seen):
+        return dict.fromkeys(wanted, _BY_CONTENT)
     axes, found = len(sides), dict[int, Spans | str]()
     for index in seen[0]:
         black, white, *shown = (one[index] for one in seen)
         rising = _read([black, white, *shown[:axes]], sides)
         falling = _read([white, black, *shown[axes:]], sides)
         found[index] = rising
-        if not isinstance(rising, str) and (isinstance(falling, str) or not _agree([rising, falling])):
+        if isinstance(rising, str):
+            continue
+        agreed = not isinstance(falling, str) and _agree([rising, falling])
+        if not agreed or _lies_elsewhere(network, image, {index: wanted[index]}, rising):
             found[index] = _BY_CONTENT
     return found
+
+
+def _inputs_of(
+    network: nn.Module, images: Sequence[Tensor], wanted: dict[int, str]
+) -> list[dict[int, Tensor]]:
+    """What goes into operations for each of the images; nothing where the network does not take one of them."""
+    seen: list[dict[int, Tensor]] = []
+    for one in images:
+        inputs = _Inputs(wanted)
+        try:
+            with eval_mode(network), torch.no_grad(), inputs:
+                network(one)
+        except _Enough:
+            pass
+        except Exception:  # it takes no such image; where its grid lies stays unknown
+            return []
+        seen.append(inputs.found)
+    return seen
+
+
+def _lies_elsewhere(network: nn.Module, image: Tensor, wanted: dict[int, str], spans: Spans) -> bool:
+    """Whether patches of the image that are changed do not change most what lies there by the spans of an operation."""
+    batch, centres = patches_within(image[:1], spans)
+    shown = _inputs_of(network, batch[[0, 1, 3, 5, 7, 9]].split(1), wanted) if len(image) == 1 else []
+    inputs = [one for found in shown for one in found.values()]
+    if len(spans) != 2 or len({one.shape for one in inputs}) != 1 or len(inputs) != 6:
+        return False
+    for one, centre in zip(inputs[1:], centres[::2].tolist(), strict=True):
+        far = (one - inputs[0]).abs().sum((0, 1))
+        strong = far * (far > 0.5 * far.amax())
+        if not bool(strong.any()):
+            return True
+        for axis, (place, (start, stop)) in enumerate(zip(centre, spans, strict=True)):
+            side, line = strong.shape[axis], strong.sum(1 - axis)
+            middle = float((line * (torch.arange(side).to(line) + 0.5)).sum() / line.sum())
+            step = (stop - start) / side
+            if abs(start + step * middle - place) > 2 * abs(step) + 0.05 * abs(stop - start):
+                return True
+    return False
 
 
 def _read(seen: Sequence[Tensor], sides: Sequence[int]) -> Spans | str:

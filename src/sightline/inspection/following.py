@@ -15,6 +15,7 @@ from sightline.inspection.recording import OpCounter, output_tensor
 
 _SIDES = 3  # patches down and across
 _FOLLOWS = 0.5  # the correlation of the centre of what moves with the patch's
+_SHIFTED = 0.1  # of the layer's side: so far may the centre of all that moves be from the patches'
 
 
 def follows(network: nn.Module, image: Tensor, site: LayerRef) -> bool | None:
@@ -28,8 +29,8 @@ def follows(network: nn.Module, image: Tensor, site: LayerRef) -> bool | None:
     True
     """
     spans = site.covers or tuple((0.0, float(side)) for side in image.shape[2:])
-    batch, centres = _changed(image, spans)
-    tensor = _shown(network, batch, site)
+    batch, centres = patches_within(image, spans)
+    tensor = shown(network, batch, site)
     layout = site.layout or NCHW
     if tensor is None or layout.mismatch(tensor) or len(tensor) != len(batch):
         return None
@@ -41,11 +42,14 @@ def follows(network: nn.Module, image: Tensor, site: LayerRef) -> bool | None:
     own = moved - common
     if not torch.isfinite(moved).all() or float(own.norm()) <= 0.05 * float(moved.norm()) + 1e-12:
         return None
-    return _correlate(moved, centres)
+    return _correlate(moved, centres, spans)
 
 
-def _correlate(moved: Tensor, centres: Tensor) -> bool | None:
-    """Whether the centres of what moved (P, h, w) correlate with those of the patches (P, 2), along each axis."""
+def _correlate(moved: Tensor, centres: Tensor, spans: Spans) -> bool | None:
+    """Whether the centres of what moved (P, h, w) correlate with those of the patches (P, 2), along each axis.
+
+    Their mean must be where the patches' is, too: else the maps are shifted.
+    """
     moved = moved - moved.amin((1, 2), keepdim=True)
     weight = moved.sum((1, 2)).clamp(min=1e-30)
     for axis in (0, 1):
@@ -57,11 +61,15 @@ def _correlate(moved: Tensor, centres: Tensor) -> bool | None:
         found = torch.corrcoef(torch.stack([at.cpu(), centres[:, axis].to(at.dtype)]))[0, 1]
         if math.isfinite(float(found)) and float(found) < _FOLLOWS:
             return False
+        start, stop = spans[axis]
+        middle = (float(centres[:, axis].mean()) - start) / (stop - start) * line.shape[1] - 0.5
+        if abs(float(at.mean()) - middle) > _SHIFTED * line.shape[1] + 0.5:
+            return False
     return True
 
 
-def _changed(image: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
-    """The image and its nine copies (10, C, H, W), and the centres (9, 2) of their patches."""
+def patches_within(image: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
+    """The image and its nine copies (10, C, H, W), and the centres (9, 2) of their patches, within the spans."""
     batch = image.repeat(1 + _SIDES**2, *[1] * (image.ndim - 1))
     generator = torch.Generator().manual_seed(1)
     scale = float(image.float().std()) or 1.0
@@ -82,8 +90,8 @@ def _changed(image: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
     return batch, torch.tensor(centres)
 
 
-def _shown(network: nn.Module, images: Tensor, site: LayerRef) -> Tensor | None:
-    """The tensor of a layer; None where the network takes no such batch or does not get there."""
+def shown(network: nn.Module, images: Tensor, site: LayerRef) -> Tensor | None:
+    """The tensor of a layer for these images; None where the network takes no such batch or does not get there."""
     seen: list[Tensor] = []
 
     def at_op(index: int, name: str, args: Any, output: Tensor) -> None:

@@ -87,6 +87,7 @@ class Structure:
     covers: dict[Place, Spans] = field(default_factory=dict)
     lost: dict[Place, str] = field(default_factory=dict)
     displaced: str = ""  # why the target's maps do not lie on the image
+    moves_rows: bool = False  # an operation between image and score could put the batch into another order
     levels: tuple[LayerRef, ...] = ()  # the maps that a detector's heads read, where there are several
 
     def suggestions(self, shapes: bool = False) -> str:

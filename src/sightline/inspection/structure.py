@@ -30,6 +30,7 @@ from sightline.inspection.locating import located
 from sightline.inspection.probes import Place, fitting_layouts, probe_image
 from sightline.inspection.reading import Reader
 from sightline.inspection.recording import Call, Key, Record, record, tensors_in
+from sightline.inspection.rows import may_move_rows
 from sightline.inspection.tokens import directional, find_token_layers, may_be_named, place_of
 from sightline.targets import ClassScore, OutputTarget, logits_of
 
@@ -51,11 +52,15 @@ def explained(target: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
     return score
 
 
-def _inspect(network: nn.Module, images: Tensor, target: Callable[[Any], Any] | None) -> Structure:
-    seen = _first_record(network, images, explained(target))
+def _inspect(
+    network: nn.Module, images: Tensor, target: Callable[[Any], Any] | None, whole: bool
+) -> Structure:
+    score = explained(target)
+    seen = record(network, images.detach(), score) if whole else _first_record(network, images, score)
     reader = Reader(network, seen)
     found = located(_structure(reader, network, target), reader, network)
-    return replace(found, interrupts=seen.recorder.interrupts, rows=reader.n)
+    moves = may_move_rows(reader.ops, reader.n)
+    return replace(found, interrupts=seen.recorder.interrupts, rows=reader.n, moves_rows=moves)
 
 
 def _first_record(network: nn.Module, images: Tensor, score: Callable[[Any], Any]) -> Record:
@@ -251,28 +256,33 @@ def _why_nothing(reader: Reader) -> str:
 
 
 def inspect_network(
-    network: nn.Module, images: Tensor, target: Callable[[Any], Any] | None = None
+    network: nn.Module,
+    images: Tensor,
+    target: Callable[[Any], Any] | None = None,
+    *,
+    whole: bool = False,
 ) -> Structure:
     """The structure of ``network`` as one forward pass of one image shows it; remembered per size.
 
-    ``target``: what is explained of its output, where that is not a class score. Raises nothing of its own but
-    `UnsupportedError` for TorchScript and quantised networks: what is missing (no target layer, another head)
-    stands in the result.
+    ``target``: what is explained of its output, where that is not a class score. ``whole``: as a pass of all of the
+    images shows it, for networks that go another way with several (detectors resize one after the other). Raises
+    nothing of its own but `UnsupportedError` for TorchScript and quantised networks: what is missing (no target layer,
+    another head) stands in the result.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     >>> structure = inspect_network(net, torch.zeros(1, 3, 8, 8))
     >>> str(structure.target), structure.head.kind
     ('1', 'linear')
     """
-    network = for_first(unwrapped(network))
-    marker = _marker(network, images, target)
+    network = unwrapped(network) if whole else for_first(unwrapped(network))
+    marker = (*_marker(network, images, target), len(images) if whole else 1)
     with network_lock(network):
         kept = _CACHE.setdefault(original(network), {})
         if marker not in kept:
             refuse_unobservable(network)
             for stale in [k for k in kept if k[0] != marker[0]] or list(kept)[:-_KEPT]:
                 del kept[stale]
-            kept[marker] = _inspect(network, images, target)
+            kept[marker] = _inspect(network, images, target, whole)
         return kept[marker]
 
 

@@ -17,6 +17,7 @@ from sightline.inspection.guard import eval_mode, refuse_unobservable, unwrapped
 from sightline.inspection.layers import Head, LayerRef, Structure, why_patchless
 from sightline.inspection.layout import Layout
 from sightline.inspection.naming import named_layer
+from sightline.inspection.rows import check_rows
 from sightline.inspection.structure import forget, inspect_network
 from sightline.methods.registry import Method
 
@@ -74,7 +75,8 @@ def observe_for(
     """The forward pass that this method needs, at the layers that were named or found, and verified.
 
     What an earlier pass showed of the network is checked against this one: each layer was reached once and is the
-    map it was, the score depends on it, the head gives the logits. If not, the network is looked at again, once.
+    map it was, the score depends on it, the head gives the logits. If not, the network is looked at again, once, and
+    then once more with all of the images.
     """
     network = unwrapped(network)
     layer = _checked_layer(method, layer, layout)
@@ -86,11 +88,17 @@ def observe_for(
         if "input_gradient" in method.needs and not evidence.reaches(target):
             evidence = _observed(method, network, images, [], True)  # gradients may be switched off inside
         return evidence, []
+    how = (method, network, images, layer, options or {}, layout, target)
     try:
-        return _found_and_observed(method, network, images, layer, options or {}, layout, target)
+        return _found_and_observed(*how)
     except OtherPathError:
         forget(network)
-        return _found_and_observed(method, network, images, layer, options or {}, layout, target)
+    try:
+        return _found_and_observed(*how)
+    except OtherPathError:
+        if len(images) == 1 or layer is not None:
+            raise
+        return _found_and_observed(*how, whole=True)
 
 
 def _checked_layer(method: Method, layer: Layer, layout: Layout | str) -> Layer:
@@ -123,8 +131,9 @@ def _found_and_observed(
     options: dict[str, Any],
     layout: Layout | str,
     target: Callable[[Any], Any] | None,
+    whole: bool = False,
 ) -> tuple[Evidence, list[LayerRef]]:
-    structure = inspect_network(network, images, target)
+    structure = inspect_network(network, images, target, whole=whole)
     sites = _sites(network, images, method, layer, options, structure)
     if layout != "auto":
         given = Layout.parse(layout) if isinstance(layout, str) else layout
@@ -143,6 +152,8 @@ def _found_and_observed(
         raise UnsupportedError(
             f"{method.name} reads the layer before the pooling, '{checked[-1]}', not '{sites[0]}'; use 'gradcam'"
         )
+    if len(images) > 1 and structure.moves_rows:
+        check_rows(network, images, sites)
     evidence.head = structure.head
     if "classifier" in method.needs:
         _verify_head(evidence, evidence.layers[-1])

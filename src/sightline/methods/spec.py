@@ -96,13 +96,20 @@ class MethodSpec:
         check_fields(self)
         if self.layout == "auto":
             return
-        Layout.parse(self.layout)
+        self.check_layout(self.layout)
         if not self.layers:
             raise InputError(
                 f"layout={self.layout!r} was given without a layer; name the layer that it describes"
             )
-        if self.combines:
-            raise InputError(f"layout={self.layout!r} is given beside the combinators of {self.label!r}")
+
+    def check_layout(self, layout: Layout | str) -> None:
+        """Raise `InputError` for a layout that cannot be read, or whose grid does not hold at every scale."""
+        given = Layout.parse(layout) if isinstance(layout, str) else layout
+        if given.grid and any(scale != 1 for scale in self.scales):
+            raise InputError(
+                f"layout='{given}' is of one input size, and scales={_spelled(self.scales)} shows others; leave out "
+                "the scales, or the layout"
+            )
 
     @property
     def label(self) -> str:
