@@ -6,14 +6,15 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from sightline.data.items import expanded, images_below, is_inside
+from sightline.data.items import images_below, is_inside
 from sightline.errors import InputError, UnsupportedError
+from sightline.files import expanded
 from sightline.models.loading import LoadedModel, load_model
 from sightline.pipeline_files import (
     ExplainOptions,
@@ -177,13 +178,13 @@ def watch_folder(
     settle: float = 1.0,
     wait: Callable[[float], object] = time.sleep,
     **changes: Any,
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """Explain photos as they arrive in ``folders`` (and below); yields each photo's entry once its panel is written.
 
     A photo has arrived when its size and time have not changed for ``settle`` seconds; each is explained once, and
     again if it changes later. What cannot be read is an entry with ``error``, and the watch goes on. Entries are as in
     the manifest of `explain_files` and are added to ``out/journal.jsonl``, one line each; manifest.json follows when
-    the watch ends. It ends when the caller stops asking (`Iterator.close`) or presses Ctrl-C. The next watch
+    the watch ends. It ends when the caller stops asking (`close` of what is returned) or presses Ctrl-C. The next watch
     of the same folder into the same ``out`` goes on where this one ended. ``wait(seconds)`` is called when nothing has
     arrived. ``options``, or its fields as keywords: as in `explain_files`. Raises `InputError` for a folder that is
     missing, and for an ``out`` with other options or another run in it.
@@ -242,16 +243,14 @@ def _check_same(folder: OutputFolder, manifest: dict[str, Any]) -> None:
     before = folder.manifest()
     if before is None:
         return
-    sides = [
-        {
-            "model": {name: value for name, value in side.get("model", {}).items() if name != "device"},
-            "options": {
-                name: value for name, value in side.get("options", {}).items() if name != "batch_size"
-            },
-        }
-        for side in (before, manifest)
-    ]
-    if different := differences(*sides):
+
+    def said(side: dict[str, Any]) -> dict[str, Any]:
+        model, options = dict(side.get("model", {})), dict(side.get("options", {}))
+        model.pop("device", None)
+        options.pop("batch_size", None)
+        return {"model": model, "options": options}
+
+    if different := differences(said(before), said(manifest)):
         raise InputError(
             f"{folder.path} holds another watch: {'; '.join(different)}; "
             "give another output folder, or the same options"

@@ -20,6 +20,7 @@ import typer
 
 from sightline.cli._once import Once
 from sightline.cli._output import discard_empty
+from sightline.cli._plain_help import PlainHelp
 from sightline.cli._verbs import verbs_in, with_new_verbs
 from sightline.errors import InputError
 from sightline.plugins import VARIABLE, load_plugin
@@ -70,22 +71,52 @@ def verbs() -> list[str]:
     return [name.replace("_", "-") for name in verbs_in(__path__, ORDER)]
 
 
-def build_app() -> typer.Typer:
-    """The Typer application with every verb."""
+def build_app(only: str | None = None) -> typer.Typer:
+    """The Typer application with every verb, or with one of them.
+
+    ``only=""``: names and first sentences of all verbs, for ``--help``; Typer takes longer to build their options than
+    to print it.
+    """
     app = typer.Typer(
+        cls=PlainHelp,
         rich_markup_mode="markdown",
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_root)
-    for verb in verbs():
+    for verb in [only] if only else verbs():
         function = verb.replace("-", "_")
         module = importlib.import_module(f"{__name__}.{function}")
-        if isinstance(group := getattr(module, "app", None), typer.Typer):
+        if only == "":
+            app.command(
+                verb, help=module.HELP if hasattr(module, "HELP") else getattr(module, function).__doc__
+            )(_nothing)
+        elif isinstance(group := getattr(module, "app", None), typer.Typer):
             app.add_typer(group, name=verb)
         else:
             app.command(verb, cls=Once)(getattr(module, function))
     return app
+
+
+def _nothing() -> None:
+    """In place of a verb that is only named."""
+
+
+def _wanted(arguments: Sequence[str]) -> str | None:
+    """The verb that a command line names, "" if none or no such; None where all are needed, for shell completion.
+
+    >>> _wanted(["--plugin", "mine.py", "explain", "a.jpg"]), _wanted(["--help"]), _wanted(["expalin"])
+    ('explain', '', '')
+    """
+    if any(name.endswith("_COMPLETE") for name in os.environ):
+        return None
+    left = iter(arguments)
+    for argument in left:
+        if argument == "--plugin":
+            next(left, None)
+        elif not argument.startswith("-"):
+            return argument if argument in verbs() else ""
+    return ""
 
 
 def _root(
@@ -179,7 +210,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "--out=" in given or ("--out", "") in itertools.pairwise(given):
             raise InputError("--out is empty; expected a folder")
         with _environment_kept(VARIABLE):
-            code = build_app()(with_new_verbs(given), prog_name="sightline", standalone_mode=False)
+            words = with_new_verbs(given)
+            code = build_app(_wanted(words))(words, prog_name="sightline", standalone_mode=False)
         if code == INTERRUPTED:  # some versions of Typer turn Ctrl-C into an exit code themselves
             raise KeyboardInterrupt
         return code if isinstance(code, int) else OK
