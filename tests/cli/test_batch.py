@@ -224,3 +224,16 @@ def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_later(
     assert [path.name for path in sorted(out.rglob(".*part"))] == []
     assert batch(photos, "--shard-size", 1).code == 0
     assert pd.read_parquet(out / "results").image_id.tolist() == ["a.png", "b.jpg", "c.png"]
+
+
+@pytest.mark.parametrize(
+    ("method", "pays_from", "hinted"), [("cam", 3, True), ("cam", 4, False), ("layercam", 3, False)]
+)
+def test_a_long_run_that_onnxruntime_could_do_faster_says_so(
+    batch: Any, photos: Path, monkeypatch: pytest.MonkeyPatch, method: str, pays_from: int, hinted: bool
+) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
+    monkeypatch.setattr("sightline.cli.batch.ONNX_PAYS", pays_from)
+    result = batch(photos, "--method", method)
+    assert result.code == 0
+    assert ("hint: --engine onnx is mostly faster" in result.err) is hinted

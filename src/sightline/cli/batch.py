@@ -32,8 +32,11 @@ from sightline.errors import InputError, require
 
 if TYPE_CHECKING:
     from sightline.batch.run import Engine
+    from sightline.batch.worker import BatchOptions
+    from sightline.models.loading import LoadedModel
 
 ENGINE, OUTPUT = "Engine", "Output"
+ONNX_PAYS = 1000  # images; exporting and verifying takes some seconds
 SHOWN = 5  # failures printed; all are in errors.parquet
 
 
@@ -201,7 +204,20 @@ def run_batch(
     options = replace(options, classes=read_classes(classes, loaded.categories))
     with progress_bar("explaining", quiet=json) as progress:
         manifest = explain_batch(loaded, paths, out, options, runner, progress)
+    if engine in (None, "local") and not json and manifest["images"] >= ONNX_PAYS:
+        _hint(loaded, options)
     _tell(manifest, out, json)
+
+
+def _hint(model: LoadedModel, options: BatchOptions) -> None:
+    """One line on stderr if onnxruntime could have run this: on a CPU it is mostly faster."""
+    from sightline.export.onnx_engine import fits
+
+    if all(weight.device.type == "cpu" for weight in model.parameters()) and fits(model, options):
+        print(
+            "sightline: hint: --engine onnx is mostly faster for such a run; its maps are verified to 1e-4 first",
+            file=sys.stderr,
+        )
 
 
 def _onnx(workers: int | None, address: str | None) -> Engine:

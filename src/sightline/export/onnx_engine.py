@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +14,11 @@ from torch import Tensor
 from sightline.batch.local_engine import LocalEngine
 from sightline.batch.worker import BatchOptions, Explainer, explain_photos
 from sightline.data.photos import PhotoBatch
-from sightline.errors import InputError, UnsupportedError
+from sightline.errors import InputError, UnsupportedError, need
 from sightline.explanation import Explanation
+from sightline.export.graph import GraphOptions, MapGraph
 from sightline.export.onnx import TOLERANCE, export_onnx
+from sightline.inspection.structure import inspect_network
 from sightline.methods.spec import parse_method
 from sightline.models.loading import LoadedModel
 
@@ -33,17 +36,30 @@ class OnnxEngine(LocalEngine):
 
     def explainer(self, model: LoadedModel, options: BatchOptions) -> Explainer:
         """Photos -> `Explanation`, by a session of onnxruntime."""
-        spec, top = parse_method(options.method), _top(options)
-        if spec.combines or spec.layers or spec.options or options.layers or options.method_options:
-            raise UnsupportedError(
-                f"engine onnx runs a method as it is, without options, layers and combinators; got {options.method!r}"
-            )
-        session = _session(model, spec.name, top)
-        return _Session(session)
+        return _Session(_session(model, _method(options), _top(options)))
 
     def describe(self) -> dict[str, Any]:
         """For the manifest."""
         return {**super().describe(), "name": "onnx"}
+
+
+def fits(model: LoadedModel, options: BatchOptions) -> bool:
+    """Whether `OnnxEngine` takes this model and these options; nothing is exported or verified yet.
+
+    >>> from sightline.models.loading import load_model
+    >>> fits(load_model(), BatchOptions("gradcam")), fits(load_model(), BatchOptions("layercam"))
+    (True, False)
+    """
+    try:
+        need("onnxruntime", "onnx")
+        need("onnxscript", "onnx")
+        wanted = GraphOptions(method=_method(options), top=_top(options), input="normalised")
+        network = copy.deepcopy(model.network).float().cpu().eval()
+        size_hw = model.preprocess.input_hw if model.preprocess else (224, 224)
+        MapGraph(network, inspect_network(network, torch.zeros(1, 3, *size_hw)), wanted)
+    except InputError:
+        return False
+    return True
 
 
 class _Session:
@@ -84,6 +100,16 @@ def _check(expected: Tensor, found: Tensor) -> None:
             f"onnxruntime's maps of the first photo differ from PyTorch's by {apart:.1e} of the largest value; "
             f"at most {TOLERANCE:g} is accepted: use --engine local"
         )
+
+
+def _method(options: BatchOptions) -> str:
+    """The name of a plain method."""
+    spec = parse_method(options.method)
+    if spec.combines or spec.layers or spec.options or options.layers or options.method_options:
+        raise UnsupportedError(
+            f"engine onnx runs a method as it is, without options, layers and combinators; got {options.method!r}"
+        )
+    return spec.name
 
 
 def _top(options: BatchOptions) -> int:
