@@ -19,6 +19,7 @@ from sightline.metrics.components import EVERYWHERE, hole_lives, inside_holes
 from sightline.metrics.pointing import box_mask
 from sightline.metrics.protocols import contour_ious, wsol_true_boxes
 from sightline.metrics.sweep import count_in_bins, levels_at_least
+from sightline.targets import Detection, OutputTarget, Segmentation
 from sightline.targets.classes import find_category, logits_of, resolve_classes
 from sightline.types import Geometry
 from toynets import HandFlat, HandGap, build, flat_weight, image, make_images
@@ -267,3 +268,20 @@ def test_an_island_lies_in_a_hole_of_three_by_three_and_in_no_smaller_one() -> N
 
 def test_weights_that_are_written_out_are_read_in_their_order() -> None:
     assert flat_weight([[[[1.0, 2.0]], [[3.0, 4.0]], [[5.0, 6.0]]]]) == [[1, 2, 3, 4, 5, 6]]
+
+
+def test_a_segmentation_shows_its_mask_by_its_shape() -> None:
+    assert repr(Segmentation("cat", mask=torch.ones(2, 3))) == "Segmentation('cat', mask=a mask (2, 3))"
+    assert repr(Segmentation(1)) == "Segmentation(1, mask='predicted')"
+
+
+def test_a_target_without_a_score_cannot_be_called() -> None:
+    with pytest.raises(NotImplementedError):
+        OutputTarget()(torch.zeros(2, 3))
+
+
+def test_a_box_without_area_is_not_chosen_however_sure_the_network_is_of_it() -> None:
+    boxes = torch.tensor([[3.0, 0, 3, 9], [0, 2, 9, 2], [1, 1, 2, 2]])
+    found = [{"boxes": boxes, "labels": torch.tensor([1, 1, 1]), "scores": torch.tensor([0.9, 0.8, 0.3])}]
+    assert Detection(None, 1).settled(found).box.tolist() == [[1, 1, 2, 2]]
+    assert repr(Detection([0, 0, 4, 4.56], 1)) == "Detection([0.0, 0.0, 4.0, 4.6], 1)"

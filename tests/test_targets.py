@@ -59,16 +59,6 @@ def test_what_a_target_says(target: Callable[[Any], Tensor], expected: list[floa
     )
 
 
-def test_a_segmentation_shows_its_mask_by_its_shape() -> None:
-    assert repr(Segmentation("cat", mask=torch.ones(2, 3))) == "Segmentation('cat', mask=a mask (2, 3))"
-    assert repr(Segmentation(1)) == "Segmentation(1, mask='predicted')"
-
-
-def test_a_target_without_a_score_cannot_be_called() -> None:
-    with pytest.raises(NotImplementedError):
-        OutputTarget()(SCORES)
-
-
 def test_probability_by_softmax_sigmoid_or_as_it_is() -> None:
     close(Probability(1)(SCORES), SCORES.softmax(1)[:, 1])
     close(Probability(1, scores="sigmoid")(SCORES), SCORES.sigmoid()[:, 1])

@@ -10,7 +10,9 @@ from references import scoremaps
 from references import wsol_reference as slow
 from sightline.errors import InputError
 from sightline.heatmap import make_heatmaps
+from sightline.metrics.accumulators import PixelTally
 from sightline.metrics.pixels import PxAP, truth_mask
+from sightline.types import BoxRule
 
 
 def maps_and_masks(seed, count=3):
@@ -116,3 +118,16 @@ def test_errors_say_what_was_expected(call, says):
     with pytest.raises(InputError) as caught:
         call()
     assert says in str(caught.value)
+
+
+def test_a_resample_with_one_true_pixel_counts():
+    # One true pixel, the brightest of all: PxAP is 1 in every resample that has the image, and 0 in the others.
+    truth = np.zeros((224, 224), np.uint8)
+    truth[100, 50] = 1
+    heat = truth.astype(np.float32) + np.linspace(0, 0.1, 224, dtype=np.float32)
+    tally = PixelTally(BoxRule(), resamples=40)
+    tally.update([heat], [truth], [0])
+    times = np.random.default_rng(0).poisson(1, 40)
+    assert {0, 1} < set(times.tolist())
+    expected = np.quantile((times > 0).astype(float), [0.025, 0.975])
+    assert [*tally.interval()[1:]] == expected.tolist()
