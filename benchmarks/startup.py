@@ -28,10 +28,10 @@ def cpu_seconds(command: list[str]) -> float:
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
-def commands(folder: str) -> dict[str, list[str]]:
+def commands(folder: str, models: list[str]) -> dict[str, list[str]]:
     start = [sys.executable, "-m", "sightline"]
     found = {"import torch": [sys.executable, "-c", "import torch"], "sightline --help": [*start, "--help"]}
-    for model in MODELS:
+    for model in models:
         named = ["--model", model, "--weights", "none"] if model else []
         label = f"sightline explain photo.jpg {' '.join(named)}".rstrip()
         found[label] = [*start, "explain", str(PHOTO), *named, "--out", f"{folder}/{len(found)}"]
@@ -41,13 +41,14 @@ def commands(folder: str) -> dict[str, list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--models", nargs="*", default=MODELS, help="none: import torch and --help alone")
     parser.add_argument("--write", type=Path)
     arguments = parser.parse_args()
     import torch
 
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
-        cases = commands(folder)
+        cases = commands(folder, list(arguments.models))
         found: dict[str, list[float]] = {name: [] for name in cases}
         for _ in range(arguments.repeats):
             for name, command in cases.items():

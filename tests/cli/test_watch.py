@@ -74,3 +74,18 @@ def test_only_folders_are_watched(sightline: Any, tmp_path: Path, photos: Path) 
     assert result.err == (
         f"sightline: {photos / 'a.png'} is not a folder; expected a folder in which photos arrive\n"
     )
+
+
+def test_a_reader_that_ended_ends_the_watch(
+    watch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("sightline.cli._watch._tell", closed)
+    result = watch("--out", "out")
+    assert result.code == 2
+    assert result.err.endswith(
+        "sightline: nothing reads the output any more; the same command goes on from here\n"
+    )
+    assert len(json.loads((tmp_path / "out" / "manifest.json").read_text())["images"]) == 1

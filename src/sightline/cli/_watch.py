@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json as json_text
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import typer
+
+from sightline.errors import InputError
 
 
 def run_watch(
@@ -54,7 +57,10 @@ def run_watch(
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Ctrl-C, and what a service manager sends (SIGTERM), end the block without an error."""
+    """Ctrl-C, and what a service manager sends (SIGTERM), end the block without an error.
+
+    Raises `InputError` if what reads stdout has ended.
+    """
 
     def end(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -65,6 +71,10 @@ def ended_by_signals() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         print(file=sys.stderr)  # after the terminal's ^C
+    except BrokenPipeError:
+        with suppress(OSError, ValueError):  # else Python complains when it empties its buffer at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise InputError("nothing reads the output any more; the same command goes on from here") from None
     finally:
         if main:
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
