@@ -96,7 +96,7 @@ int openat64(int d, const char *p, int f, ...) {
   REAL(openat64); MODE; FAIL_IF((f & O_CREAT) && full_at(d, p)); return real(d, p, f, m); }
 """
 SMALL: dict[str, Any] = {"stem": 4, "widths": [4, 8], "blocks": [1, 1], "strides": [1, 2]}
-QUIET = {"accelerator": "cpu", "devices": 1, "progress": False}
+QUIET = {"accelerator": "cpu", "devices": 1, "progress": False, "tensorboard": False}
 PHOTOS = ("explain", "batch", "boxes", "masks", "features")  # verbs that go on past a photo they cannot read
 
 
@@ -157,6 +157,7 @@ def verbs(inputs: Path) -> dict[str, Verb]:
         "train": Verb(("train", str(inputs / "recipe.yaml"), "--set", "run.out=out", *train), again=("--resume",)),
         "refine": Verb(
             ("refine", "--data", data, "--dataset", "folder", "--split", "train", *model, *out, "--method", "cam",
+             "--threshold", "0.2",
              "--set", "optimiser.epochs=1", "--set", "optimiser.batch_size=2", "--set", "teacher.area=[0.0, 1.0]",
              *train),
             again=("--resume",),
@@ -195,7 +196,7 @@ def make_inputs(folder: Path) -> Path:
         "optimiser": {"epochs": 2, "batch_size": 2},
         "augment": {"sizes": {0: 16}},
         "test": {"sizes": [16]},
-        "run": {**QUIET, "tensorboard": False},
+        "run": QUIET,
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     return folder
@@ -299,7 +300,7 @@ class Trial:
                 part = base.endswith(".jsonl") and whole.startswith(
                     content
                 )  # its reader leaves out half a line
-                if name not in self.changing and content != whole and not part:
+                if name not in self.changing and base != "resume.ckpt" and content != whole and not part:
                     found.append(f"{name} is not whole: {len(content)} bytes of {len(whole)}")
                 if base.endswith(".json") and not _is_json(content):
                     found.append(f"{name} is not JSON")

@@ -142,6 +142,14 @@ def test_an_empty_path_is_no_folder() -> None:
         OutputFolder("", "explain")
 
 
+@pytest.mark.parametrize("path", ["s3://bucket/out", Path("s3://bucket/out")])
+def test_results_are_written_on_this_machine(path: str | Path) -> None:
+    with pytest.raises(
+        InputError, match=r"the output folder is 's3:/.*bucket/out', a URL; expected a folder"
+    ):
+        OutputFolder(path, "batch")
+
+
 def test_long_names_are_written_and_shortened(tmp_path: Path) -> None:
     write_atomically(tmp_path / ("x" * 250), lambda file: file.write(b"1"))
     assert (tmp_path / ("x" * 250)).read_bytes() == b"1"

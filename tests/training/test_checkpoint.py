@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -53,13 +55,15 @@ def test_files_of_other_kinds(tmp_path):
         read_checkpoint(tmp_path / "none.safetensors")
 
 
-def test_a_full_disk_leaves_no_file(tmp_path, monkeypatch):
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("sightline.training.checkpoint.save_file", full)
-    with pytest.raises(OSError, match="No space"):
-        save_checkpoint(tmp_path / "w.safetensors", network(), {})
+def test_a_full_disk_leaves_no_file(tmp_path):
+    """A real limit, not a stand-in: safetensors' own writer raises something that is no OSError."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_checkpoint(tmp_path / "w.safetensors", network(), {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
 
 

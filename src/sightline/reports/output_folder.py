@@ -36,6 +36,7 @@ KINDS = (
 VERBS = {"watch": "explain --watch"}  # of the kinds that are not verbs
 REPORTS = ("evaluate", "faithfulness", "discover")
 REPORT_FILES = ("table.md", "table.csv", "per_class.csv", "results.json", "curve.png")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Windows drive has one letter
 _TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.(\d+)\.\d+\.part")
 
 
@@ -58,6 +59,10 @@ class OutputFolder:
     def __init__(self, path: str | os.PathLike[str], kind: str | None = None) -> None:
         if not os.fspath(path):
             raise InputError("the output folder is ''; expected a path")
+        if _URL.match(os.fspath(path)):  # a Path of a URL has one slash
+            raise InputError(
+                f"the output folder is {os.fspath(path)!r}, a URL; expected a folder of this machine"
+            )
         self.path, self.kind = Path(path), kind
         self._new: list[Path] = []
         self._before: dict[str, Any] | None = None  # the manifest of the run before this one

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from sightline.errors import InputError
 from sightline.models.weights import file_sha256, read_weights
+from sightline.reports.output_folder import write_atomically
 
 KEY = "sightline"  # the metadata entry with the description, as JSON
 
@@ -30,13 +30,9 @@ def save_checkpoint(
         if not name.endswith("num_batches_tracked")
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        save_file(tensors, partial, metadata={KEY: json.dumps(description, sort_keys=True)})
-        partial.chmod(0o644)  # safetensors creates files readable only by their owner
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    # In memory first: safetensors' own writer does not say that the disk is full by an OSError.
+    content = save(tensors, metadata={KEY: json.dumps(description, sort_keys=True)})
+    write_atomically(path, lambda file: file.write(content))
 
 
 # The one reader and the one checksum of the project.

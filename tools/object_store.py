@@ -1,0 +1,157 @@
+"""A batch run that reads an S3 store which fails now and then, by both engines: the same as from the disk, bit for bit?
+
+python tools/object_store.py --engine local --engine ray      # needs moto[server] and s3fs, and the extra `ray`
+
+Everything stays on 127.0.0.1: moto's server holds the photos, and a proxy in front of it answers some requests with
+500 and others late. Photos by a folder's URL, by a Parquet list and in a tar.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import os
+import random
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from soak_batch import make_photos, save_model
+
+BUCKET = "photos"
+KEYS = {"FSSPEC_S3_KEY": "any", "FSSPEC_S3_SECRET": "any", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+class Moody(BaseHTTPRequestHandler):
+    """Passes requests on to the store; some it answers with 500, some late."""
+
+    protocol_version = "HTTP/1.1"
+    store = ("127.0.0.1", 0)
+    share = 0.0  # of the requests that fail, and of those that are late
+    chance = random.Random(0)
+    counts: ClassVar[Counter[str]] = Counter()
+
+    def _pass_on(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        drawn = self.chance.random()
+        self.counts["requests"] += 1
+        if drawn < self.share:
+            self.counts["failed"] += 1
+            self._answer(500, [], b"<Error><Code>InternalError</Code></Error>")
+            return
+        if drawn < 2 * self.share:
+            self.counts["late"] += 1
+            time.sleep(0.5)
+        connection = http.client.HTTPConnection(*self.store)
+        connection.request(self.command, self.path, body, dict(self.headers))
+        found = connection.getresponse()
+        content = found.read()
+        self._answer(found.status, found.getheaders(), content)
+        connection.close()
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _pass_on
+
+    def _answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
+        self.send_response_only(status)
+        for name, value in headers:
+            if name.lower() not in ("transfer-encoding", "connection", "content-length"):
+                self.send_header(name, value)
+        length = dict(headers).get("Content-Length", "0") if self.command == "HEAD" else str(len(content))
+        self.send_header("Content-Length", length)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def fill(folder: Path) -> None:
+    """Put the photos into the bucket: singly, as a list, and as a tar."""
+    import fsspec
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.jpg"))]
+    pq.write_table(pa.table({"path": names}), folder / "list.parquet")
+    with tarfile.open(folder / "all.tar", "w") as archive:
+        for name in names:
+            archive.add(folder / name, name)
+    store = fsspec.filesystem("s3")
+    store.mkdir(BUCKET)
+    for name in (*names, "list.parquet", "all.tar"):
+        store.pipe_file(f"{BUCKET}/{name}", (folder / name).read_bytes())
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    """What a run found, by photo: all but where the photo was."""
+    from pyarrow.parquet import read_table
+
+    found = read_table(out / "results").drop_columns(["path", "image_id"]).to_pylist()
+    return sorted(found, key=lambda row: (row["sha256"], row["rank"]))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--photos", type=int, default=300)
+    parser.add_argument("--share", type=float, default=0.05, help="of requests that fail; as many are late")
+    parser.add_argument("--engine", action="append", choices=["local", "ray"])
+    given = parser.parse_args()
+    from moto.server import ThreadedMotoServer
+
+    wrong = 0
+    store = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    store.start()
+    Moody.store = store.get_host_and_port()
+    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Moody)
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    os.environ.update(KEYS, FSSPEC_S3_ENDPOINT_URL=f"http://127.0.0.1:{proxy.server_address[1]}")
+    with tempfile.TemporaryDirectory() as place:
+        wrong = _compare(Path(place), given)
+    proxy.shutdown()
+    store.stop()
+    return int(bool(wrong))
+
+
+def _compare(place: Path, given: argparse.Namespace) -> int:
+    from sightline import load_model
+    from sightline.batch.run import engine_of, explain_batch
+    from sightline.batch.worker import BatchOptions
+
+    known = make_photos(place / "photos", given.photos)
+    good = sum(checksum is not None for checksum in known.values())
+    model, options = load_model(save_model(place / "small.safetensors")), BatchOptions(shard_size=64)
+    fill(place / "photos")
+    explain_batch(
+        model, sorted((place / "photos").glob("0*")), place / "disk", options, engine_of("local", 0)
+    )
+    expected, wrong = rows(place / "disk"), 0
+    Moody.share = given.share
+    for name in given.engine or ["local"]:
+        engine = engine_of("local", workers=1) if name == "local" else engine_of("ray", device="cpu")
+        for source in ("000/", "list.parquet", "all.tar"):
+            Moody.counts.clear()
+            started, out = time.monotonic(), place / f"{name}-{source.strip('/')}"
+            manifest = explain_batch(model, [f"s3://{BUCKET}/{source}"], out, options, engine)
+            whole = rows(out) == expected and manifest["errors"] == len(known) - good
+            wrong += not whole
+            counts, took = Moody.counts, time.monotonic() - started
+            print(
+                f"{name}, {source}: {manifest['images']} images, {manifest['errors']} bad, "
+                f"{'whole' if whole else 'NOT WHOLE'}; {counts['requests']} requests, {counts['failed']} failed, "
+                f"{counts['late']} late; {took:.0f} s",
+                flush=True,
+            )
+    return wrong
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
