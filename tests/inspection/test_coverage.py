@@ -303,6 +303,14 @@ def test_maps_that_are_turned_in_the_middle_are_refused(turn: Callable[[Tensor],
     )
 
 
+@pytest.mark.parametrize("turn", [lambda a: a.flip(3), lambda a: a.transpose(2, 3).flip(2)])
+def test_a_hook_of_the_user_s_that_turns_the_last_map_is_refused(turn: Callable[[Tensor], Tensor]) -> None:
+    net, x = prepare(GapToy()), photo()
+    net.features[-1].register_forward_hook(lambda module, args, out: turn(out))
+    with pytest.raises(UnsupportedError, match=r"layer 'features' does not follow the patch"):
+        sightline.explain(net, x, "gradcam", classes=1)
+
+
 def test_maps_that_are_cut_in_the_middle_lie_where_they_were_cut() -> None:
     net, x = Before(lambda x: x, lambda a: a[:, :, 4:16, 6:20]), photo()
     structure = inspect_network(net, x)

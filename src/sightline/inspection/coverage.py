@@ -283,8 +283,8 @@ def _measured(network: nn.Module, image: Tensor, ops: Sequence[Op]) -> dict[int,
     for axis, side in enumerate(sides):
         values = (torch.arange(side, device=image.device) + 0.5) / side
         ramps.append(black + values.to(image.dtype).view(-1, *[1] * (len(sides) - axis - 1)))
-    shown = (black, white, *ramps, *(white - ramp for ramp in ramps))
-    seen = _inputs_of(network, shown, wanted)
+    probes = (black, white, *ramps, *(white - ramp for ramp in ramps))
+    seen = _inputs_of(network, probes, wanted)
     if not seen:
         return {}
     if any({i: t.shape for i, t in one.items()} != {i: t.shape for i, t in seen[0].items()} for one in seen):
@@ -324,20 +324,29 @@ def _inputs_of(
 def _lies_elsewhere(network: nn.Module, image: Tensor, wanted: dict[int, str], spans: Spans) -> bool:
     """Whether patches of the image that are changed do not change most what lies there by the spans of an operation."""
     batch, centres = patches_within(image[:1], spans)
-    shown = _inputs_of(network, batch[[0, 1, 3, 5, 7, 9]].split(1), wanted) if len(image) == 1 else []
+    shown = (
+        _inputs_of(network, [batch[i : i + 1] for i in (0, 1, 3, 5, 7, 9)], wanted) if len(image) == 1 else []
+    )
     inputs = [one for found in shown for one in found.values()]
     if len(spans) != 2 or len({one.shape for one in inputs}) != 1 or len(inputs) != 6:
         return False
+    steps = [(stop - start) / side for (start, stop), side in zip(spans, inputs[0].shape[2:], strict=True)]
+    places = [
+        start + step * (torch.arange(side, device=image.device, dtype=torch.float64) + 0.5)
+        for (start, _), step, side in zip(spans, steps, inputs[0].shape[2:], strict=True)
+    ]
     for one, centre in zip(inputs[1:], centres[::2].tolist(), strict=True):
         far = (one - inputs[0]).abs().sum((0, 1))
+        for axis, (place, side) in enumerate(zip(places, image.shape[2:], strict=True)):
+            within = (place > 0) & (place < side)  # a border may mirror what is inside
+            far = far * (within[:, None] if axis == 0 else within)
         strong = far * (far > 0.5 * far.amax())
         if not bool(strong.any()):
             return True
-        for axis, (place, (start, stop)) in enumerate(zip(centre, spans, strict=True)):
-            side, line = strong.shape[axis], strong.sum(1 - axis)
-            middle = float((line * (torch.arange(side).to(line) + 0.5)).sum() / line.sum())
-            step = (stop - start) / side
-            if abs(start + step * middle - place) > 2 * abs(step) + 0.05 * abs(stop - start):
+        for axis, (wanted_at, place, step) in enumerate(zip(centre, places, steps, strict=True)):
+            line = strong.sum(1 - axis)
+            middle = float((line * place).sum() / line.sum())
+            if abs(middle - wanted_at) > 2 * abs(step) + 0.05 * abs(step) * len(line):
                 return True
     return False
 

@@ -72,12 +72,15 @@ def _place(site: LayerRef) -> Place:
 def _keys(structure: Structure, reader: Reader) -> dict[Place, Key]:
     """The tensors of all layers that can be named, and of those that were found."""
     rows = {row.name for row in structure.layers}
+    found = (structure.target, *structure.convs, *structure.stages, *structure.levels)
+    sites = [site for site in found if site is not None]
+    wanted = {_place(site) for site in sites}
     keys = {
         (call.module, call.call): call.output_key
         for call in reader.recorder.calls
-        if call.output_key is not None and reader.named(call) in rows
+        if call.output_key is not None and (reader.named(call) in rows or (call.module, call.call) in wanted)
     }
-    for site in (structure.target, *structure.convs, *structure.stages, *structure.levels):
-        if site is not None and site.op is not None:
+    for site in sites:
+        if site.op is not None:
             keys[_place(site)] = reader.recorder.ops[site.op].output_key
     return keys

@@ -95,10 +95,13 @@ def observe_for(
         forget(network)
     try:
         return _found_and_observed(*how)
-    except OtherPathError:
+    except OtherPathError as error:
         if len(images) == 1 or layer is not None:
             raise
-        return _found_and_observed(*how, whole=True)
+        try:
+            return _found_and_observed(*how, whole=True)
+        except InputError:
+            raise OtherPathError(f"{error}; or explain one image at a time") from None
 
 
 def _checked_layer(method: Method, layer: Layer, layout: Layout | str) -> Layer:
