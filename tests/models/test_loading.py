@@ -303,9 +303,8 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
     assert refused("text.pth", b"hello there") == f"text.pth {damaged}"
     assert refused("text.ckpt", b"PKhello there") == f"text.ckpt {damaged}"
     assert refused("empty.pt", b"") == "empty.pt is empty (0 bytes)"
-    assert refused("a.safetensors", b"hello there") == (
-        "a.safetensors is damaged or not a safetensors file: Error while deserializing header: header too large"
-    )
+    told = refused("a.safetensors", b"hello there").lower().replace(" ", "")  # 0.4: HeaderTooLarge
+    assert told == "a.safetensorsisdamagedornotasafetensorsfile:errorwhiledeserializingheader:headertoolarge"
     for content, message in (
         ([1, 2], "x.pth holds a list; expected a state dict: names and tensors"),
         ({"epoch": 3, "lr": 0.1}, "x.pth holds no tensors, but epoch, lr; expected a state dict"),
