@@ -1,4 +1,4 @@
-"""One network on several engines and memory allocators: milliseconds per image by the clock, in turns, in one run.
+"""One network on several engines and memory allocators: CPU milliseconds per image, in turns, in one run.
 
     .venv/bin/python benchmarks/engines.py lite0 --jemalloc libjemalloc.so.2 --mimalloc libmimalloc.so.2
 
@@ -65,16 +65,16 @@ def openvino(name: str, graph: Path) -> Run:
 
 
 def child(engine: str, name: str, graph: Path, size: int) -> None:
-    """Answer each line of stdin with the milliseconds per image of one batch; the scores are saved at the start."""
+    """Answer each line of stdin with the CPU milliseconds per image of one batch; the scores are saved at the start."""
     run = {"onnx": onnx, "openvino": openvino}.get(engine, pytorch)(name, graph)
     images = np.random.default_rng(0).standard_normal((size, 3, 224, 224), np.float32)
     np.save(graph.with_suffix(f".{engine}.npy"), run(images))
     run(images)
     print("ready", flush=True)
     for _ in sys.stdin:
-        start = time.perf_counter()
+        start = time.process_time()
         run(images)
-        print(1e3 * (time.perf_counter() - start) / size, flush=True)
+        print(1e3 * (time.process_time() - start) / size, flush=True)
 
 
 def environments(arguments: argparse.Namespace) -> dict[str, dict[str, str]]:
@@ -122,7 +122,7 @@ def main() -> None:
         f"{', '.join(f'{name} {version(name)}' for name in packages)}, {platform.machine()}, {os.cpu_count()} CPUs, "
         f"load {os.getloadavg()[0]:.1f} at the start.",
         "",
-        "| network | engine | ms per image, median (lowest–highest) | times as fast | difference |",
+        "| network | engine | CPU ms per image, median (lowest–highest) | times as fast | difference |",
         "|---|---|---|---|---|",
     ]
     command = [sys.executable, __file__, arguments.network, "--graph", str(graph)]
@@ -143,6 +143,7 @@ def main() -> None:
             process.stdin.write("go\n")
             process.stdin.flush()
             found[engine].append(float(process.stdout.readline()))
+            print(f"{engine}: {found[engine][-1]:.1f}", file=sys.stderr, flush=True)
     scores = {engine: np.load(graph.with_suffix(f".{engine}.npy")) for engine in runs}
     first = "PyTorch as usual"
     for engine, process in runs.items():
