@@ -168,6 +168,16 @@ def test_it_learns_where_the_square_is_without_a_true_box(tiny, teacher):
     assert json.loads((out / "manifest.json").read_text())["threshold"] == 0.5
 
 
+def test_kept_views_are_those_of_the_epochs(tiny):
+    """With as many views as epochs the regressor learns what it would have learned, but for half precision."""
+    trained = {}
+    for views in (None, 2):
+        recipe = tiny(out=f"views-{views}", regressor={"shared": 2, "depth": 4}, augment={"views": views})
+        trained[views] = read_checkpoint(refine(recipe, train=squares(24)))[0]
+    for name, tensor in trained[None].items():
+        torch.testing.assert_close(trained[2][name], tensor, rtol=0.05, atol=0.01)
+
+
 def test_the_threshold_is_chosen_on_the_held_out_part_alone(tiny):
     recipe = tiny(data={"choose_on": "held out"}, teacher={"threshold": None}, optimiser={"epochs": 1})
     refine(recipe, train=squares(24), held_out=squares(12, start=500, blind=False))
@@ -372,6 +382,8 @@ def test_the_plan_says_what_would_be_done(tiny, monkeypatch):
     [
         ({"teacher": {"methods": ["camm"]}}, "unknown method 'camm'; did you mean 'cam'"),
         ({"teacher": {"options": {"cam": {"nvc": True}}}}, "unknown option of 'cam' 'nvc'"),
+        ({"teacher": {"methods": ["cam:nvc=true"]}}, "unknown option of 'cam' 'nvc'"),
+        ({"augment": {"views": 2}}, "'augment.views' is 2; expected ≥ 1, and regressor.shared ≥ 1"),
         ({"teacher": {"options": {"layercam": {}}}}, "unknown method in teacher.options 'layercam'"),
         ({"teacher": {"threshold": 1.5}}, r"'teacher.threshold' is 1.5; expected in \[0, 1\], or null"),
         ({"teacher": {"threshold": None}}, "expected a split to choose the threshold on"),

@@ -64,6 +64,7 @@ ALLOWED: dict[str, tuple[str, Callable[[object], bool]]] = {
     "base": ("the name of a network", lambda v: isinstance(v, str)),
     "base_options": ("an object", lambda v: isinstance(v, Mapping)),
     "shared": _COUNT,
+    "depth": ("a count of at most 512", lambda v: _is_count(v) and _is_depths([v])),
     "hidden": _COUNT,
     "grid": _COUNT,
     "head": ("grid or edges", _one_of("grid", "edges")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning
 import numpy as np
@@ -13,11 +13,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from sightline.progress import tracked
 from sightline.training.augment import jitter_colours, random_box
 from sightline.training.data import EpochSampler
 from sightline.training.refine_recipe import BoxAugmentOptions, RefineRecipe
 
+if TYPE_CHECKING:
+    from sightline.training.box_module import BoxRegression
+
 Box = tuple[float, float, float, float]
+BATCH = 32  # photos per forward pass of the shared parts
 TRIES = 10  # crops to try before falling back to the whole photo
 
 
@@ -126,10 +131,38 @@ class BoxedPhotos(TorchDataset[tuple[Tensor, Tensor, int]]):
         return image, box, index
 
 
+class KeptViews(TorchDataset[tuple[Tensor, Tensor, int]]):
+    """(output of the shared parts, box, index) by (epoch, index): ``views`` augmented views of each photo, kept.
+
+    In half precision. Epoch e uses view e mod ``views``.
+    """
+
+    def __init__(self, photos: BoxedPhotos, module: BoxRegression, views: int) -> None:
+        self.ids, self.views = photos.ids, views
+        keys = [(view, index) for index in range(len(photos)) for view in range(views)]
+        maps, boxes = list[Tensor](), list[Tensor]()
+        for start in tracked(
+            range(0, len(keys), BATCH), "maps of the shared parts", module.recipe.run.progress
+        ):
+            some = [photos[key] for key in keys[start : start + BATCH]]
+            images = module.normalised(torch.stack([one[0] for one in some]).to(module.mean.device))
+            maps.append(module.network.eval().shared_maps(images).half().cpu())
+            boxes += [one[1] for one in some]
+        self.maps, self.boxes = torch.cat(maps), torch.stack(boxes)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
+        epoch, index = key
+        place = index * self.views + epoch % self.views
+        return self.maps[place].float(), self.boxes[place], index
+
+
 class BoxData(lightning.LightningDataModule):
     """The loader of one round, on one device."""
 
-    def __init__(self, photos: BoxedPhotos, recipe: RefineRecipe) -> None:
+    def __init__(self, photos: BoxedPhotos | KeptViews, recipe: RefineRecipe) -> None:
         super().__init__()
         self.photos, self.recipe = photos, recipe
 

@@ -55,7 +55,9 @@ class BoxRegression(Training):
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], number: int) -> Tensor:
         images, boxes, indices = batch
-        edges = self.network.regress(self.normalised(images)).float()
+        kept = self.recipe.augment.views is not None
+        begun = images if kept else self.network.shared_maps(self.normalised(images))
+        edges = self.network.regress_behind(begun).float()
         options = self.recipe.optimiser
         return self.checked(box_loss(edges, boxes, options.beta, options.giou), indices, number)
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from sightline.boxes import areas, make_boxes
@@ -236,9 +236,10 @@ def average_heatmaps(
     heatmaps, confidence = [], []
     for input_hw in sizes:
         sized = replace(preprocess, input_hw=input_hw)
-        images = PhotoBatch.load(photos, sized, keep_photos=False).images.to(where)
         for mirrored in (False, True) if options.flip else (False,):
-            shown = images.flip(-1) if mirrored else images
+            # The photos themselves, not only tensors: a method with ``scales`` reads them at its own sizes.
+            seen = [ImageOps.mirror(photo) for photo in photos] if mirrored else photos
+            shown = PhotoBatch.load(seen, sized).to(where)
             for method in options.methods:
                 found = explain(
                     model, shown, method, classes=labels[:, None], **options.options.get(method, {})

@@ -34,7 +34,7 @@ from sightline.models.families.refined import RefinedNet
 from sightline.models.loading import LoadedModel, load_model, tiny40_file
 from sightline.reports.manifest import describe_run
 from sightline.reports.output_folder import OutputFolder, write_atomically
-from sightline.training.box_data import BoxData, BoxedPhotos
+from sightline.training.box_data import BoxData, BoxedPhotos, KeptViews
 from sightline.training.box_module import BoxRegression
 from sightline.training.checkpoint import read_checkpoint, save_checkpoint, sha256
 from sightline.training.data import Photos
@@ -143,7 +143,7 @@ def build(recipe: RefineRecipe, teacher: Teacher) -> RefinedNet:
     """The classifier plus a regressor initialised from its trunk; the seed determines the head's weights."""
     lightning.seed_everything(recipe.run.seed, verbose=False)
     r = recipe.regressor
-    return RefinedNet(copy.deepcopy(teacher.model.network), r.shared, r.hidden, r.grid, r.head)
+    return RefinedNet(copy.deepcopy(teacher.model.network), r.shared, r.hidden, r.grid, r.head, r.depth)
 
 
 def input_hw(recipe: RefineRecipe, teacher: Teacher) -> tuple[int, int]:
@@ -281,7 +281,8 @@ def _train_round(
         driver: Any = recipe  # the trainer reads only fields that both kinds of recipe have
         trainer = make_trainer(driver, folder)
         begun = folder / "resume.ckpt"
-        _fit(trainer, module, BoxData(boxed, recipe), begun if resume and begun.exists() else None)
+        data = boxed if recipe.augment.views is None else KeptViews(boxed, module, recipe.augment.views)
+        _fit(trainer, module, BoxData(data, recipe), begun if resume and begun.exists() else None)
     save_checkpoint(weights, module.average.eval(), describe(recipe, teacher), half=recipe.run.half_weights)
     return weights
 
@@ -299,6 +300,7 @@ def describe(recipe: RefineRecipe, teacher: Teacher) -> dict[str, Any]:
         "architecture_options": {
             "base": base["architecture"], "base_options": base.get("architecture_options", {}),
             "shared": r.shared, "hidden": r.hidden, "grid": r.grid, "head": r.head,
+            **({} if r.depth is None else {"depth": r.depth}),
         },
         "categories": base["categories"],
         "preprocess": {**base["preprocess"], "input_hw": list(size), "resize": min(size)},

@@ -10,6 +10,7 @@ from typing import Any
 
 from sightline.errors import InputError, unknown, with_new_names
 from sightline.methods import get_method
+from sightline.methods.spec import parse_method
 from sightline.models.families.refined import HEADS
 from sightline.training.recipe import RunOptions, build_options, read_yaml
 from sightline.types import NORMALISATIONS, RELATIVE_TO, RENAMED, BoxRule
@@ -36,12 +37,12 @@ class PhotoOptions:
 class TeacherOptions:
     """Whose maps give the pseudo-boxes, and by which rule.
 
-    The heatmaps of all ``methods``, of all input ``sizes`` (default: the model's own) and, with ``flip``, of the
-    mirrored photo are averaged. ``options``: method name -> its options. ``threshold`` None: chosen on
-    ``data.choose_on``. With ``spread`` s the box is the edge-wise median of those at (1-s)·τ, τ and
-    (1+s)·τ. Boxes whose share of the photo is outside ``area``, and photos whose label the classifier gives less than
-    ``min_confidence``, are not used. ``half``: compute the training photos' maps in bfloat16, a third of the time on
-    CPUs that support it; thresholds and scores always use single precision.
+    The heatmaps of all ``methods`` (names or method strings, such as ``localise``), of all input ``sizes`` (default:
+    the model's own) and, with ``flip``, of the mirrored photo are averaged. ``options``: method -> its options.
+    ``threshold`` None: chosen on ``data.choose_on``. With ``spread`` s the box is the edge-wise median of those at
+    (1-s)·τ, τ and (1+s)·τ. Boxes whose share of the photo is outside ``area``, and photos whose label the classifier
+    gives less than ``min_confidence``, are not used. ``half``: compute the training photos' maps in bfloat16, a third
+    of the time on CPUs that support it; thresholds and scores always use single precision.
     """
 
     model: str = "bundled"
@@ -68,11 +69,13 @@ class TeacherOptions:
 class RegressorOptions:
     """``shared``: number of initial trunk stages shared by classifier and regressor.
 
+    ``depth``: parts of the trunk before the head (None: all); an earlier stage has finer maps.
     ``head``: ``grid`` (one linear layer on ``grid`` × ``grid`` positions) or ``edges`` (a soft-argmax along rows or
     columns per edge; needs fewer epochs), with ``hidden`` channels.
     """
 
     shared: int = 0
+    depth: int | None = None
     head: str = "grid"
     hidden: int = 64
     grid: int = 8
@@ -97,7 +100,11 @@ class BoxOptimiserOptions:
 
 @dataclass
 class BoxAugmentOptions:
-    """``side`` in pixels (None: the model's own); crops keep at least ``min_visible`` of the box's area."""
+    """``side`` in pixels (None: the model's own); crops keep at least ``min_visible`` of the box's area.
+
+    ``views``: that many augmented views of each photo go through the shared parts once, and the rest is trained on
+    their output, kept in memory: fast on a CPU. Epoch e uses view e mod ``views``.
+    """
 
     side: int | None = None
     scale: list[float] = field(default_factory=lambda: [0.6, 1.0])
@@ -105,6 +112,7 @@ class BoxAugmentOptions:
     min_visible: float = 0.6
     flip: float = 0.5
     jitter: float = 0.2
+    views: int | None = None
 
 
 @dataclass
@@ -214,6 +222,12 @@ def _check(recipe: RefineRecipe) -> None:
         (0 <= a.min_visible <= 1, "augment.min_visible", a.min_visible, share),
         (0 <= a.flip <= 1, "augment.flip", a.flip, share),
         (0 <= a.jitter < 1, "augment.jitter", a.jitter, "in [0, 1)"),
+        (
+            a.views is None or (a.views >= 1 and r.shared >= 1),
+            "augment.views",
+            a.views,
+            "≥ 1, and regressor.shared ≥ 1",
+        ),
         (s.rounds >= 1, "self_training.rounds", s.rounds, "≥ 1"),
         (0 <= s.blend <= 1, "self_training.blend", s.blend, share),
         (f.count >= 1, "folds.count", f.count, "≥ 1"),
@@ -244,7 +258,8 @@ def _check(recipe: RefineRecipe) -> None:
         if name not in valid:
             raise unknown(what, name, valid)
     for name in t.methods:
-        get_method(name).checked_options(t.options.get(name, {}))
+        spec = parse_method(name)
+        get_method(spec.name).checked_options({**spec.options, **t.options.get(name, {})})
     idle = [name for name in t.options if name not in t.methods]
     if idle:
         raise unknown("method in teacher.options", idle[0], t.methods)

@@ -93,8 +93,9 @@ class RefinedNet(nn.Module):
     """A `GapNet` with a box regressor in parallel to its last layers (PSOL: Zhang et al., CVPR 2020).
 
     ``shared``: how many of the first parts of the classifier's trunk both use, frozen; the
-    rest are copied for the regressor, and the logits stay bit-identical to the classifier's. Calling it runs
-    the classifier, so every method explains it as before; `localise` returns class and box.
+    rest are copied for the regressor, and the logits stay bit-identical to the classifier's. ``depth``: how many parts
+    the regressor has in all (None: as many as the classifier). Calling it runs the classifier, so every method explains
+    it as before; `localise` returns class and box.
 
     >>> net = RefinedNet(build_gapnet("small-gap", 5), shared=4, hidden=8, grid=2).eval()
     >>> logits, boxes = net.localise(torch.zeros(2, 3, 64, 64))
@@ -103,7 +104,13 @@ class RefinedNet(nn.Module):
     """
 
     def __init__(
-        self, classifier: nn.Module, shared: int = 0, hidden: int = 64, grid: int = 8, head: str = "grid"
+        self,
+        classifier: nn.Module,
+        shared: int = 0,
+        hidden: int = 64,
+        grid: int = 8,
+        head: str = "grid",
+        depth: int | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(classifier, GapNet):
@@ -113,10 +120,10 @@ class RefinedNet(nn.Module):
             )
         self.classifier = classifier.requires_grad_(False)
         self.shared = shared
-        self.trunk = copy.deepcopy(_after(classifier.features, shared)).requires_grad_(True)
+        self.trunk = copy.deepcopy(_after(classifier.features, shared, depth)).requires_grad_(True)
         if head not in HEADS:
             raise unknown("head", head, HEADS)
-        channels = classifier.fc.in_features
+        channels = classifier.fc.in_features if depth is None else _channels(classifier.features, depth)
         self.box_head = BoxHead(channels, hidden, grid) if head == "grid" else EdgeHead(channels, hidden)
         self.classifier.eval()
 
@@ -132,9 +139,16 @@ class RefinedNet(nn.Module):
 
     def regress(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> edges (N, 4) relative to width and height, not clipped; used in training."""
-        with torch.no_grad():
-            begun = self._begin(images)
-        return self._edges(begun)
+        return self.regress_behind(self.shared_maps(images))
+
+    @torch.no_grad()
+    def shared_maps(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> the output of the shared parts, or the images if nothing is shared."""
+        return self._begin(images)
+
+    def regress_behind(self, maps: Tensor) -> Tensor:
+        """The edges (N, 4) from `shared_maps`."""
+        return self._edges(maps)
 
     def localise(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (N, C) and boxes (N, 4) in input pixels, half-open, from one pass through the shared part."""
@@ -177,14 +191,26 @@ def _sequence(features: nn.Module) -> nn.Sequential:
     return features
 
 
-def _after(features: nn.Module, shared: int) -> nn.Module:
-    """The parts after the first ``shared`` ones of a trunk: the trunk's own modules, not copies."""
-    if shared == 0:
+def _after(features: nn.Module, shared: int, depth: int | None = None) -> nn.Module:
+    """The parts after the first ``shared`` ones of a trunk, up to ``depth``: the trunk's own modules, not copies."""
+    if shared == 0 and depth is None:
         return features
     parts = len(_sequence(features))
-    if not 0 < shared <= parts:
+    if not 0 <= shared <= parts:
         raise InputError(f"shared={shared}; the trunk has {parts} parts, expected 0 to {parts}")
-    return nn.Sequential(*list(_sequence(features))[shared:])
+    if depth is not None and not max(1, shared) <= depth <= parts:
+        raise InputError(f"depth={depth}; expected {max(1, shared)} (shared) to {parts}, the trunk's parts")
+    return nn.Sequential(*list(_sequence(features))[shared:depth])
+
+
+@torch.no_grad()
+def _channels(features: nn.Module, depth: int) -> int:
+    """How many channels the output of the first ``depth`` parts has."""
+    begin = next(features.parameters())
+    mode = features.training
+    channels: int = _sequence(features).eval()[:depth](begin.new_zeros(1, 3, 64, 64)).shape[1]
+    features.train(mode)
+    return channels
 
 
 def build_refined(
@@ -196,10 +222,12 @@ def build_refined(
     hidden: int = 64,
     grid: int = 8,
     head: str = "grid",
+    depth: int | None = None,
 ) -> RefinedNet:
     """A `RefinedNet` on the classifier `build_gapnet` ``base``, with random weights.
 
     >>> build_refined(5, base="small-gap", shared=5).trunk
     Sequential()
     """
-    return RefinedNet(build_gapnet(base, num_classes, **(base_options or {})), shared, hidden, grid, head)
+    classifier = build_gapnet(base, num_classes, **(base_options or {}))
+    return RefinedNet(classifier, shared, hidden, grid, head, depth)
