@@ -146,7 +146,7 @@ class KeptViews(TorchDataset[tuple[Tensor, Tensor, int]]):
         ):
             some = [photos[key] for key in keys[start : start + BATCH]]
             images = module.normalised(torch.stack([one[0] for one in some]).to(module.mean.device))
-            maps.append(module.network.eval().shared_maps(images).half().cpu())
+            maps.append(module.network.shared_maps(images).half().cpu())
             boxes += [one[1] for one in some]
         self.maps, self.boxes = torch.cat(maps), torch.stack(boxes)
 

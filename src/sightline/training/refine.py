@@ -367,7 +367,8 @@ def _score(
     dataset = test or _load(recipe, str(recipe.data.test))
     refined = load_model(weights, device=_device(recipe))
     report = score_boxes(teacher.model, refined, dataset, recipe.teacher, threshold)
-    scores = {"split": dataset.split, "images": len(dataset), **summary(report)}
+    images = len(dataset) - len(report.skipped)
+    scores = {"split": dataset.split, "images": images, "skipped": report.skipped, **summary(report)}
     _write_json(out / "scores.json", scores)
     write_atomically(out / "scores.md", lambda file: file.write((table(scores) + "\n").encode()))
     return scores

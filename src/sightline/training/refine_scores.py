@@ -62,7 +62,8 @@ def score_boxes(
     """
     if truth_of(dataset, "exact") != "boxes":
         raise InputError(f"{dataset.name} {dataset.split} has no boxes; no localiser can be scored on it")
-    scoring = Scoring(EvaluationOptions(gt_only=True, batch_size=options.batch_size, cases=0))
+    own = EvaluationOptions(gt_only=True, batch_size=options.batch_size, cases=0, on_bad="skip")
+    scoring = Scoring(own)
     sources = [maps_source(teacher, options, threshold, scoring), refined_source(refined, scoring)]
     return evaluate_sources(sources, dataset, scoring)
 
