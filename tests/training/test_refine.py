@@ -382,7 +382,7 @@ def test_the_plan_says_what_would_be_done(tiny, monkeypatch):
     [
         ({"teacher": {"methods": ["camm"]}}, "unknown method 'camm'; did you mean 'cam'"),
         ({"teacher": {"options": {"cam": {"nvc": True}}}}, "unknown option of 'cam' 'nvc'"),
-        ({"teacher": {"methods": ["cam:nvc=true"]}}, "unknown option of 'cam' 'nvc'"),
+        ({"teacher": {"methods": ["cam:nvc=true"]}}, "unknown option of cam: 'nvc'"),
         ({"augment": {"views": 2}}, "'augment.views' is 2; expected ≥ 1, and regressor.shared ≥ 1"),
         ({"teacher": {"options": {"layercam": {}}}}, "unknown method in teacher.options 'layercam'"),
         ({"teacher": {"threshold": 1.5}}, r"'teacher.threshold' is 1.5; expected in \[0, 1\], or null"),
