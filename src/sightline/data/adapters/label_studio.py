@@ -92,10 +92,11 @@ def _result(task: dict[str, Any], predictions: bool, where: str) -> list[Any]:
 def _photo(task: dict[str, Any], root: Path, where: str) -> tuple[str, Path]:
     """The photo's name, and where it is: the export has a URL of a storage or of an upload."""
     data = task.get("data")
-    urls = [value for value in data.values() if isinstance(value, str)] if isinstance(data, dict) else []
+    given = data if isinstance(data, dict) else {}
+    urls = [value for value in given.values() if isinstance(value, str)]
     if not urls:
         raise InputError(f"{where}: expected the photo's address in its data, got {data!r:.80}")
-    url = data["image"] if isinstance(data.get("image"), str) else urls[0]
+    url = given["image"] if isinstance(given.get("image"), str) else urls[0]
     address = urlsplit(url)
     name = parse_qs(address.query).get("d", [unquote(address.path)])[0].lstrip("/")
     parts = PurePosixPath(name).parts
