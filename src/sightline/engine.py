@@ -154,7 +154,7 @@ class Evidence:
         """Maps (..., h, w) of a layer, the first or another, at the image's size: each cell where it looks."""
         covers = self.sites[number].covers
         if covers is not None:
-            return place(maps, covers, self.size_hw)
+            return place(maps, covers, self.size_hw, self.sites[number].unpadded)
         whole = upsample(from_planes(maps, self.layer_grid(number)), self.grid)
         return as_planes(whole, len(self.grid))
 

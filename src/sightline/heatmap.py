@@ -78,18 +78,23 @@ def upsample(maps: Tensor, size_hw: Sequence[int], mode: str = "bilinear") -> Te
     return resized.reshape(*leading, *size)
 
 
-def place(maps: Tensor, covers: Spans, size_hw: tuple[int, int]) -> Tensor:
+def place(maps: Tensor, covers: Spans, size_hw: tuple[int, int], repeat_edges: bool = False) -> Tensor:
     """Maps (..., h, w) whose grid covers a part of an image, or more than it, on the whole image: (..., H, W).
 
     ``covers``: the edges of the grid in pixels of the image, (y0, y1), (x0, x1). Bilinear, as `upsample`. What the grid
-    does not cover shows nothing: 0, or the map's minimum where that is lower; a constant map stays constant.
+    does not cover shows nothing: 0, or the map's minimum where that is lower; a constant map stays constant. With
+    ``repeat_edges`` it shows what the nearest cell does, as a convolution's outermost cells see as far as the edge.
 
     >>> place(torch.tensor([[1.0, 3.0]]), ((0, 1), (1, 3)), (1, 4))
     tensor([[0., 1., 3., 0.]])
+    >>> place(torch.tensor([[1.0, 3.0]]), ((0, 1), (1, 3)), (1, 4), repeat_edges=True)
+    tensor([[1., 1., 3., 3.]])
     """
     maps = _as_float_maps(maps)
     height, width = size_hw
     whole = ((0.0, float(height)), (0.0, float(width)))
+    if repeat_edges:
+        return resample(maps, covers, whole, size_hw)
     rows, columns = _centres(whole[0], height, maps), _centres(whole[1], width, maps)
     (top, bottom), (left, right) = covers
     inside = ((rows >= top) & (rows <= bottom))[:, None] & (columns >= left) & (columns <= right)

@@ -300,6 +300,7 @@ def target_layer(network: nn.Module, images: Tensor) -> LayerRef:
         )
     if structure.target.covers is not None:
         raise UnsupportedError(
-            "this network crops or pads the image inside; do that to the images before, and use the rest of the network"
+            "this network crops or pads the image inside, or has convolutions without padding; do the former to the "
+            "images before, and use the rest of the network; give the latter padding"
         )
     return structure.target

@@ -98,6 +98,11 @@ class MapGraph(nn.Module):
                 f"{structure.why_no_head}. Export one with such a head (`sightline models '*-gap'`), "
                 "or explain this one in Python"
             )
+        if structure.target.unpadded:
+            raise UnsupportedError(
+                "this network's convolutions have no padding, so that its maps lie in the middle of the image, which "
+                "the graph's heatmaps would not show; give them padding, or explain this network in Python"
+            )
         if structure.target.covers is not None:
             raise UnsupportedError(
                 "this network crops or pads the image inside, which the graph's heatmaps would not show; "

@@ -1,8 +1,9 @@
 """Which part of the image a layer's grid covers: what a network crops, pads, resizes or turns inside.
 
-A map is enlarged to the image as if its grid covered all of it, which is right for convolutions and poolings. What a
+A map is enlarged to the image as if its grid covered all of it, which is right for padded convolutions. What a
 network does to the image before its first convolution is measured there: ramps are shown to the network instead of
-the image, and each position tells which pixel it sees. Behind it, slices and padding are followed by arithmetic.
+the image, and each position tells which pixel it sees. Behind it, slices and padding are followed by arithmetic, and so
+are convolutions without padding (`sightline.inspection.grids`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from sightline.inspection.axes import POINTWISE, bare, new_order
 from sightline.inspection.flow import dependent, leading
 from sightline.inspection.following import patches_within
 from sightline.inspection.functions import CONVOLUTIONS
+from sightline.inspection.grids import behind, each, ends_inside, given, kernel_reach, moved, widest
 from sightline.inspection.guard import eval_mode
 from sightline.inspection.layers import Spans
 from sightline.inspection.layout import NCHW
@@ -43,20 +45,32 @@ class Coverage:
         self.whole: Spans = tuple((0.0, float(side)) for side in image.shape[2:])
         self.spans: dict[Key, Spans] = dict.fromkeys(_unmoved(reader), self.whole)
         self.wrong: dict[Key, str] = {}
+        self.exact: dict[Key, Spans] = dict(
+            self.spans
+        )  # where the cells look; ``spans``: what the grid stands for
         self._padded: dict[Key, tuple[Spans, list[tuple[int, int]]]] = {}
         self._writes = {
             flow.op: [key for key, _ in flow.writes] for flow in reader.flows if flow.op is not None
         }
-        moved = [op for op in _entries(reader) if op.input_keys[0] not in self.spans]
-        found = _measured(network, image, moved) if moved else {}
-        for op in moved:
+        entries = [op for op in _entries(reader) if op.input_keys[0] not in self.spans]
+        found = _measured(network, image, entries) if entries else {}
+        for op in entries:
             spans = found.get(op.index, "")
             if not isinstance(spans, str):
+                self.exact.setdefault(op.input_keys[0], spans)
                 self.spans.setdefault(op.input_keys[0], self._without_reach(op, spans))
             elif spans:
                 self.wrong[op.output_key] = f"{spans} the image before {op.module or op.function!r}"
         for op in reader.ops:
             self._follow(op)
+            self._follow_exactly(op)
+
+    def unpadded(self, key: Key, cells: Sequence[int]) -> Spans | None:
+        """Where the grid lies whose cells look at the middle of the image only; None for the usual."""
+        spans, exact = self.spans.get(key), self.exact.get(key)
+        if spans is None or exact is None or len(self.whole) != 2 or not self.is_whole(spans):
+            return None
+        return exact if ends_inside(exact, spans, cells) else None
 
     def is_whole(self, spans: Spans) -> bool:
         """Whether the spans are those of the whole image, to a pixel."""
@@ -73,7 +87,9 @@ class Coverage:
     def _without_reach(self, op: Op, spans: Spans) -> Spans:
         """The whole image, where only a border was added and the convolution's kernel reaches over all of it."""
         sides = op.inputs[0].shape[2:]
-        for (start, stop), (_, end), side, kernel in zip(spans, self.whole, sides, _kernel(op), strict=True):
+        for (start, stop), (_, end), side, kernel in zip(
+            spans, self.whole, sides, kernel_reach(op), strict=True
+        ):
             reach = (kernel - 1) * (stop - start) / side
             if not (-reach - 0.5 <= start <= 1 and -1 <= stop - end <= reach + 0.5):
                 return spans
@@ -103,6 +119,24 @@ class Coverage:
             for key in self._writes.get(op.index, [op.output_key]):
                 self.spans.setdefault(key, found)
 
+    def _follow_exactly(self, op: Op) -> None:
+        known = [self.exact[key] for key in op.input_keys if key in self.exact]
+        if op.output_key in self.exact or not known:
+            return
+        name, first = bare(op.function), op.input_keys[0]
+        if name in ("getitem", "narrow") or (name == "pad" and first not in self.exact):
+            return  # a cut is followed by `_cut_or_padded`
+        if name == "pad":
+            changes = _paddings(op, op.inputs[0].ndim)
+            if changes is None or op.inputs[0].ndim != len(self.whole) + 2:
+                return
+            found = moved(self.exact[first], changes[2:], op.inputs[0].shape[2:])
+        else:
+            found = behind(op, self.exact[first]) if first in self.exact else widest(known)
+            found = widest([found, *known[1:]]) if len(known) > 1 else found
+        for key in self._writes.get(op.index, [op.output_key]):
+            self.exact.setdefault(key, found)
+
     def _keeps_positions(self, op: Op, name: str) -> bool:
         if name in POINTWISE:
             return op.output.shape == op.inputs[0].shape
@@ -114,7 +148,7 @@ class Coverage:
         if before is None:
             return None
         spans, amounts = before
-        within = all(max(pair) < side for pair, side in zip(amounts, _kernel(op), strict=False))
+        within = all(max(pair) < side for pair, side in zip(amounts, kernel_reach(op), strict=False))
         return spans if within else None
 
     def _cut_or_padded(self, op: Op, name: str, spans: Spans) -> Spans | None:
@@ -185,48 +219,28 @@ def _entries(reader: Reader) -> list[Op]:
     return [op for op in convolutions if op.index in numbers and op.inputs[0].shape[2:].numel() > 1]
 
 
-def _given(op: Op, place: int, name: str, usual: Any) -> Any:
-    args, kwargs = op.arguments
-    return kwargs.get(name, args[place] if len(args) > place else usual)
-
-
-def _each(value: Any, count: int) -> tuple[int, ...]:
-    return tuple(value) if isinstance(value, (tuple, list)) else (value,) * count
-
-
-def _kernel(op: Op) -> tuple[int, ...]:
-    """How many positions a convolution or a pooling reaches over, along each axis; 1 for anything else."""
-    axes = op.output.ndim - 2
-    if bare(op.function) in CONVOLUTIONS:
-        reach = _each(_given(op, 5, "dilation", 1), axes)
-        return tuple(d * (k - 1) + 1 for d, k in zip(reach, op.inputs[1].shape[2:], strict=False))
-    if "pool" in op.function and "adaptive" not in op.function:
-        return _each(_given(op, 1, "kernel_size", 1), axes)
-    return (1,) * axes
-
-
 def _own_padding(op: Op) -> list[tuple[int, int]] | None:
     """The padding of a convolution beyond its kernel's reach; None for the usual."""
     if bare(op.function) not in CONVOLUTIONS:
         return None
-    padding, kernel = _given(op, 4, "padding", 0), _kernel(op)
+    padding, kernel = given(op, 4, "padding", 0), kernel_reach(op)
     if isinstance(padding, str):
         return None
-    pads = _each(padding, len(kernel))
+    pads = each(padding, len(kernel))
     if all(pad < side for pad, side in zip(pads, kernel, strict=False)):
         return None
     beyond = [
-        max(0, pad - (side - 1) // 2) for pad, side in zip(_each(padding, len(kernel)), kernel, strict=True)
+        max(0, pad - (side - 1) // 2) for pad, side in zip(each(padding, len(kernel)), kernel, strict=True)
     ]
     return [(-one, one) for one in beyond]
 
 
 def _paddings(op: Op, axes: int) -> list[tuple[int, int]] | None:
     """By how much each axis' edges move: (-before, after)."""
-    given = _given(op, 1, "pad", None)
-    if not isinstance(given, (tuple, list)) or not all(isinstance(one, int) for one in given):
+    pads = given(op, 1, "pad", None)
+    if not isinstance(pads, (tuple, list)) or not all(isinstance(one, int) for one in pads):
         return None
-    pairs = [(-before, after) for before, after in zip(given[::2], given[1::2], strict=True)]
+    pairs = [(-before, after) for before, after in zip(pads[::2], pads[1::2], strict=True)]
     return [*[(0, 0)] * (axes - len(pairs)), *reversed(pairs)]
 
 
@@ -234,9 +248,7 @@ def _cuts(op: Op, name: str, shape: Sequence[int]) -> list[tuple[int, int]] | No
     """By how much each axis' edges move; None for what is no slice."""
     edges = [(0, 0) for _ in shape]
     if name == "narrow":
-        axis, start, length = (
-            _given(op, i, word, 0) for i, word in ((1, "dim"), (2, "start"), (3, "length"))
-        )
+        axis, start, length = (given(op, i, word, 0) for i, word in ((1, "dim"), (2, "start"), (3, "length")))
         edges[axis] = (start % shape[axis], start % shape[axis] + length - shape[axis])
         return edges
     index = op.arguments[0][1]

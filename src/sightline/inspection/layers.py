@@ -18,7 +18,8 @@ class LayerRef:
 
     The output of a module (``call`` numbers its calls in one pass; None: it is called once), or of operation
     ``op``, which ran inside module ``name``. ``layout`` says how its tensor is a map; None: channels first.
-    ``covers``: the part of the image that its grid covers (rows, columns); None: all of it.
+    ``covers``: the part of the image that its grid covers (rows, columns); None: all of it. ``unpadded``: it covers the
+    middle for want of padding, and its outermost cells see as far as the edge.
     """
 
     name: str
@@ -27,6 +28,7 @@ class LayerRef:
     function: str = ""
     layout: Layout | None = field(default=None, compare=False)
     covers: Spans | None = field(default=None, compare=False)
+    unpadded: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         if self.op is not None:
@@ -66,8 +68,8 @@ class Structure:
 
     ``layers`` can be named. ``patchless`` are token layers behind which only other tokens than the patches' lead to
     the score. ``interrupts``: the network switches gradients off inside its forward pass. ``covers``: which part of
-    the image the layers' grids cover, where it is not all of it. ``lost``: the layers of which that is not known, with
-    the reason, or "" where it is to be looked for.
+    the image the layers' grids cover, where it is not all of it; ``unpadded``: those of them that lack padding.
+    ``lost``: the layers of which that is not known, with the reason, or "" where it is to be looked for.
     """
 
     target: LayerRef | None = None
@@ -85,6 +87,7 @@ class Structure:
     types: dict[str, str] = field(default_factory=dict)
     rows: int = 1  # images that were looked at
     covers: dict[Place, Spans] = field(default_factory=dict)
+    unpadded: frozenset[Place] = frozenset()
     lost: dict[Place, str] = field(default_factory=dict)
     displaced: str = ""  # why the target's maps do not lie on the image
     moves_rows: bool = False  # an operation between image and score could put the batch into another order

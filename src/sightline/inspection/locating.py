@@ -18,13 +18,16 @@ def located(structure: Structure, reader: Reader, network: nn.Module) -> Structu
     """The structure with the part of the image that each layer covers, and without a target that lies elsewhere."""
     coverage = Coverage(reader, network)
     keys = _keys(structure, reader)
-    if all(key in coverage.spans and coverage.is_whole(coverage.spans[key]) for key in keys.values()):
+    unpadded = {p: s for p, key in keys.items() if (s := coverage.unpadded(key, _cells(reader, key)))}
+    known = all(key in coverage.spans and coverage.is_whole(coverage.spans[key]) for key in keys.values())
+    if known and not unpadded:
         return structure
     covers = {p: s for p, key in keys.items() if (s := coverage.spans.get(key)) and not coverage.is_whole(s)}
+    covers |= unpadded
     lost = {p: coverage.why_wrong(key) for p, key in keys.items() if key not in coverage.spans}
 
     def placed(site: LayerRef) -> LayerRef:
-        return replace(site, covers=covers.get(_place(site)))
+        return replace(site, covers=covers.get(_place(site)), unpadded=_place(site) in unpadded)
 
     target = None if structure.target is None else placed(structure.target)
     structure = replace(
@@ -34,6 +37,7 @@ def located(structure: Structure, reader: Reader, network: nn.Module) -> Structu
         stages=tuple(map(placed, structure.stages)),
         levels=tuple(map(placed, structure.levels)),
         covers=covers,
+        unpadded=frozenset(unpadded),
         lost={place: _elsewhere(reason) if reason else "" for place, reason in lost.items()},
     )
     for site in structure.levels or ((target,) if target is not None else ()):
@@ -44,6 +48,15 @@ def located(structure: Structure, reader: Reader, network: nn.Module) -> Structu
             gone = replace(structure, target=None, head=None, levels=())
             return replace(gone, why_no_target=why, why_no_head=why, displaced=why)
     return structure
+
+
+def _cells(reader: Reader, key: Key) -> tuple[int, ...]:
+    """The size of a tensor's grid, where it is channels first; else none."""
+    layout = reader.layouts.get(key)
+    if layout is None or layout.order != "nchw" or key in reader.assumed:
+        return ()
+    shape = next((op.output.shape for op in reader.ops if op.output_key == key), ())
+    return tuple(shape[2:])
 
 
 def why_not_there(network: nn.Module, image: Tensor, site: LayerRef, structure: Structure) -> str:

@@ -100,7 +100,7 @@ def _where_it_lies(network: nn.Module, site: LayerRef, images: Tensor, structure
     """The site with the part of the image that it covers; raises `UnsupportedError` if it lies elsewhere."""
     place = (site.name, site.call or 0)
     if place not in structure.lost:
-        return replace(site, covers=structure.covers.get(place))
+        return replace(site, covers=structure.covers.get(place), unpadded=place in structure.unpadded)
     why = structure.lost[place] or why_not_there(network, probe_image(images), site, structure)
     if why:
         raise UnsupportedError(why)

@@ -69,10 +69,10 @@ def bias_layers(network: nn.Module, images: Tensor) -> list[tuple[LayerRef, Tens
         site = f"{name}.{inside[0]}" if inside else name
         seen = rows.get(f"{site}{hashed}{call}")
         if seen is not None:
-            covers = structure.covers.get((site, int(call or 0)))
-            found.append(
-                (LayerRef(site, int(call) if call else None, layout=seen.layout, covers=covers), bias)
-            )
+            place = (site, int(call or 0))
+            covers, unpadded = structure.covers.get(place), place in structure.unpadded
+            number = int(call) if call else None
+            found.append((LayerRef(site, number, layout=seen.layout, covers=covers, unpadded=unpadded), bias))
     return found
 
 
@@ -112,9 +112,9 @@ def fullgrad(evidence: Evidence, targets: Sequence[Target], *, rescale: bool = F
     for parts in found:
         total = _magnitude(parts.image, rescale)
         for part, site in zip(parts.biases, sites, strict=True):  # summed before upsampling: both are linear
-            own = _magnitude(part, rescale)
-            size = evidence.size_hw
-            total = total + (upsample(own, size) if site.covers is None else place(own, site.covers, size))
+            own, size, covers = _magnitude(part, rescale), evidence.size_hw, site.covers
+            whole = upsample(own, size) if covers is None else place(own, covers, size, site.unpadded)
+            total = total + whole
         maps.append(total)
     return torch.stack(maps, 1)
 
