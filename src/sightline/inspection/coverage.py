@@ -68,7 +68,12 @@ class Coverage:
     def unpadded(self, key: Key, cells: Sequence[int]) -> Spans | None:
         """Where the grid lies whose cells look at the middle of the image only; None for the usual."""
         spans, exact = self.spans.get(key), self.exact.get(key)
-        if spans is None or exact is None or len(self.whole) != 2 or not self.is_whole(spans):
+        if (
+            spans is None
+            or exact is None
+            or not len(self.whole) == len(cells) == 2
+            or not self.is_whole(spans)
+        ):
             return None
         return exact if ends_inside(exact, spans, cells) else None
 
