@@ -16,7 +16,9 @@ from sightline.inspection.layers import Spans
 from sightline.inspection.recording import Op
 
 _TRANSPOSED = frozenset(f"conv_transpose{axes}d" for axes in (1, 2, 3))
-LEAST = 0.05  # of the image's side, and one cell: less is the usual play of strides and even kernels
+LEAST = (
+    0.05  # of the image's side, one cell and two pixels: less is the usual play of strides and even kernels
+)
 
 
 def given(op: Op, place: int, name: str, usual: Any) -> Any:
@@ -109,13 +111,13 @@ def widest(known: Iterable[Spans]) -> Spans:
 
 
 def ends_inside(exact: Spans, nominal: Spans, cells: Sequence[int]) -> bool:
-    """Whether a grid's cells look at the middle only: a cell and `LEAST` of the side are left at both edges of an axis.
+    """Whether a grid's cells look at the middle only: at both edges of an axis a cell, 2 pixels and `LEAST` are left.
 
     >>> ends_inside(((6, 22),), ((0, 28),), (4,)), ends_inside(((0.5, 28.5),), ((0, 28),), (14,))
     (True, False)
     """
     for (start, stop), (first, last), count in zip(exact, nominal, cells, strict=True):
         lost = min(start - first, last - stop)
-        if lost >= max((stop - start) / count, LEAST * (last - first)) and stop > start:
+        if lost >= max((stop - start) / count, LEAST * (last - first), 2) and stop > start:
             return True
     return False
