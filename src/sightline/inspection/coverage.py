@@ -18,7 +18,7 @@ from sightline.inspection.axes import POINTWISE, bare, new_order
 from sightline.inspection.flow import dependent, leading
 from sightline.inspection.following import patches_within
 from sightline.inspection.functions import CONVOLUTIONS
-from sightline.inspection.grids import behind, each, ends_inside, given, kernel_reach, moved, widest
+from sightline.inspection.grids import behind, each, ends_inside, given, kernel_reach, moved, paddings, widest
 from sightline.inspection.guard import eval_mode
 from sightline.inspection.layers import Spans
 from sightline.inspection.layout import NCHW
@@ -132,7 +132,7 @@ class Coverage:
         if name in ("getitem", "narrow") or (name == "pad" and first not in self.exact):
             return  # a cut is followed by `_cut_or_padded`
         if name == "pad":
-            changes = _paddings(op, op.inputs[0].ndim)
+            changes = paddings(op, op.inputs[0].ndim)
             if changes is None or op.inputs[0].ndim != len(self.whole) + 2:
                 return
             found = moved(self.exact[first], changes[2:], op.inputs[0].shape[2:])
@@ -161,7 +161,7 @@ class Coverage:
         layout = self.reader.layouts.get(op.input_keys[0], NCHW)
         if layout.order in ("ntc", "nct") or op.output.ndim != len(shape):
             return spans if op.output_key in self.reader.layouts else None
-        changes = _paddings(op, len(shape)) if name == "pad" else _cuts(op, name, shape)
+        changes = paddings(op, len(shape)) if name == "pad" else _cuts(op, name, shape)
         if changes is None:
             return None
         places = [changes[axis] for axis in layout.spatial_axes]
@@ -238,15 +238,6 @@ def _own_padding(op: Op) -> list[tuple[int, int]] | None:
         max(0, pad - (side - 1) // 2) for pad, side in zip(each(padding, len(kernel)), kernel, strict=True)
     ]
     return [(-one, one) for one in beyond]
-
-
-def _paddings(op: Op, axes: int) -> list[tuple[int, int]] | None:
-    """By how much each axis' edges move: (-before, after)."""
-    pads = given(op, 1, "pad", None)
-    if not isinstance(pads, (tuple, list)) or not all(isinstance(one, int) for one in pads):
-        return None
-    pairs = [(-before, after) for before, after in zip(pads[::2], pads[1::2], strict=True)]
-    return [*[(0, 0)] * (axes - len(pairs)), *reversed(pairs)]
 
 
 def _cuts(op: Op, name: str, shape: Sequence[int]) -> list[tuple[int, int]] | None:

@@ -16,9 +16,8 @@ from sightline.inspection.layers import Spans
 from sightline.inspection.recording import Op
 
 _TRANSPOSED = frozenset(f"conv_transpose{axes}d" for axes in (1, 2, 3))
-LEAST = (
-    0.05  # of the image's side, one cell and two pixels: less is the usual play of strides and even kernels
-)
+# Of the image's side, beside one cell and two pixels: less is the usual play of strides and even kernels.
+LEAST = 0.05
 
 
 def given(op: Op, place: int, name: str, usual: Any) -> Any:
@@ -81,6 +80,15 @@ def behind(op: Op, spans: Spans) -> Spans:
         _edges(start + step * ((k - 1) / 2 - p + 0.5 - s / 2), step * s, count)
         for (start, step), s, p, k, count in zip(_steps(spans, sides), stride, pads, reach, made, strict=True)
     )
+
+
+def paddings(op: Op, axes: int) -> list[tuple[int, int]] | None:
+    """By how much each axis' edges move: (-before, after)."""
+    pads = given(op, 1, "pad", None)
+    if not isinstance(pads, (tuple, list)) or not all(isinstance(one, int) for one in pads):
+        return None
+    pairs = [(-before, after) for before, after in zip(pads[::2], pads[1::2], strict=True)]
+    return [*[(0, 0)] * (axes - len(pairs)), *reversed(pairs)]
 
 
 def moved(spans: Spans, changes: Sequence[tuple[int, int]], sides: Sequence[int]) -> Spans:
