@@ -2,9 +2,10 @@
 
 python tools/mutants.py --count 400 --results out/mutants.jsonl      # `make mutants`; run again, it goes on
 
-The tests run once and it is written down which functions each of them calls. A mutant is a copy of a source file with
-one change, sampled with a fixed seed; the tests that call the changed function run on it, quickest first, up to a
-minute's worth, until one fails. All of this happens in a copy of the repository.
+The tests run once and it is written down which functions each of them calls. A mutant is a source file with one change.
+Mutants are drawn by a hash of their text and a seed, so that other changes of the source leave the sample as it is. The
+tests that call the changed function run on it, quickest first, up to ten seconds' worth, until one fails. All of this
+happens in a copy of the repository.
 """
 
 from __future__ import annotations
@@ -14,42 +15,32 @@ import ast
 import contextlib
 import copy
 import difflib
-import io
+import fcntl
+import hashlib
 import json
 import os
-import random
-import resource
 import shutil
 import subprocess
-import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mutant_runs import Session, covering, in_child, record, run_pytest, say, spread, try_afresh, try_in_place
+
 ROOT = Path(__file__).resolve().parents[1]
 ONCE = "tests/test_once_survived.py"
-HOME = {  # source -> the tests that are its own; each source's doctests are added
-    "methods": ("tests/methods", ONCE),
-    "metrics": ("tests/metrics", "tests/evaluation/test_faithfulness.py", ONCE),
-    "engine.py": (
-        "tests/test_engine.py",
-        "tests/methods/test_gradcam.py",
-        "tests/inspection/test_wrappers.py",
-        ONCE,
-    ),
-    "boxes.py": ("tests/test_boxes.py", "tests/test_box_rule.py", "tests/metrics/test_ilsvrc.py"),
-    "heatmap.py": ("tests/test_heatmap.py", "tests/test_numbers_at_the_border.py", ONCE),
-    "scores.py": ("tests/test_scores.py", "tests/test_contract.py"),
-    "targets": ("tests/test_targets.py", "tests/test_explanation.py", "tests/test_one_door.py", ONCE),
-    "inspection": ("tests/inspection", "tests/test_engine.py", "tests/methods/test_attention.py"),
-}
-SOURCES = tuple(HOME)
-BUDGET = 60.0  # seconds of tests per mutant, as they took without it
-SLOWEST = 15.0  # a test that takes longer is left out
+SOURCES = ("engine.py", "inspection", "methods", "boxes.py", "heatmap.py", "scores.py", "targets", "metrics")
+TESTS = (  # and each source's doctests
+    "tests/evaluation/test_faithfulness.py", "tests/inspection", "tests/methods", "tests/metrics",
+    "tests/models/test_preprocess.py", "tests/test_box_rule.py", "tests/test_boxes.py", "tests/test_engine.py",
+    "tests/test_explanation.py",
+    "tests/test_heatmap.py", "tests/test_numbers_at_the_border.py", "tests/test_once_survived.py",
+    "tests/test_one_door.py", "tests/test_registry.py", "tests/test_scores.py", "tests/test_targets.py",
+)  # fmt: skip
 
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -79,9 +70,12 @@ class Mutant:
     stop: int
     text: str
 
-    @property
-    def key(self) -> str:
-        return f"{self.file}:{self.start}-{self.stop}:{self.text}"
+    def key(self, source: bytes) -> str:
+        """What is changed, without the number of the line: other changes of the file leave it as it is."""
+        first = source.rfind(b"\n", 0, self.start) + 1
+        line = source[first:].partition(b"\n")[0]
+        place = self.start - first - len(line) + len(line.lstrip())
+        return f"{self.file}|{line.decode().strip()}|{place}|{self.text}"
 
     def applied(self, source: bytes) -> bytes:
         return source[: self.start] + self.text.encode() + source[self.stop :]
@@ -96,16 +90,18 @@ def mutants_of(file: str, source: bytes) -> list[Mutant]:
     starts = [0]
     for line in source.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
-    found = []
-    for node, changed in _changes(ast.parse(source)):
-        start = starts[node.lineno - 1] + node.col_offset
-        stop = starts[node.end_lineno - 1] + node.end_col_offset
-        text = ast.unparse(changed)
-        text = text if isinstance(changed, ast.stmt) else f"({text})"
-        mutant = Mutant(file, node.lineno, start, stop, text)
-        with contextlib.suppress(SyntaxError):
-            ast.parse(mutant.applied(source))
-            found.append(mutant)
+    tree, found = ast.parse(source), []
+    for whole in tree.body:  # an import, a function, a class: only this is parsed again
+        first = starts[min([whole.lineno, *(one.lineno for one in getattr(whole, "decorator_list", ()))]) - 1]
+        last = starts[whole.end_lineno or 0]
+        for node, changed in _changes(ast.Module([whole], [])):
+            start = starts[node.lineno - 1] + node.col_offset
+            stop = starts[node.end_lineno - 1] + node.end_col_offset
+            text = ast.unparse(changed)
+            text = text if isinstance(changed, ast.stmt) else f"({text})"
+            with contextlib.suppress(SyntaxError):
+                ast.parse(Mutant(file, 0, start - first, stop - first, text).applied(source[first:last]))
+                found.append(Mutant(file, node.lineno, start, stop, text))
     return found
 
 
@@ -162,155 +158,6 @@ def _changed(node: ast.AST) -> Iterator[ast.AST]:
             yield with_(op=ARITHMETIC[type(op)]())
 
 
-class Calls:
-    """A pytest plugin: which functions of the sources each test calls, how long it takes, whether it passes."""
-
-    def __init__(self, package: Path) -> None:
-        self.package, self.found, self._codes = f"{package}/", {}, set()
-
-    def _called(self, frame: Any, event: str, _: object) -> None:
-        if event == "call":
-            self._codes.add(frame.f_code)
-
-    def pytest_runtest_protocol(self, item: Any, nextitem: object) -> None:
-        self._codes, self._started, self._passed = set(), time.process_time(), True
-        sys.settrace(self._called)
-
-    def pytest_runtest_logreport(self, report: Any) -> None:
-        self._passed &= report.outcome != "failed"
-
-    def pytest_runtest_logfinish(self, nodeid: str) -> None:
-        sys.settrace(None)
-        inside = [code for code in self._codes if code.co_filename.startswith(self.package)]
-        self.found[nodeid] = {
-            "seconds": time.process_time() - self._started,
-            "passed": self._passed,
-            "calls": sorted({(c.co_filename.removeprefix(self.package), c.co_firstlineno) for c in inside}),
-        }
-
-
-class Only:
-    """A pytest plugin: run these tests, the quickest first, and remember which failed."""
-
-    def __init__(self, order: dict[str, float]) -> None:
-        self.order, self.failed = order, ""
-
-    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        items[:] = sorted(
-            (item for item in items if item.nodeid in self.order), key=lambda item: self.order[item.nodeid]
-        )
-
-    def pytest_runtest_logreport(self, report: Any) -> None:
-        if report.outcome == "failed" and not self.failed:
-            self.failed = report.nodeid
-
-    def pytest_collectreport(self, report: Any) -> None:
-        if report.outcome == "failed" and not self.failed:
-            self.failed = f"collection of {report.nodeid}"
-
-
-def in_child(work: Callable[[], dict[str, Any]], cpu_seconds: int) -> dict[str, Any]:
-    """What ``work`` returns in a fork of this process, whose imports it inherits; {} if it died or took too long."""
-    with tempfile.TemporaryDirectory() as folder:
-        answer = Path(folder) / "answer.json"
-        if (child := os.fork()) == 0:
-            try:
-                resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
-                resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
-                quiet = os.open(os.devnull, os.O_RDWR)
-                for stream in (0, 1, 2):
-                    os.dup2(quiet, stream)
-                answer.write_text(json.dumps(work()))
-            finally:
-                os._exit(0)
-        os.waitpid(child, 0)
-        return json.loads(answer.read_text()) if answer.exists() else {}
-
-
-def run_pytest(tree: Path, plugin: Any, arguments: list[str]) -> None:
-    import pytest
-
-    os.chdir(tree)
-    sys.path.insert(0, str(tree / "src"))
-    sys.stdout = sys.stderr = io.StringIO()
-    plain = [
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        "--timeout",
-        "0",
-    ]  # the processor time is limited
-    pytest.main([*plain, "-W", "ignore::pytest.PytestAssertRewriteWarning", *arguments], [plugin])
-
-
-def baseline(tree: Path, source: str, known: Path) -> dict[str, Any]:
-    """Each test's time, result and calls, by its id: `Calls` over the tests of a source; kept in the file ``known``."""
-    found = json.loads(known.read_text()) if known.exists() else {}
-    paths = _files(tree, [*HOME[source], f"src/sightline/{source}"], "test_*.py")
-    for path in paths:
-        if path in found:
-            continue
-
-        def work(path: str = path) -> dict[str, Any]:
-            plugin = Calls(tree / "src" / "sightline")
-            run_pytest(tree, plugin, [path])
-            return plugin.found
-
-        found[path] = in_child(work, 3600)
-        known.write_text(json.dumps(found))
-        print(f"{path}: {len(found[path])} tests", flush=True)
-    return {name: test for path in paths for name, test in found[path].items()}
-
-
-def covering(mutant: Mutant, tree: ast.Module, tests: dict[str, Any]) -> dict[str, float]:
-    """The tests that call the function in which the mutant lies (else any of its file), and their seconds."""
-    inside = (0, 10**9)
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.Lambda)):
-            first = min([node.lineno, *(one.lineno for one in getattr(node, "decorator_list", ()))])
-            if first <= mutant.line <= (node.end_lineno or 0) and inside[1] == 10**9:
-                inside = (first, node.end_lineno or 0)
-    chosen, total = {}, 0.0
-    for name, test in sorted(tests.items(), key=lambda one: one[1]["seconds"]):
-        called = any(file == mutant.file and inside[0] <= line <= inside[1] for file, line in test["calls"])
-        if called and test["passed"] and test["seconds"] < SLOWEST and total < BUDGET:
-            chosen[name], total = test["seconds"], total + test["seconds"]
-    return chosen
-
-
-def outcome(tree: Path, mutant: Mutant, tests: dict[str, Any]) -> dict[str, Any]:
-    """Whether a test fails on the mutant, and which."""
-    path = tree / "src" / "sightline" / mutant.file
-    source = path.read_bytes()
-    chosen = covering(mutant, ast.parse(source), tests)
-    if not chosen:
-        return {"outcome": "survived", "tests": 0, "by": "", "seconds": 0.0}
-
-    def work() -> dict[str, Any]:
-        sys.dont_write_bytecode = True
-        plugin = Only(chosen)
-        run_pytest(tree, plugin, ["-x", *sorted({name.partition("::")[0] for name in chosen})])
-        return {"failed": plugin.failed}
-
-    started, times = time.monotonic(), path.stat()
-    path.write_bytes(mutant.applied(source))
-    try:
-        answer = in_child(work, int(3 * sum(chosen.values()) + 60))
-    finally:
-        path.write_bytes(source)
-        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    by = answer.get("failed", "it never ended, or ended the process")
-    seconds = time.monotonic() - started
-    return {
-        "outcome": "killed" if by else "survived",
-        "tests": len(chosen),
-        "by": by,
-        "seconds": round(seconds, 1),
-    }
-
-
 def copied(folder: Path) -> Path:
     """The repository's files, copied; the compiled ones are made anew there."""
     names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
@@ -344,56 +191,130 @@ def report(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+class Trial:
+    """The sampled mutants of a copy of the repository, and what is known of them."""
+
+    def __init__(self, tree: Path, given: argparse.Namespace) -> None:
+        self.tree, self.given = tree, given
+        package = tree / "src" / "sightline"
+        files = _files(package, SOURCES, "*.py")
+        self.sources = {file: (package / file).read_bytes() for file in files}
+        every: dict[str, Mutant] = {}
+        for file, source in self.sources.items():
+            for mutant in mutants_of(file, source):
+                key = mutant.key(source)
+                every[key if key not in every else f"{key}|{mutant.line}"] = mutant
+        drawn = sorted(every, key=lambda key: hashlib.sha256(f"{given.seed} {key}".encode()).digest())
+        self.chosen = {key: every[key] for key in drawn[: given.count]}
+        self.paths = [*_files(tree, TESTS, "test_*.py"), *_files(package, SOURCES, "*.py", tree)]
+        rows = self.rows()
+        self.done = {row["key"] for row in rows if row["outcome"] == "killed" or not given.again}
+        self.before = {row["key"]: row for row in rows}
+        say(f"{len(every)} mutants are possible, {len(self.chosen)} are tried")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What was last found of each sampled mutant."""
+        last = {row["key"]: row for row in read_rows(self.given.results)}
+        return [last[key] for key in self.chosen if key in last]
+
+    def records(self) -> dict[str, Any]:
+        """The record of each test file, where neither it nor any source has changed."""
+        sources, last = b"".join(self.sources.values()), {}
+        for row in read_rows(self.given.tests):
+            last[row["path"], row["digest"]] = row
+        self.digests = {
+            path: hashlib.sha256(sources + (self.tree / path).read_bytes()).hexdigest() for path in self.paths
+        }
+        return {path: last[path, digest] for path, digest in self.digests.items() if (path, digest) in last}
+
+    def record(self, session: Session) -> None:
+        """Make the records that are missing."""
+        known = self.records()
+        missing = [path for path in self.paths if path not in known]
+
+        def one(path: str) -> None:
+            names = [name for name in session.items if name.partition("::")[0] == path]
+            found = in_child(partial(record, session, names))
+            append_row(self.given.tests, {"path": path, "digest": self.digests[path], "tests": found})
+            say(f"{len(names)} tests in {path}")
+
+        spread(self.given.jobs, missing, one)
+
+    def each(self, run: Callable[[str, bytes, bytes, dict[str, float]], dict[str, Any]]) -> None:
+        """Try the mutants that are left by ``run``, which answers {} where it cannot."""
+        tests = {name: test for row in self.records().values() for name, test in row["tests"].items()}
+        new = {row["key"] for row in self.rows() if self.before.get(row["key"]) != row}  # by the first way
+        left = [key for key in self.chosen if key not in self.done | new]
+
+        def one(key: str) -> None:
+            mutant = self.chosen[key]
+            old = self.sources[mutant.file]
+            covered = covering(mutant.file, mutant.line, ast.parse(old), tests)
+            if found := run(mutant.file, old, mutant.applied(old), covered):
+                row = {
+                    "key": key,
+                    "file": mutant.file,
+                    "line": mutant.line,
+                    "difference": difference(mutant, old),
+                }
+                append_row(self.given.results, row | found)
+                say(f"{found['outcome']} {found['seconds']} s {mutant.file}:{mutant.line} {found['by']}")
+
+        spread(
+            self.given.jobs, [key for key in left if self.chosen[key].file.startswith(self.given.only)], one
+        )
+
+    def in_one_session(self, session: Session) -> None:
+        """Collected once: most mutants."""
+        if session.failed:
+            raise RuntimeError(session.failed)
+        session.find_functions()
+        self.record(session)
+        self.each(partial(try_in_place, session))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--count", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="only mutants of files that begin so")
     parser.add_argument("--results", type=Path, default=Path("out/mutants.jsonl"))
-    parser.add_argument(
-        "--tests", type=Path, help="where to keep the record of the tests (default: beside the results)"
-    )
+    parser.add_argument("--again", action="store_true", help="try those again that have survived")
+    parser.add_argument("--jobs", type=int, default=1, help="mutants tried at the same time")
     given = parser.parse_args()
+    given.results = given.results.resolve()
+    given.tests = given.results.with_suffix(".tests.jsonl")
     os.environ.update(NUMBA_DISABLE_JIT="1", OMP_NUM_THREADS="1", PYTEST_ADDOPTS="")
-    import numpy, pytest, scipy, timm, torchvision  # noqa: E401, F401, I001 (every child inherits them)
+    import numpy, scipy, timm, torchvision, transformers  # noqa: E401, F401, I001 (every child inherits them)
 
     given.results.parent.mkdir(parents=True, exist_ok=True)
-    rows = [json.loads(line) for line in given.results.open()] if given.results.exists() else []
     with tempfile.TemporaryDirectory() as folder:
         tree = copied(Path(folder))
-        package = tree / "src" / "sightline"
-        known = given.tests or given.results.with_suffix(".tests.json")
-        subprocess.run([sys.executable, "-m", "compileall", "-q", str(package)], check=True)
-        files = _files(package, SOURCES, "*.py")
-        every = [one for file in files for one in mutants_of(file, (package / file).read_bytes())]
-        random.Random(given.seed).shuffle(every)
-        chosen = every[: given.count]
-        print(f"{len(every)} mutants are possible, {len(chosen)} are tried", flush=True)
-        done = {row["key"] for row in rows}
-        for mutant in chosen:
-            if mutant.key in done or not mutant.file.startswith(given.only):
-                continue
-            shown = difference(mutant, (package / mutant.file).read_bytes())
-            row = {"key": mutant.key, "file": mutant.file, "line": mutant.line, "difference": shown}
-            row |= outcome(tree, mutant, baseline(tree, mutant.file.partition("/")[0], known))
-            rows.append(row)
-            with given.results.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            print(
-                f"{len(rows)} {row['outcome']} {row['seconds']} s {mutant.file}:{mutant.line} {row['by']}",
-                flush=True,
-            )
-    print(report(rows))
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = folder
+        trial = Trial(tree, given)
+        in_child(lambda: {"failed": run_pytest(tree, trial.in_one_session, trial.paths).failed})
+        trial.each(partial(try_afresh, tree))
+        print(report(trial.rows()))
     return 0
 
 
-def _files(root: Path, names: Sequence[str], pattern: str) -> list[str]:
-    """Files, and those of folders that match; a folder without any stands for itself."""
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    return list(map(json.loads, path.read_text().splitlines())) if path.exists() else []
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # of several processes
+        file.write(json.dumps(row) + "\n")
+
+
+def _files(root: Path, names: Sequence[str], pattern: str, relative: Path | None = None) -> list[str]:
+    """Files, and those of folders that match."""
     found: list[Path] = []
     for name in names:
         path = root / name
-        found += (sorted(path.rglob(pattern)) if path.is_dir() else []) or [path]
-    return [file.relative_to(root).as_posix() for file in found]
+        found += sorted(path.rglob(pattern)) if path.is_dir() else [path]
+    return [file.relative_to(relative or root).as_posix() for file in found]
 
 
 if __name__ == "__main__":
