@@ -224,7 +224,9 @@ def test_subsets(tmp_path: Path) -> None:
 def test_cub_from_its_official_layout(tmp_path: Path) -> None:
     write_cub_fixture(tmp_path, per_class=4)
     splits: list[Any] = [load_dataset(tmp_path, "cub", split) for split in ("train", "test")]
-    net = nn.Sequential(nn.Conv2d(3, 6, 5), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2))
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 5, padding=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2)
+    )
     model = LoadedModel(net, "random", None, PLAIN)
     result, found = fine_grained(model, *splits, cache=tmp_path / "cache", progress=False)
     assert (found.right.shape, len(result.rows)) == ((3, 12), 4)

@@ -41,7 +41,7 @@ def test_a_resolved_recipe_reads_back_as_itself(tmp_path):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_recipe_of_the_project_is_valid(path):
-    refines = path.stem.startswith("refine-")
+    refines = path.stem.startswith("refine")
     assert isinstance(
         read_refine_recipe(path) if refines else read_recipe(path), RefineRecipe if refines else Recipe
     )
