@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -94,7 +96,7 @@ class _Op:
     """As much of a recorded operation as the arithmetic needs."""
 
     def __init__(
-        self, function: str, x: torch.Tensor, weight: torch.Tensor | None, *rest: int, made: int
+        self, function: str, x: torch.Tensor, weight: torch.Tensor | None, *rest: Any, made: int
     ) -> None:
         self.function, self.inputs = function, [x] if weight is None else [x, weight]
         self.arguments = ((x, *([] if weight is None else [weight, None]), *rest), {})
@@ -110,10 +112,12 @@ class _Op:
         ("conv_transpose1d", 2, (2, 0), 10, 20),
         ("conv_transpose1d", 4, (2, 1), 10, 20),
         ("max_pool1d", 0, (3, 2, 0), 21, 10),
+        ("max_pool1d", 0, (3, 1, 0, 4), 24, 16),
+        ("max_pool1d", 0, (2, None, 0, 3), 40, 19),
     ],
 )
 def test_the_arithmetic_is_that_of_the_operations(
-    function: str, kernel: int, rest: tuple[int, ...], size: int, made: int
+    function: str, kernel: int, rest: tuple[Any, ...], size: int, made: int
 ) -> None:
     """Each cell of the middle is where the mean of what it reads, or writes, lies, by the real operation."""
     x = torch.zeros(1, 1, size, dtype=torch.float64)
@@ -121,7 +125,8 @@ def test_the_arithmetic_is_that_of_the_operations(
     run = getattr(F, function)
     ramp = torch.arange(size, dtype=torch.float64).view(1, 1, -1) + 0.5
     if weight is None:
-        measured = run(ramp, *rest)[0, 0] - 1  # the largest of three on a ramp is the last of them
+        apart = rest[3] if len(rest) > 3 else 1
+        measured = run(ramp, *rest)[0, 0] - apart * (rest[0] - 1) / 2  # the largest on a ramp is the last
     else:
         measured = (run(ramp, weight, None, *rest) / run(torch.ones_like(ramp), weight, None, *rest))[0, 0]
     ((start, stop),) = behind(_Op(function, x, weight, *rest, made=made), ((0.0, float(size)),))

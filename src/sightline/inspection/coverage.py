@@ -45,9 +45,9 @@ class Coverage:
         self.whole: Spans = tuple((0.0, float(side)) for side in image.shape[2:])
         self.spans: dict[Key, Spans] = dict.fromkeys(_unmoved(reader), self.whole)
         self.wrong: dict[Key, str] = {}
-        self.exact: dict[Key, Spans] = dict(
-            self.spans
-        )  # where the cells look; ``spans``: what the grid stands for
+        # ``exact``: where the cells look; ``spans``: what the grid stands for
+        self.exact: dict[Key, Spans] = dict(self.spans)
+        self._shapes = {op.output_key: op.output.shape for op in reader.ops}
         self._padded: dict[Key, tuple[Spans, list[tuple[int, int]]]] = {}
         self._writes = {
             flow.op: [key for key, _ in flow.writes] for flow in reader.flows if flow.op is not None
@@ -65,17 +65,15 @@ class Coverage:
             self._follow(op)
             self._follow_exactly(op)
 
-    def unpadded(self, key: Key, cells: Sequence[int]) -> Spans | None:
-        """Where the grid lies whose cells look at the middle of the image only; None for the usual."""
-        spans, exact = self.spans.get(key), self.exact.get(key)
-        if (
-            spans is None
-            or exact is None
-            or not len(self.whole) == len(cells) == 2
-            or not self.is_whole(spans)
-        ):
+    def unpadded(self, key: Key) -> Spans | None:
+        """Where a grid of pictures, channels first, lies whose cells look at the middle only; None for the usual."""
+        layout, shape = self.reader.layouts.get(key), self._shapes.get(key, ())
+        if layout is None or layout.order != "nchw" or key in self.reader.assumed or len(shape) != 4:
             return None
-        return exact if ends_inside(exact, spans, cells) else None
+        spans, exact = self.spans.get(key), self.exact.get(key)
+        if spans is None or exact is None or len(spans) != 2 or not self.is_whole(spans):
+            return None
+        return exact if ends_inside(exact, spans, shape[2:]) else None
 
     def is_whole(self, spans: Spans) -> bool:
         """Whether the spans are those of the whole image, to a pixel."""
@@ -173,15 +171,8 @@ class Coverage:
 
 def _widened(spans: Spans, changes: Sequence[tuple[int, int]], sides: Sequence[int]) -> Spans:
     """The spans with their edges moved by whole positions; below two positions, they are left as they are."""
-    found = []
-    for (start, stop), (before, after), side in zip(spans, changes, sides, strict=True):
-        step = (stop - start) / side
-        found.append(
-            (start, stop)
-            if max(-before, before, after, -after) < 2
-            else (start + before * step, stop + after * step)
-        )
-    return tuple(found)
+    large = [pair if max(map(abs, pair)) >= 2 else (0, 0) for pair in changes]
+    return moved(spans, large, sides)
 
 
 def _keeps_last_axes(op: Op, name: str, axes: int) -> bool:

@@ -38,11 +38,17 @@ def kernel_reach(op: Op) -> tuple[int, ...]:
     axes = op.output.ndim - 2
     name = bare(op.function)
     if name in CONVOLUTIONS or name in _TRANSPOSED:
-        reach = each(given(op, 7 if name in _TRANSPOSED else 5, "dilation", 1), axes)
-        return tuple(d * (k - 1) + 1 for d, k in zip(reach, op.inputs[1].shape[2:], strict=False))
-    if _pools(op):
-        return each(given(op, 1, "kernel_size", 1), axes)
-    return (1,) * axes
+        apart, kernel = (
+            given(op, 7 if name in _TRANSPOSED else 5, "dilation", 1),
+            tuple(op.inputs[1].shape[2:]),
+        )
+    elif _pools(op):
+        apart, kernel = 1, each(given(op, 1, "kernel_size", 1), axes)
+        if "max_pool" in name and "fractional" not in name:
+            apart = given(op, 4, "dilation", 1)
+    else:
+        return (1,) * axes
+    return tuple(d * (k - 1) + 1 for d, k in zip(each(apart, axes), kernel, strict=False))
 
 
 def _pools(op: Op) -> bool:
@@ -71,7 +77,7 @@ def behind(op: Op, spans: Spans) -> Spans:
             )
         )
     elif _pools(op):
-        stride = each(given(op, 2, "stride", None) or reach, axes)
+        stride = each(given(op, 2, "stride", None) or given(op, 1, "kernel_size", 1), axes)
         padding = given(op, 3, "padding", 0)
     else:
         return spans

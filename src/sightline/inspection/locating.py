@@ -18,7 +18,7 @@ def located(structure: Structure, reader: Reader, network: nn.Module) -> Structu
     """The structure with the part of the image that each layer covers, and without a target that lies elsewhere."""
     coverage = Coverage(reader, network)
     keys = _keys(structure, reader)
-    unpadded = {p: s for p, key in keys.items() if (s := coverage.unpadded(key, _cells(reader, key)))}
+    unpadded = {place: spans for place, key in keys.items() if (spans := coverage.unpadded(key))}
     known = all(key in coverage.spans and coverage.is_whole(coverage.spans[key]) for key in keys.values())
     if known and not unpadded:
         return structure
@@ -48,15 +48,6 @@ def located(structure: Structure, reader: Reader, network: nn.Module) -> Structu
             gone = replace(structure, target=None, head=None, levels=())
             return replace(gone, why_no_target=why, why_no_head=why, displaced=why)
     return structure
-
-
-def _cells(reader: Reader, key: Key) -> tuple[int, ...]:
-    """The size of a tensor's grid, where it is channels first; else none."""
-    layout = reader.layouts.get(key)
-    if layout is None or layout.order != "nchw" or key in reader.assumed:
-        return ()
-    shape = next((op.output.shape for op in reader.ops if op.output_key == key), ())
-    return tuple(shape[2:])
 
 
 def why_not_there(network: nn.Module, image: Tensor, site: LayerRef, structure: Structure) -> str:
