@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from sightline.errors import InputError
 
 if TYPE_CHECKING:
     from sightline.models.loading import LoadedModel
+    from sightline.pipeline_files import ExplainOptions
 
 ModelName = Annotated[
     str | None,
@@ -188,6 +190,17 @@ def load(
     rule = None if scores == "auto" else scores  # a checkpoint may have its own
     loaded = load_model(model, weights=weights, categories=names, device=device, scores=rule)
     return in_fast_format(loaded) if fast else loaded
+
+
+def load_for(
+    options: ExplainOptions, loading: tuple[str | None, str | None, Path | None, str], device: str
+) -> tuple[LoadedModel, ExplainOptions]:
+    """The model (name, weights, categories, scores), and the options with the classes named as it names them."""
+    model, weights, categories, scores = loading
+    loaded = load(model, weights, categories, device, scores)
+    if options.target is None:
+        options = replace(options, classes=read_classes(str(options.classes), loaded.categories))
+    return loaded, options
 
 
 def load_saying(

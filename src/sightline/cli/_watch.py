@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ def run_watch(
 ) -> None:
     """Call `watch_folder` until Ctrl-C, print a line per photo, then a summary."""
     from sightline.cli import SOME_FAILED
-    from sightline.cli._options import load, read_classes
+    from sightline.cli._options import load_for
     from sightline.cli._output import prepare_folder
     from sightline.pipeline_files import ExplainOptions
     from sightline.pipeline_watch import KIND, check_folders, watch_folder
@@ -39,10 +38,7 @@ def run_watch(
     check_folders(folders, out)
     options = ExplainOptions(**chosen, classes=classes, batch_size=batch_size or 8)
     prepare_folder(out, KIND)
-    model, weights, categories, scores = loading
-    loaded = load(model, weights, categories, device, scores)
-    if options.target is None:
-        options = replace(options, classes=read_classes(classes, loaded.categories))
+    loaded, options = load_for(options, loading, device)
     explained = failed = 0
     print(f"sightline: watching {', '.join(folders)}; Ctrl-C ends", file=sys.stderr)
     with ended_by_signals(), closing(watch_folder(loaded, folders, out, options)) as watch:

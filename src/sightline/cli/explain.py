@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -194,7 +193,7 @@ def run_explain(
 ) -> None:
     """Call `explain_files`, and print the results."""
     from sightline.cli import MISTAKE, SOME_FAILED
-    from sightline.cli._options import load, read_classes
+    from sightline.cli._options import load_for
     from sightline.cli._output import prepare_folder
     from sightline.cli._print import report_errors, show
     from sightline.pipeline_files import KIND, ExplainOptions, explain_files, photos_to_explain
@@ -204,10 +203,7 @@ def run_explain(
     total = len(photos_to_explain(paths, out))
     options = ExplainOptions(**chosen, classes=classes, batch_size=batch_size or 8)
     prepare_folder(out, KIND)
-    model, weights, categories, scores = loading
-    loaded = load(model, weights, categories, device, scores)
-    if options.target is None:
-        options = replace(options, classes=read_classes(classes, loaded.categories))
+    loaded, options = load_for(options, loading, device)
     with progress_bar("explaining", quiet=json) as progress:
         manifest = explain_files(loaded, paths, out, options, progress=progress)
     if json:
