@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.transforms import functional
 
 import sightline
@@ -111,6 +113,118 @@ def faster_rcnn() -> nn.Module:
 def test_detectors_captioners_and_dense_networks(make: Callable[[], nn.Module], said: str) -> None:
     net, x = make().eval(), torch.rand(1, 3, 64, 64)
     assert re.search(said, refusal(lambda: sightline.explain(net, x)))
+
+
+class Pooled(nn.Module):
+    """A plain network of two convolutions, whose operations the classes below hide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.c, self.d, self.fc = nn.Conv2d(3, 4, 3, 1, 1), nn.Conv2d(4, 4, 3, 1, 1), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.d(self.c(x).relu()).relu().mean((2, 3)))
+
+
+class Vmapped(Pooled):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.vmap(lambda one: Pooled.forward(self, one[None])[0])(x)
+
+
+class Threaded(Pooled):
+    def forward(self, x: Tensor) -> Tensor:
+        made: list[Tensor] = []
+        thread = threading.Thread(target=lambda: made.append(Pooled.forward(self, x)))
+        thread.start()
+        thread.join()
+        return made[0]
+
+
+class Ramp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.relu()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0] * (ctx.saved_tensors[0] > 0)
+
+
+class OwnRelu(Pooled):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(Ramp.apply(self.d(Ramp.apply(self.c(x)))).mean((2, 3)))
+
+
+class Reentrant(Pooled):
+    def forward(self, x: Tensor) -> Tensor:
+        maps = checkpoint(lambda a: self.d(self.c(a).relu()).relu(), x, use_reentrant=True)
+        return self.fc(maps.mean((2, 3)))
+
+
+class Constant(Pooled):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x.new_ones(len(x), 4))
+
+
+class ByName(Pooled):
+    def forward(self, *, image: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(image)
+
+
+NO_LAYER = "use a method that needs no layer, such as 'rise' or 'occlusion'"
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize(
+    ("net", "said"),
+    [
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 4), nn.ReLU(), nn.Linear(4, 2)),
+            f"it has no layer with a map, since what it pools or flattens is the image itself; {NO_LAYER}",
+        ),
+        (Vmapped(), f"out of sight (in another thread, or under torch.vmap); {NO_LAYER}"),
+        (Threaded(), f"out of sight (in another thread, or under torch.vmap); {NO_LAYER}"),
+        (Constant(), "its output does not depend on the image"),
+        (
+            OwnRelu(),
+            "computes it without gradient (in a torch.autograd.Function, by re-entrant checkpointing)",
+        ),
+        (
+            Reentrant(),
+            "computes it without gradient (in a torch.autograd.Function, by re-entrant checkpointing)",
+        ),
+    ],
+)
+def test_what_cannot_be_observed_or_has_no_gradient(net: nn.Module, said: str) -> None:
+    text = refusal(lambda: sightline.explain(net.eval(), torch.rand(2, 3, 8, 8)))
+    assert said in text
+    assert "one image at a time" not in text  # it would not help
+
+
+@pytest.mark.parametrize(
+    ("net", "method"), [(Vmapped(), "occlusion"), (OwnRelu(), "recipro_cam"), (OwnRelu(), "cam")]
+)
+def test_the_way_out_of_these_refusals(net: nn.Module, method: str) -> None:
+    x, options = torch.rand(2, 3, 8, 8), {"window": 4, "stride": 4} if method == "occlusion" else {}
+    plain = Pooled().eval()
+    expected = sightline.explain(plain, x, method, 1, **options).maps
+    assert torch.allclose(sightline.explain(net.eval(), x, method, 1, **options).maps, expected, atol=1e-6)
+
+
+def test_a_layer_in_front_of_a_function_without_gradient() -> None:
+    x = torch.rand(2, 3, 8, 8)
+    expected = sightline.explain(Pooled().eval(), x, "gradcam", 1, layer="d").maps
+    found = sightline.explain(OwnRelu().eval(), x, "gradcam", 1, layer="d").maps
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_a_network_that_takes_the_image_by_its_name() -> None:
+    x = torch.rand(2, 3, 8, 8)
+    expected = sightline.explain(Pooled().eval(), x, "gradcam", 1)
+    for given in (ByName().eval(), sightline.load_model(ByName())):
+        assert torch.equal(sightline.explain(given, x, "gradcam", 1).maps, expected.maps)
 
 
 def test_swin_is_explained_and_a_tiny_image_refused_in_its_own_words() -> None:

@@ -1,6 +1,9 @@
-"""Print constraints that hold every package pyproject.toml requires at the lowest version it states.
+"""Print every package that `.[dev]` installs at the lowest version that pyproject.toml states.
 
 python tools/oldest.py > oldest.txt
+
+An extra that needs a newer version of a package than the base does (onnx) is left out: with it, the base's lowest
+version would not be the one that is tested. Its tests skip.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-FLOOR = re.compile(r"([A-Za-z0-9._-]+)(?:\[[^\]]*\])?>=([0-9][0-9A-Za-z.]*)")
+FLOOR = re.compile(r"([A-Za-z0-9._-]+(?:\[[^\]]*\])?)>=([0-9][0-9A-Za-z.]*)")
+NESTED = re.compile(r"sightline-cam\[([^\]]*)\]")
 # What only checks or serves the developer: the pinned versions of constraints.txt are as good as the oldest.
 TOOLS = {"ruff", "mypy", "pre-commit"}
 
@@ -23,15 +27,37 @@ def floors(requirements: list[str]) -> dict[str, str]:
     """Name -> lowest version of each requirement that states one.
 
     >>> floors(["torch>=2.6", "ray[data]>=2.30", "types-PyYAML", "sightline-cam[batch]"])
-    {'torch': '2.6', 'ray': '2.30'}
+    {'torch': '2.6', 'ray[data]': '2.30'}
     """
     found: dict[str, str] = {}
     for match in filter(None, map(FLOOR.fullmatch, requirements)):
         name, version = match[1], match[2]
-        if name not in found or _order(version) > _order(
-            found[name]
-        ):  # an extra may need a newer one than the base
+        if name not in found or _order(version) > _order(found[name]):
             found[name] = version
+    return found
+
+
+def oldest(base: list[str], extras: dict[str, list[str]], wanted: str = "dev") -> dict[str, str]:
+    """Name -> lowest version of the base and of what the extra ``wanted`` leads to.
+
+    >>> oldest(["torch>=2.6"], {"dev": ["sightline-cam[a,b]", "x>=1"], "a": ["y>=2"], "b": ["torch>=3", "z>=1"]})
+    {'torch': '2.6', 'x': '1', 'y': '2'}
+    """
+    stated = floors(base)
+    found, waiting, seen = dict(stated), [wanted], {wanted}
+    while waiting:
+        requirements = extras[waiting.pop()]
+        lowest = floors(requirements)
+        if any(_order(version) > _order(stated.get(name, version)) for name, version in lowest.items()):
+            continue
+        found = floors([f"{name}>={version}" for name, version in [*found.items(), *lowest.items()]])
+        nested = [
+            name
+            for match in filter(None, map(NESTED.fullmatch, requirements))
+            for name in match[1].split(",")
+        ]
+        waiting += [name for name in nested if name not in seen]
+        seen.update(nested)
     return found
 
 
@@ -41,10 +67,7 @@ def _order(version: str) -> list[int]:
 
 def main() -> None:
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    stated = list(project["dependencies"])
-    for extra in project["optional-dependencies"].values():
-        stated += extra
-    for name, version in sorted(floors(stated).items()):
+    for name, version in sorted(oldest(project["dependencies"], project["optional-dependencies"]).items()):
         if name not in TOOLS:
             print(f"{name}=={version}")
 

@@ -18,7 +18,7 @@ from sightline.engine import Evidence
 from sightline.errors import InputError, unknown
 from sightline.explanation import Explanation
 from sightline.inspection.guard import unwrapped
-from sightline.inspection.inputs import arguments, holding, lying_on
+from sightline.inspection.inputs import arguments, holding, lying_on, takes_by_name
 from sightline.inspection.layout import Layout
 from sightline.methods import get_method
 from sightline.methods.combinators import combined
@@ -99,7 +99,7 @@ def _with_inputs(
 ) -> nn.Module:
     """The model with further inputs held fixed: those that were given, and those beside the images in a batch."""
     inputs = {**_beside(model, batch, target, n), **(inputs or {})}
-    if not inputs:
+    if not inputs and not takes_by_name(model):
         return model
     if isinstance(target, Text):
         raise InputError(f"inputs={', '.join(inputs)} beside {target!r}, which runs the image encoder alone")

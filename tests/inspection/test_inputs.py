@@ -17,7 +17,8 @@ from torch import Tensor, nn
 import sightline
 from sightline.batch.local_engine import LocalEngine
 from sightline.batch.worker import BatchOptions
-from sightline.errors import InputError, NetworkError
+from sightline.errors import InputError, NetworkError, UnsupportedError
+from sightline.export.onnx import export_onnx
 from sightline.methods import unregister_method
 from sightline.models.preprocess import Preprocess
 from sightline.targets import Text
@@ -326,3 +327,12 @@ def test_folders_batches_and_evaluations_of_a_model_that_holds_inputs(tmp_path: 
     dataset = sightline.load_dataset(tmp_path / "photos")
     report = sightline.evaluate_faithfulness(model, dataset, ["cam"], metrics=["drop"], resamples=5)
     assert report.rows
+
+
+def test_a_model_that_holds_inputs_is_not_exported(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
+    with pytest.raises(
+        UnsupportedError, match="holds further inputs fixed, mask, task; export a module of your own"
+    ):
+        export_onnx(held()[1], tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
@@ -15,6 +16,11 @@ from sightline.models.families.trunks import map_shape
 
 def count(network: torch.nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
+
+
+def without_numbers():
+    """Shapes and counts only; older networks of timm compute numbers while they are built."""
+    return torch.device("meta" if tuple(map(int, timm.__version__.split(".")[:3])) >= (1, 0, 25) else "cpu")
 
 
 @pytest.mark.parametrize(
@@ -40,7 +46,7 @@ def count(network: torch.nn.Module) -> int:
     ],
 )
 def test_cut_and_cost(name, options, maps, parameters):
-    with torch.device("meta"):  # shapes and counts without numbers
+    with without_numbers():
         network = build_gapnet(name, **options)
     shape = map_shape(network.features)
     assert (shape[1], shape[2]) == maps
@@ -49,7 +55,7 @@ def test_cut_and_cost(name, options, maps, parameters):
 
 
 def test_the_paper_saves_most_of_vgg16():
-    with torch.device("meta"):
+    with without_numbers():
         cut, whole = build_gapnet("vgg16-gap"), torchvision.models.vgg16()
     assert 1 - count(cut) / count(whole) == pytest.approx(0.85, abs=0.005)
 
@@ -160,12 +166,12 @@ def test_the_head_is_what_surgery_added():
     ],
 )
 def test_names_that_do_not_work(name, error, match):
-    with torch.device("meta"), pytest.raises(error, match=match):
+    with without_numbers(), pytest.raises(error, match=match):
         build_gapnet(name)
 
 
 def test_strides_that_cannot_change():
-    with torch.device("meta"), pytest.raises(UnsupportedError, match="use last_strides=0"):
+    with without_numbers(), pytest.raises(UnsupportedError, match="use last_strides=0"):
         build_gapnet("inception_v3-gap", last_strides=1)
     with pytest.raises(UnsupportedError, match="no stride left"):
         build_gapnet("small-gap", last_strides=9)

@@ -53,8 +53,8 @@ CONV = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
 TOWERS = {"vision_config": VIT, "text_config": WORDS}
 PYRAMID = {**CONV, "num_attention_heads": [1, 1, 2, 2], "sr_ratios": [4, 2, 1, 1]}
 
-# The class, its settings, the layer that is chosen (as it is called since NAMES), and its layout.
-NAMES = (5, 24)
+# The class, its settings, the layer that is chosen, and its layout, as they are since 5.24.
+AS_NAMED = tuple(int(part) for part in hf.__version__.split(".")[:2]) >= (5, 24)
 NETWORKS = [
     ("ViT", VIT, "vit.layers.1.layernorm_before", "ntc:1+4x4"),
     ("DeiT", VIT, "deit.layers.1.layernorm_before", "ntc:2+4x4"),
@@ -83,13 +83,14 @@ def test_the_layer_and_its_map(name: str, settings: dict[str, Any], layer: str, 
     net = tiny(name, settings)
     x = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     e = sightline.explain(net, x, "gradcam", classes=2)
-    if tuple(int(part) for part in hf.__version__.split(".")[:2]) >= NAMES:
+    if AS_NAMED:
         assert e.layers == [layer]
     assert torch.isfinite(e.maps).all()
     assert torch.allclose(e.logits, net(x).logits, atol=1e-6)
     target = inspect_network(net, x).target
     assert target is not None
-    assert str(target.layout) == layout
+    if AS_NAMED:
+        assert str(target.layout) == layout
     changed = x.repeat(5, 1, 1, 1, 1)
     quarters = [(y, z) for y in (0, 1) for z in (0, 1)]
     for row, (y, z) in enumerate(quarters, start=1):  # a patch of 16 in the middle of each quarter
@@ -351,5 +352,6 @@ def test_the_layer_is_what_a_block_returns_and_not_its_branch(
     found = sightline.explain(
         net, torch.rand(2, 3, *(side if isinstance(side, list) else [side] * 2)), "layercam"
     )
-    assert found.layers == [layer]
+    if AS_NAMED:
+        assert found.layers == [layer]
     assert float(found.maps.std()) > 0

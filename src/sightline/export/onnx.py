@@ -20,6 +20,7 @@ from sightline.engine import observe
 from sightline.errors import InputError, UnsupportedError, need
 from sightline.export.graph import GraphOptions, MapGraph
 from sightline.heatmap import make_heatmaps
+from sightline.inspection.inputs import held_names
 from sightline.inspection.structure import inspect_network
 from sightline.pipeline import explain
 from sightline.reports.manifest import describe_run
@@ -58,6 +59,12 @@ def export_onnx(
         raise InputError(
             f"input is {wanted.input!r}, but this model does not state how its input is normalised; "
             "expected input='normalised', or a model with a transform"
+        )
+    held = held_names(model.network)
+    if held:
+        raise UnsupportedError(
+            f"the model holds further inputs fixed, {', '.join(held)}; export a module of your own whose forward takes "
+            "the images and hands these on"
         )
     size_hw = preprocess.input_hw if preprocess else (224, 224)
     network = copy.deepcopy(model.network).float().cpu().eval()

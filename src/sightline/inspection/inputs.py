@@ -21,6 +21,11 @@ from sightline.inspection.guard import ORIGINAL, original, unwrapped
 _IMAGE = "pixel_values"  # what the image is called where it need not come first: Hugging Face
 _HELD = "_sightline_held"
 _ANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_POSITIONAL = {
+    inspect.Parameter.POSITIONAL_ONLY,
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    inspect.Parameter.VAR_POSITIONAL,
+}
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,16 @@ def for_first(network: nn.Module) -> nn.Module:
     return for_rows(network, torch.zeros(1, dtype=torch.long))
 
 
+def held_names(network: nn.Module) -> list[str]:
+    """The names of the inputs that a network holds fixed.
+
+    >>> held_names(nn.ReLU())
+    []
+    """
+    held: _Held | None = network.__dict__.get(_HELD)
+    return list(held.values) if held else []
+
+
 def lying_on(network: nn.Module, size_hw: tuple[int, ...]) -> str | None:
     """The first held input that lies on the image: its last two axes are the image's."""
     held: _Held | None = network.__dict__.get(_HELD)
@@ -123,6 +138,19 @@ class _Forward:
         with torch._C.DisableTorchFunction():  # the engine counts the network's operations
             given = {name: _at(value, images) for name, value in held.values.items()}
         return self.network.forward(**given, **{held.image: images})
+
+
+def takes_by_name(network: nn.Module) -> bool:
+    """Whether a network's ``forward`` takes nothing but by name, so that the image must be handed on by its name.
+
+    >>> class Named(nn.Module):
+    ...     def forward(self, *, image):
+    ...         return image
+    >>> takes_by_name(Named()), takes_by_name(nn.ReLU())
+    (True, False)
+    """
+    kinds = {p.kind for p in _parameters(network)}
+    return inspect.Parameter.KEYWORD_ONLY in kinds and not kinds & _POSITIONAL
 
 
 def arguments(network: nn.Module) -> list[str]:

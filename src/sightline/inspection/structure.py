@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sightline.errors import InputError, network_error
 from sightline.inspection.detectors import detects, late_maps
 from sightline.inspection.functions import CONVOLUTIONS, POOLINGS
-from sightline.inspection.guard import network_lock, original, refuse_unobservable, unwrapped
+from sightline.inspection.guard import eval_mode, network_lock, original, refuse_unobservable, unwrapped
 from sightline.inspection.inputs import for_first, spelling
 from sightline.inspection.layers import Head as Head
 from sightline.inspection.layers import LayerRef as LayerRef
@@ -141,7 +141,7 @@ def _with_layers(
     )
 
 
-_IMAGE_ITSELF = "what it pools is the image itself"
+_IMAGE_ITSELF = "it has no layer with a map, since what it pools or flattens is the image itself"
 
 
 def _convolutional(
@@ -217,7 +217,7 @@ def _of_tokens(
     why: str,
 ) -> tuple[Structure, dict[Place, Layout]]:
     """The target is the last map of a block or a normalisation whose positions have a gradient."""
-    clear = _why_nothing(reader)
+    clear = _why_nothing(reader, network)
     if clear:
         return Structure(why_no_target=clear), {}
     whole = [call for call in calls if len(cast(Tensor, call.output)) == reader.n]
@@ -239,10 +239,24 @@ def _of_tokens(
     return replace(structure, target=reader.site_of(key, layout), head=head), found.layouts
 
 
-def _why_nothing(reader: Reader) -> str:
+_OUT_OF_SIGHT = "what it computes of the image is out of sight (in another thread, or under torch.vmap)"
+
+
+def _moves(reader: Reader, network: nn.Module) -> bool:
+    """Whether another image gives another output, which is asked only where no operation leads to it."""
+    given = reader.seen.images
+    with eval_mode(network), torch.no_grad():
+        again = network(torch.randn_like(given))
+    return any(
+        a.shape != b.shape or not torch.equal(a, b)
+        for a, b in zip(tensors_in(reader.seen.output), tensors_in(again), strict=False)
+    )
+
+
+def _why_nothing(reader: Reader, network: nn.Module) -> str:
     """Why there can be no target layer, where that is clear; else ""."""
     if not reader.live:
-        return "its output does not depend on the image"
+        return _OUT_OF_SIGHT if _moves(reader, network) else "its output does not depend on the image"
     made = [*tensors_in(reader.seen.score), *tensors_in(reader.seen.output)]
     dense = [t for t in made if t.ndim > 3 and t.shape[2:].numel() > 1]
     if dense:

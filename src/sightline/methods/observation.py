@@ -101,7 +101,17 @@ def observe_for(
         try:
             return _found_and_observed(*how, whole=True)
         except InputError:
-            raise OtherPathError(f"{error}; or explain one image at a time") from None
+            alone = "; or explain one image at a time" if _goes_alone(*how) else ""
+            raise OtherPathError(f"{error}{alone}") from None
+
+
+def _goes_alone(method: Method, network: nn.Module, images: Tensor, *how: Any) -> bool:
+    """Whether the first image can be explained by itself, where the batch cannot."""
+    try:
+        _found_and_observed(method, network, images[:1], *how)
+    except Exception:  # whatever it is, the advice would be wrong
+        return False
+    return True
 
 
 def _checked_layer(method: Method, layer: Layer, layout: Layout | str) -> Layer:
@@ -162,7 +172,9 @@ def _found_and_observed(
         _verify_head(evidence, evidence.layers[-1])
     if "gradient" in method.needs and not evidence.reaches(target):
         raise OtherPathError(
-            f"no gradient reaches layer '{sites[0]}' from the target, which does not depend on it"
+            f"no gradient reaches layer '{sites[0]}' from the target: it does not depend on the layer, or the network "
+            "computes it without gradient (in a torch.autograd.Function, by re-entrant checkpointing); name another "
+            "layer, or use a method that needs none, such as 'recipro_cam' or 'occlusion'"
         )
     return evidence, sites
 
@@ -265,10 +277,12 @@ def _sites(
         if structure.displaced:
             raise UnsupportedError(structure.displaced)
         if structure.target is None:
-            raise InputError(
-                f"no target layer was found: {structure.why_no_target}; give `layer=` "
-                f"({_offered(structure)}`sightline layers MODEL` lists what may be named)"
+            way_out = (
+                f"give `layer=` ({_offered(structure)}`sightline layers MODEL` lists what may be named)"
+                if structure.layers
+                else "use a method that needs no layer, such as 'rise' or 'occlusion'"
             )
+            raise InputError(f"no target layer was found: {structure.why_no_target}; {way_out}")
         return [structure.target]
     named: Sequence[Any] = layer if isinstance(layer, (list, tuple)) else [layer]
     sites = [named_layer(network, one, images) for one in named]

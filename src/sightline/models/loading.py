@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sightline.errors import InputError
 from sightline.files import reading, reason
-from sightline.inspection.inputs import holding
+from sightline.inspection.inputs import holding, takes_by_name
 from sightline.models.architecture_options import (
     checked_architecture,
     checked_architecture_options,
@@ -197,9 +197,9 @@ def load_model(
     if scores is not None and scores != loaded.scores:
         loaded = _changed(loaded, None, None, None) if loaded is model else loaded
         loaded.scores = checked_scores(scores)
-    if inputs:
+    if inputs or takes_by_name(loaded.network):
         loaded = _changed(loaded, None, None, None) if loaded is model else loaded
-        loaded.network = holding(loaded.network, inputs)
+        loaded.network = holding(loaded.network, inputs or {})
     return loaded if where is None else loaded.to(where)
 
 
