@@ -4,7 +4,7 @@ python tools/mutants.py --count 400 --results out/mutants.jsonl      # `make mut
 
 The tests run once and it is written down which functions each of them calls. A mutant is a source file with one change.
 Mutants are drawn by a hash of their text and a seed, so that other changes of the source leave the sample as it is. The
-tests that call the changed function run on it, quickest first, up to ten seconds' worth, until one fails. All of this
+tests that call the changed function run on it, quickest first, up to a minute's worth, until one fails. All of this
 happens in a copy of the repository.
 """
 
@@ -36,10 +36,11 @@ ONCE = "tests/test_once_survived.py"
 SOURCES = ("engine.py", "inspection", "methods", "boxes.py", "heatmap.py", "scores.py", "targets", "metrics")
 TESTS = (  # and each source's doctests
     "tests/evaluation/test_faithfulness.py", "tests/inspection", "tests/methods", "tests/metrics",
-    "tests/models/test_preprocess.py", "tests/test_box_rule.py", "tests/test_boxes.py", "tests/test_engine.py",
-    "tests/test_explanation.py",
-    "tests/test_heatmap.py", "tests/test_numbers_at_the_border.py", "tests/test_once_survived.py",
+    "tests/models/test_preprocess.py", "tests/test_attribution.py", "tests/test_box_rule.py", "tests/test_boxes.py",
+    "tests/test_broken_promises.py", "tests/test_engine.py", "tests/test_explanation.py", "tests/test_heatmap.py",
+    "tests/test_misleading_refusals.py", "tests/test_numbers_at_the_border.py", "tests/test_once_survived.py",
     "tests/test_one_door.py", "tests/test_registry.py", "tests/test_scores.py", "tests/test_targets.py",
+    "tests/test_threads.py",
 )  # fmt: skip
 
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {

@@ -160,7 +160,7 @@ class Coverage:
         if layout.order in ("ntc", "nct") or op.output.ndim != len(shape):
             return spans if op.output_key in self.reader.layouts else None
         changes = paddings(op, len(shape)) if name == "pad" else _cuts(op, name, shape)
-        if changes is None:
+        if changes is None or layout.mismatch(op.inputs[0]):
             return None
         places = [changes[axis] for axis in layout.spatial_axes]
         sides = [shape[axis] for axis in layout.spatial_axes]

@@ -1,0 +1,126 @@
+"""Methods and their options, worked out by hand: values that a change of one operation once left unnoticed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sightline
+from sightline.errors import InputError, UnsupportedError
+from sightline.inspection.attention import attend
+from sightline.methods.options import parse_options
+from sightline.methods.recipro_cam import position_masks
+from sightline.methods.registry import Method
+from sightline.methods.spec import MethodSpec
+from toynets import TokenToy, make_images, prepare
+
+
+@pytest.mark.parametrize(
+    ("methods", "pair", "message"),
+    [
+        (["scorecam"], "scorcam.channels=3", "unknown method in the option's name 'scorcam'; .*'scorecam'"),
+        (["scorecam"], "chanels=3", "unknown option of scorecam: 'chanels'; .*'channels'"),
+        (["hirescam", "layercam"], "chanels=3", "'chanels': hirescam and layercam has no options"),
+    ],
+)
+def test_an_option_that_no_method_has(methods: list[str], pair: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_options(methods, [pair])
+
+
+def test_the_gaussian_of_recipro_cam_is_that_of_1_2_1() -> None:
+    line = torch.tensor([1.0, 2, 1]) / 4
+    whole = position_masks(3, 3)
+    assert torch.equal(whole[4], torch.outer(line, line))
+    assert torch.equal(whole[0], torch.outer(torch.tensor([2.0, 1, 0]), torch.tensor([2.0, 1, 0])) / 16)
+    assert torch.equal(whole[8], whole[0].flip(0, 1))
+
+
+def test_two_methods_of_different_names_for_the_same_are_the_same() -> None:
+    assert MethodSpec("cam", flip=True, alias="mine") == MethodSpec("cam", flip=True)
+    assert MethodSpec("cam", flip=True) != MethodSpec("cam")
+
+
+def test_the_grid_of_a_layout_is_of_one_size() -> None:
+    scaled = MethodSpec("cam", layers=("a",), scales=(1, 2))
+    with pytest.raises(InputError, match="is of one input size, and scales=1,2 shows others"):
+        scaled.check_layout("ntc:2x2")
+    scaled.check_layout("nhwc")
+    MethodSpec("cam", layers=("a",), scales=(1,)).check_layout("ntc:2x2")
+
+
+def test_a_method_is_of_one_layer_s_map_and_of_a_class_unless_it_says_otherwise() -> None:
+    method = Method("mine", lambda *_: torch.zeros(1, 1, 1), "", frozenset())
+    assert (method.signed, method.joint, method.class_specific, method.layers) == (False, False, True, None)
+
+
+# Attention that is spelled otherwise
+
+
+class Folded(TokenToy):
+    """Two heads folded into the batch, as torch's own attention once did it: (N · heads, T, T)."""
+
+    class Block(TokenToy.Block):
+        def forward(self, x: Tensor) -> Tensor:
+            n, tokens, width = x.shape
+            parts = self.qkv(self.norm1(x)).view(n, tokens, 3, 2, width // 2).permute(2, 0, 3, 1, 4)
+            q, k, v = parts.reshape(3, n * 2, tokens, width // 2)
+            mixed = (torch.bmm(q, k.transpose(1, 2)) * (width // 2) ** -0.5).softmax(-1) @ v
+            x = x + self.out(mixed.view(n, 2, tokens, width // 2).transpose(1, 2).reshape(n, tokens, width))
+            return x + self.mlp(self.norm2(x))
+
+
+class Unfolded(TokenToy):
+    class Block(TokenToy.Block):
+        def forward(self, x: Tensor) -> Tensor:
+            n, tokens, width = x.shape
+            q, k, v = (
+                self.qkv(self.norm1(x)).view(n, tokens, 3, 2, width // 2).permute(2, 0, 3, 1, 4).unbind()
+            )
+            mixed = nn.functional.scaled_dot_product_attention(q, k, v)
+            x = x + self.out(mixed.transpose(1, 2).reshape(n, tokens, width))
+            return x + self.mlp(self.norm2(x))
+
+
+@pytest.mark.parametrize("method", ["attention_rollout", "gradient_rollout", "chefer"])
+def test_heads_that_are_folded_into_the_batch_are_heads(method: str) -> None:
+    folded, plain, x = prepare(Folded()), prepare(Unfolded()), make_images()
+    assert [tuple(one.shape) for one in attend(folded, x).maps] == [(2, 2, 17, 17)]
+    expected = sightline.explain(plain, x, method, [1, 2]).maps
+    torch.testing.assert_close(sightline.explain(folded, x, method, [1, 2]).maps, expected)
+
+
+class Gated(TokenToy):
+    """A softmax over what is no attention: over three gates, over the columns of a few rows, and over the classes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        gates = x.mean((2, 3)).softmax(-1)
+        shares = x.mean((2, 3))[:, None, :].softmax(-1)
+        columns = x.mean(1)[:, :5].softmax(-1)
+        return super().forward(x * (gates.sum() / shares.sum() * columns.sum() / columns.sum())).softmax(-1)
+
+
+def test_a_softmax_over_something_else_is_no_attention() -> None:
+    usual, gated, x = prepare(TokenToy()), prepare(Gated()), make_images(1)
+    expected = sightline.explain(usual, x, "attention_rollout", 1).maps
+    torch.testing.assert_close(sightline.explain(gated, x, "attention_rollout", 1).maps, expected)
+
+
+class Crossed(TokenToy):
+    """One head that attends from the patches to two learned tokens, besides the self-attention."""
+
+    class Block(TokenToy.Block):
+        def __init__(self, channels: int) -> None:
+            super().__init__(channels)
+            self.others = nn.Parameter(torch.ones(1, 1, 2, channels))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = super().forward(x)
+            return x + ((x[:, None] @ self.others.transpose(-2, -1)).softmax(-1) @ self.others)[:, 0]
+
+
+def test_one_head_that_attends_to_other_tokens_is_refused() -> None:
+    net = prepare(Crossed())
+    with pytest.raises(UnsupportedError, match="it attends to other tokens, or to fewer of them"):
+        sightline.explain(net, make_images(), "attention_rollout", 1)
