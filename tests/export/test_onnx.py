@@ -225,6 +225,11 @@ def test_what_is_refused(tmp_path: Path) -> None:
         export_onnx(sightline.load_model(flat), path, input="normalised")
     with pytest.raises(UnsupportedError, match=r"method 'layercam' needs gradients .* use 'cam'"):
         export_onnx(tiny(), path, method="layercam")
+    for method in ("cam:nwc=true:affinity", "localise"):
+        with pytest.raises(
+            UnsupportedError, match=rf"without options and combinators; got '{method}'.*--format web"
+        ):
+            export_onnx(tiny(), path, method=method)
     with pytest.raises(InputError, match="unknown method 'cma'; did you mean 'cam'"):
         export_onnx(tiny(), path, method="cma")
     with pytest.raises(InputError, match="unknown input 'unit8'; did you mean 'uint8'"):

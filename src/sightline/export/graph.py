@@ -13,8 +13,8 @@ from sightline.errors import InputError, UnsupportedError, unknown
 from sightline.export.region_boxes import largest_boxes
 from sightline.heatmap import make_heatmaps
 from sightline.inspection.structure import Structure
-from sightline.methods import get_method
 from sightline.methods.cam import cam, class_map
+from sightline.methods.spec import parse_method
 from sightline.scores import ScoreRule
 from sightline.targets import ClassTarget, resolve_classes
 from sightline.types import BoxRule
@@ -46,7 +46,11 @@ class GraphOptions:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            get_method(self.method)  # raises for an unknown name
+            if parse_method(self.method).name in METHODS:  # raises for an unknown name
+                raise UnsupportedError(
+                    f"an ONNX graph draws 'cam' or 'gradcam' as they are, without options and combinators; got "
+                    f"{self.method!r}: use one of them, or --format web, which takes nwc and affinity too"
+                )
             raise UnsupportedError(
                 f"method {self.method!r} needs gradients or many forward passes, which an ONNX graph cannot have; "
                 "use 'cam', or 'gradcam', which has a closed form on the same networks"
