@@ -77,7 +77,7 @@ def _one(
             {"photo": name, "class": category, "channel": channel, "weight": weight, "share": share}
         )
         tiles.append(
-            Tile(_shown(photo, raw, explanation), (f"{weight:+.2f} × channel {channel}", f"{share:.0%}"))
+            Tile(_shown(photo, raw, explanation), (f"{weight:+.2f} × no. {channel}", f"{share:.0%}"))
         )
     rest = whole - found.maps[0, k].sum(0)
     share = float(rest.mean()) / total if total else 0.0
