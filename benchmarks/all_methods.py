@@ -2,10 +2,11 @@
 
     python benchmarks/all_methods.py --data data/ilsvrc-val-650 --keep out/all-methods --write docs/all-methods.md
 
-Localisation: GT-known at the threshold chosen on the split ``--choose-on``. Faithfulness: the most probable class. Slow
-methods are shortened (``SHORTENED``; their thresholds come from ``--choose-slow`` photos), as their rows state. What
-each method scored per photo is kept in ``--keep``: a run that was stopped, or one with ``--methods``, goes on from
-there, and the table has every row that is complete. ``--write`` replaces the model's section in the file.
+Localisation: GT-known at the threshold chosen on the split ``--choose-on``. Faithfulness: the most probable class.
+Methods of dozens of forward passes per photo are shortened (``SHORTENED``) and scored on the first ``--photos-slow``
+photos, with a threshold from ``--choose-slow``, as their rows state. What each method scored per photo is kept in
+``--keep``: a run that was stopped, or one with ``--methods`` or more photos, goes on from there, and the table has
+every method with a score. ``--write`` replaces the model's section in the file.
 """
 
 from __future__ import annotations
@@ -37,20 +38,24 @@ from sightline.metrics.baselines import best_constant_box, constant_box_hits
 from sightline.metrics.bootstrap import bootstrap_interval, paired_difference
 from sightline.metrics.registry import all_columns
 from sightline.models.loading import LoadedModel
+from sightline.plugins import load_plugin
 from sightline.reports.tables import spelled
 from sightline.runtime import in_fast_format
 from sightline.types import Dataset
 
-SHORTENED = {
-    "integrated_gradients": "integrated_gradients:steps=6",
-    "occlusion": "occlusion:window=56",
-    "rise": "rise:masks=64",
-    "scorecam": "scorecam:channels=16",
-    "smoothgrad": "smoothgrad:samples=5",
+SHORTENED = {  # the cheapest first
     "smoothgradcam_pp": "smoothgradcam_pp:samples=5",
+    "smoothgrad": "smoothgrad:samples=5",
+    "integrated_gradients": "integrated_gradients:steps=8",
+    "scorecam": "scorecam:channels=16",
     "sscam": "sscam:channels=8:samples=2",
+    "occlusion": "occlusion:window=64",
+    "self_taught": "self_taught",  # the plugin recipes/localise/self_taught.py
+    "rise": "rise:masks=64",
 }
 SLOW = tuple(SHORTENED.values())
+PART = 20  # photos whose hits are written to disk at once
+TOGETHER = 5  # methods that share the reading of the faithfulness photos
 FAITHFUL = ("average_drop", "increase", "insertion", "deletion", "road_combined", "pointing", "energy")
 METRICS = ("drop", "insertion", "deletion", "pointing")  # ROAD's imputation takes 6 s per map at 224×224
 BASELINES = ("random", "centre")
@@ -85,21 +90,66 @@ def spread(dataset: Dataset, count: int) -> Dataset:
     return replace(dataset, samples=[dataset[i * len(dataset) // count] for i in range(count)])
 
 
-def locate(
-    model: LoadedModel, methods: Sequence[str], test: Dataset, choose: Dataset
-) -> list[dict[str, Any]]:
-    """For each method the threshold chosen on one split, and which photos of the other are right with it."""
+class Kept:
+    """One JSON file per method."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, method: str) -> Path:
+        return self.folder / (re.sub(r"[^\w.-]", "_", method) + ".json")
+
+    def read(self, method: str) -> dict[str, Any]:
+        return json.loads(self.path(method).read_text()) if self.path(method).exists() else {}
+
+    def hits(self, method: str) -> list[int]:
+        """1 for each of the first photos that is right, 0 for the others."""
+        found: list[int] = self.read(method).get("hits", [])
+        return found
+
+    def add(self, method: str, **found: Any) -> None:
+        partial = self.path(method).with_suffix(".part")
+        partial.write_text(json.dumps({**self.read(method), **found}))
+        partial.replace(self.path(method))
+
+
+def localise(model: LoadedModel, methods: Sequence[str], test: Dataset, choose: Dataset, kept: Kept) -> None:
+    """Keep each method's threshold, chosen on one split, and which photos of the other are right with it.
+
+    The methods share forward passes and have the same number of photos behind them.
+    """
     source = ModelSource(
         model.name, model, resolved_methods(methods), Scoring(EvaluationOptions(gt_only=True))
     )
 
-    def tallies(dataset: Dataset, taus: Sequence[float]) -> list[Any]:
-        indices = range(len(dataset))
+    def tallies(dataset: Dataset, indices: Sequence[int], taus: Sequence[float]) -> list[Any]:
         return source.score(dataset, indices, taus, Skipped("refuse"), lambda done: None).tallies
 
-    taus = [one.best for one in tallies(choose, [0.2] * len(methods))]
-    hits = [one.hits(tau).astype(int).tolist() for one, tau in zip(tallies(test, taus), taus, strict=True)]
-    return [{"tau": tau, "hits": hit} for tau, hit in zip(taus, hits, strict=True)]
+    if "tau" not in kept.read(methods[0]):
+        chosen = tallies(choose, range(len(choose)), [0.2] * len(methods))
+        for method, one in zip(methods, chosen, strict=True):
+            kept.add(method, tau=one.best)
+    taus = [kept.read(method)["tau"] for method in methods]
+    hits = [kept.hits(method) for method in methods]
+    for start in range(len(hits[0]), len(test), PART):
+        part = range(start, min(start + PART, len(test)))
+        for method, own, tau, one in zip(methods, hits, taus, tallies(test, part, taus), strict=True):
+            own += one.hits(tau).astype(int).tolist()
+            kept.add(method, hits=own)
+
+
+def faithful(
+    model: LoadedModel, methods: Sequence[str], test: Dataset, given: argparse.Namespace, kept: Kept
+) -> None:
+    """Keep what each method and the two baselines score per photo."""
+    found = evaluate_faithfulness(
+        model, test, methods, metrics=given.metrics, limit=given.faithful, steps=given.steps, batch_size=20
+    )
+    for row in (*methods, *BASELINES):
+        label = row if row in BASELINES else resolved_methods(row)[0].label
+        scores = found.per_image[label]
+        kept.add(row, faithful={one: scores[one].tolist() for one in FAITHFUL if one in scores})
 
 
 def same_as(model: LoadedModel, images: torch.Tensor, methods: Sequence[str]) -> dict[str, str]:
@@ -135,63 +185,50 @@ def cost(model: LoadedModel, images: torch.Tensor, method: str) -> float:
     return seconds(lambda: sightline.explain(model, images, method)) / seconds(forward)
 
 
-class Kept:
-    """One JSON file per method."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def path(self, method: str) -> Path:
-        return self.folder / (re.sub(r"[^\w.-]", "_", method) + ".json")
-
-    def read(self, method: str) -> dict[str, Any]:
-        return json.loads(self.path(method).read_text()) if self.path(method).exists() else {}
-
-    def add(self, method: str, **found: Any) -> None:
-        partial = self.path(method).with_suffix(".part")
-        partial.write_text(json.dumps({**self.read(method), **found}))
-        partial.replace(self.path(method))
-
-
 def fill(model: LoadedModel, given: argparse.Namespace, kept: Kept) -> None:
     """Score what is not kept yet."""
     test, choose = _splits(given)
     methods = methods_of(model, given.methods)
     images = first_images(model, test, 8)
-    cheap, slow = ([one for one in methods if (one in SLOW) == slow] for slow in (False, True))
-    for group, few in ((cheap, given.choose), *(([one], given.choose_slow) for one in slow)):
-        new = [one for one in group if "hits" not in kept.read(one)]
-        if new:
-            _timed(", ".join(new), "localisation")
-            for method, found in zip(new, locate(model, new, test, spread(choose, few)), strict=True):
-                kept.add(method, **found)
-    twins = same_as(model, images, cheap)
-    for method, twin in twins.items():
-        kept.add(method, twin=twin)
-    for group in ([one for one in cheap if one not in twins], slow):
-        new = [one for one in group if "faithful" not in kept.read(one)]
-        if new:
-            _timed(", ".join(new), "faithfulness")
-            found = evaluate_faithfulness(
-                model,
-                test,
-                new,
-                metrics=given.metrics,
-                limit=given.faithful,
-                steps=given.steps,
-                batch_size=20,
-            )
-            for row in (*new, *BASELINES):
-                label = row if row in BASELINES else resolved_methods(row)[0].label
-                scores = found.per_image[label]
-                kept.add(row, faithful={one: scores[one].tolist() for one in FAITHFUL if one in scores})
+    cheap = [one for one in methods if one not in SLOW]
+    slow = [one for one in SLOW if one in methods]
+    _localise_missing(model, cheap, test, spread(choose, given.choose), kept)
+    _find_twins(model, images, cheap, kept)
+    for group in (cheap, *([one] for one in slow)):
+        new = [one for one in group if not kept.read(one).keys() & {"faithful", "twin"}]
+        for start in range(0, len(new), TOGETHER):
+            some = new[start : start + TOGETHER]
+            _timed(some, "faithfulness")
+            faithful(model, some, test, given, kept)
+        if group is not cheap:
+            few = replace(test, samples=test.samples[: given.photos_slow])
+            _localise_missing(model, group, few, spread(choose, given.choose_slow), kept)
     for method in methods if given.cost else ():
-        kept.add(method, cost=cost(model, images[: 2 if method in SLOW else 8], method))
+        if "cost" not in kept.read(method):
+            kept.add(method, cost=cost(model, images[: 2 if method in SLOW else 8], method))
 
 
-def _timed(method: str, what: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {what}: {method}", file=sys.stderr, flush=True)
+def _localise_missing(
+    model: LoadedModel, methods: Sequence[str], test: Dataset, choose: Dataset, kept: Kept
+) -> None:
+    """The methods that have fewer photos behind them than ``test``, those with as many together."""
+    for count in sorted({len(kept.hits(one)) for one in methods}):
+        new = [one for one in methods if len(kept.hits(one)) == count < len(test)]
+        if new:
+            _timed(new, f"localisation from photo {count}")
+            localise(model, new, test, choose, kept)
+
+
+def _find_twins(model: LoadedModel, images: torch.Tensor, methods: Sequence[str], kept: Kept) -> None:
+    """Note which methods draw another's map, so that it is not scored twice."""
+    if all(kept.read(one).keys() & {"faithful", "twin"} for one in methods):
+        return
+    for method, twin in same_as(model, images, methods).items():
+        kept.add(method, twin=twin)
+
+
+def _timed(methods: Sequence[str], what: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {what}: {', '.join(methods)}", file=sys.stderr, flush=True)
 
 
 def _splits(given: argparse.Namespace) -> list[Dataset]:
@@ -207,8 +244,8 @@ def table(given: argparse.Namespace, kept: Kept) -> list[str]:
     """Scores, then differences from CAM, paired over the photos."""
     test, choose = _splits(given)
     names = [SHORTENED.get(one, one) for one in (*sightline.list_methods(), "localise", "localise-fast")]
-    rows = {name: found for name in names if "hits" in (found := kept.read(name))}
-    rows = dict(sorted(rows.items(), key=lambda pair: -sum(pair[1]["hits"])))
+    rows = {name: found for name in names if (found := kept.read(name)).get("hits")}
+    rows = dict(sorted(rows.items(), key=lambda pair: -float(np.mean(pair[1]["hits"]))))
     for found in rows.values():
         found["faithful"] = found.get("faithful") or kept.read(found.get("twin", "")).get("faithful", {})
     baselines = {f"{name} map": kept.read(name) for name in BASELINES}
@@ -223,6 +260,8 @@ def table(given: argparse.Namespace, kept: Kept) -> list[str]:
         if "twin" in found:
             cells = [f"as {found['twin']}", *([""] * (len(columns) - 1))]
         hits = f"{_score(found['hits'])} at {found['tau']:.2f}"
+        if len(found["hits"]) < len(test):
+            hits += f", {len(found['hits'])} photos"
         lines.append(f"| {name} | {_cost(found)} | {hits} | {' | '.join(cells)} |")
     for name, found in baselines.items():
         cells = [_score(found.get("faithful", {}).get(column)) for column in columns]
@@ -235,7 +274,8 @@ def table(given: argparse.Namespace, kept: Kept) -> list[str]:
     for name, found in {**rows, **baselines}.items():
         if name == "cam" or ("twin" in found and found["twin"] == "cam" and found["hits"] == cam["hits"]):
             continue
-        hits = _minus(found.get("hits"), cam["hits"])
+        own = found.get("hits", [])
+        hits = _minus(own, cam["hits"][: len(own)])
         cells = [_minus(found.get("faithful", {}).get(one), cam["faithful"].get(one)) for one in columns]
         if found.get("twin") == "cam":
             cells = ["0"] * len(columns)
@@ -301,7 +341,9 @@ def _given() -> argparse.Namespace:
     parser.add_argument("--model", help="as in `sightline evaluate` (default: the default model)")
     parser.add_argument("--weights")
     parser.add_argument("--methods", nargs="*", default=[], help="score only these now (default: all)")
+    parser.add_argument("--plugin", action="append", default=[], help="a file with more methods")
     parser.add_argument("--photos", type=int, default=319, help="for localisation")
+    parser.add_argument("--photos-slow", type=int, default=100, help="the same for the shortened methods")
     parser.add_argument("--choose", type=int, default=120, help="photos that thresholds are chosen on")
     parser.add_argument("--choose-slow", type=int, default=40, help="the same for the shortened methods")
     parser.add_argument("--faithful", type=int, default=60, help="photos for faithfulness")
@@ -317,6 +359,8 @@ def _given() -> argparse.Namespace:
 
 def main() -> None:
     given = _given()
+    for plugin in given.plugin:
+        load_plugin(plugin)
     sightline.tune_cpu()
     torch.set_num_threads(given.threads)
     model = in_fast_format(sightline.load_model(given.model, weights=given.weights))
@@ -328,9 +372,10 @@ def main() -> None:
         [
             f"## {model.name} ({model.preprocess.input_hw[0]}×{model.preprocess.input_hw[1]})\n",
             f"`python benchmarks/all_methods.py {words}`: {given.photos} photos of `{given.split}` for localisation "
-            f"(threshold from {given.choose} of `{given.choose_on}`, {given.choose_slow} for the shortened methods), "
-            f"{given.faithful} of them for faithfulness, {given.steps} steps of insertion and deletion. Cost: CPU time "
-            "in forward passes. Per cent, 95 % bootstrap intervals.\n",
+            f"(threshold from {given.choose} of `{given.choose_on}`), of the shortened methods the first "
+            f"{given.photos_slow} (threshold from {given.choose_slow}); {given.faithful} photos for faithfulness, "
+            f"{given.steps} steps of insertion and deletion. Cost: CPU time in forward passes. Per cent, 95 % "
+            "bootstrap intervals.\n",
             *table(given, kept),
         ]
     )
