@@ -32,7 +32,7 @@ from typing import Any
 from mutant_runs import Session, covering, in_child, record, run_pytest, say, spread, try_afresh, try_in_place
 
 ROOT = Path(__file__).resolve().parents[1]
-ONCE = "tests/test_once_survived.py"
+EQUIVALENT = ROOT / "tools" / "mutants_equivalent.txt"
 SOURCES = ("engine.py", "inspection", "methods", "boxes.py", "heatmap.py", "scores.py", "targets", "metrics")
 TESTS = (  # and each source's doctests
     "tests/evaluation/test_faithfulness.py", "tests/inspection", "tests/methods", "tests/metrics",
@@ -40,7 +40,6 @@ TESTS = (  # and each source's doctests
     "tests/test_broken_promises.py", "tests/test_engine.py", "tests/test_explanation.py", "tests/test_heatmap.py",
     "tests/test_misleading_refusals.py", "tests/test_numbers_at_the_border.py", "tests/test_once_survived.py",
     "tests/test_one_door.py", "tests/test_registry.py", "tests/test_scores.py", "tests/test_targets.py",
-    "tests/test_threads.py",
 )  # fmt: skip
 
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
@@ -176,16 +175,25 @@ def difference(mutant: Mutant, source: bytes) -> str:
     return "\n".join(line[0] + " " + line[1:].strip() for line in lines)
 
 
+def equivalent() -> dict[str, str]:
+    """Mutants that change nothing that can be observed, by their keys, and why."""
+    lines = [line for line in EQUIVALENT.read_text().splitlines() if not line.startswith("#")]
+    return dict(line.split("\t") for line in lines)
+
+
 def report(rows: list[dict[str, Any]]) -> str:
     """A table by source, and the survivors."""
-    counts = Counter((row["file"].partition("/")[0], row["outcome"]) for row in rows)
-    lines = ["| source | mutants | killed |", "|---|---|---|"]
-    for name in SOURCES:
-        killed, survived = counts[name, "killed"], counts[name, "survived"]
-        if killed + survived:
-            lines.append(f"| `{name}` | {killed + survived} | {killed} |")
-    killed = sum(row["outcome"] == "killed" for row in rows)
-    lines += ["", f"{len(rows)} mutants, {killed} killed ({killed / max(len(rows), 1):.1%})"]
+    counts: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        counts.update((name, row["outcome"]) for name in (row["file"].partition("/")[0], "all"))
+    lines = ["| source | mutants | killed | equivalent |", "|---|---|---|---|"]
+    for name in (*SOURCES, "all"):
+        killed, same = counts[name, "killed"], counts[name, "equivalent"]
+        tried = killed + same + counts[name, "survived"]
+        if tried:
+            lines.append(f"| `{name}` | {tried} | {killed} | {same} |")
+            shares = f"{killed / tried:.1%} are killed, {killed / max(tried - same, 1):.1%} of those not equivalent"
+    lines += ["", f"{len(rows)} mutants: {shares if rows else 'nothing to show'}"]
     for row in rows:
         if row["outcome"] == "survived":
             lines += ["", f"{row['file']}, line {row['line']} ({row['tests']} tests)", row["difference"]]
@@ -208,14 +216,17 @@ class Trial:
         drawn = sorted(every, key=lambda key: hashlib.sha256(f"{given.seed} {key}".encode()).digest())
         self.chosen = {key: every[key] for key in drawn[: given.count]}
         self.paths = [*_files(tree, TESTS, "test_*.py"), *_files(package, SOURCES, "*.py", tree)]
+        self.equivalent = equivalent()
         rows = self.rows()
-        self.done = {row["key"] for row in rows if row["outcome"] == "killed" or not given.again}
+        self.done = {row["key"] for row in rows if row["outcome"] != "survived" or not given.again}
         self.before = {row["key"]: row for row in rows}
         say(f"{len(every)} mutants are possible, {len(self.chosen)} are tried")
 
     def rows(self) -> list[dict[str, Any]]:
-        """What was last found of each sampled mutant."""
+        """What was last found of each sampled mutant; those that are equivalent are not tried."""
         last = {row["key"]: row for row in read_rows(self.given.results)}
+        for key in self.equivalent.keys() & self.chosen.keys():
+            last[key] = {"key": key, "file": self.chosen[key].file, "outcome": "equivalent"}
         return [last[key] for key in self.chosen if key in last]
 
     def records(self) -> dict[str, Any]:

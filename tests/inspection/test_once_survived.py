@@ -15,6 +15,7 @@ import sightline
 from sightline.engine import observe
 from sightline.errors import InputError, UnsupportedError
 from sightline.inspection.axes import layouts_of
+from sightline.inspection.following import shown
 from sightline.inspection.guard import eval_mode
 from sightline.inspection.inputs import holding
 from sightline.inspection.layout import Layout
@@ -157,6 +158,7 @@ class Pooled(nn.Module):
         (lambda a: a.norm(2, (2, 3)), ""),
         (lambda a: a.norm(p=2, dim=(2, 3)), ""),
         (lambda a: a.norm(2, (-1, -2)), ""),
+        (lambda a: torch.ops.aten.norm.ScalarOpt_dim(a, 2, [2, 3]), ""),  # as exported networks call it
     ],
 )
 def test_what_pools_and_by_what(pool: Callable[[Tensor], Tensor], name: str) -> None:
@@ -394,6 +396,53 @@ def test_a_function_in_place_is_a_layer() -> None:
     torch.testing.assert_close(found.maps[:, 0], expected.detach())
 
 
+class Weighted(nn.Module):
+    """The image itself weighs what comes behind the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.body(x) * x).mean((2, 3))
+
+
+def test_an_image_made_in_inference_mode_may_be_used_behind_the_layer() -> None:
+    net = Weighted().eval()
+    with torch.inference_mode():
+        frozen = torch.rand(1, 3, 6, 6)
+    x = frozen.clone()
+    maps = sightline.explain(net, frozen, method="gradcam", classes=0, layer="body").maps
+    assert torch.equal(maps, sightline.explain(net, x, method="gradcam", classes=0, layer="body").maps)
+    torch.testing.assert_close(maps[0, 0], (x[0, 0].mean() / 36 * net.body(x)[0, 0]).detach())
+
+
+class Aside(nn.Module):
+    """A layer whose output is thrown away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.aside = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.aside(x)
+        return self.used(x).mean((2, 3))
+
+
+def test_a_layer_that_the_target_does_not_depend_on() -> None:
+    net, x = Aside().eval(), torch.rand(1, 3, 4, 4)
+    right = lambda output: output["right"][:, 0]  # noqa: E731
+    with pytest.raises(InputError, match="no gradient reaches layer 'left' from the target"):
+        sightline.explain(TwoHeads().eval(), x, method="gradcam", target=right, layer="left")
+    first = lambda output: output[:, 0]  # noqa: E731
+    evidence = observe(net, x, [LayerRef("aside"), LayerRef("used")])
+    none, some = evidence.gradients(first)  # type: ignore[arg-type]
+    assert not none.any()
+    assert torch.equal(some[0, 0], torch.full((4, 4), 1 / 16))
+    with pytest.raises(InputError, match="the target does not depend on layer 'aside'"):
+        observe(net, x, [LayerRef("aside")]).gradient(first)  # type: ignore[arg-type]
+
+
 def test_a_pass_is_observed_as_it_is_unless_guided_is_asked_for() -> None:
     smooth = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
@@ -470,6 +519,48 @@ def test_an_image_of_one_column_that_is_rolled_inside_is_refused() -> None:
     found = inspect_network(net, torch.rand(1, 3, 40, 1))
     assert found.target is None
     assert "rotates, rolls or distorts the image before '1'" in found.displaced
+
+
+def unpadded(count: int) -> list[nn.Module]:
+    return [nn.Conv2d(1, 1, 3) for _ in range(count)]
+
+
+class Offset(nn.Module):
+    """Something learned, and the map second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.ones(1, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.add(self.offset, x)
+
+
+@pytest.mark.parametrize(
+    ("steps", "covers"),
+    [
+        # 12 kernels of 3 lose a pixel each at either edge; what is padded in between comes back.
+        ([*unpadded(4), *unpadded(8)], (12, 52)),
+        ([*unpadded(4), nn.ZeroPad2d(2), *unpadded(8)], (10, 54)),
+        ([*unpadded(4), Offset(), *unpadded(8)], (12, 52)),
+        ([*unpadded(12), Offset()], (12, 52)),
+    ],
+)
+def test_cells_that_look_at_the_middle(steps: list[nn.Module], covers: tuple[int, int]) -> None:
+    net = nn.Sequential(*steps, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 2)).eval()
+    target = inspect_network(net, torch.rand(1, 1, 64, 64)).target
+    assert target is not None
+    assert (target.covers, target.unpadded) == ((covers, covers), True)
+
+
+def test_what_an_operation_shows() -> None:
+    net, x = Flat().eval(), torch.rand(2, 3, 8, 8)
+    target = inspect_network(net, x).target
+    assert target is not None
+    assert target.function == "relu"
+    seen = shown(net, x, target)
+    assert seen is not None
+    assert torch.equal(seen, net.c(net.b(net.a(x))).relu().detach())
 
 
 def test_the_layers_of_a_reader_are_those_that_lead_to_the_score() -> None:

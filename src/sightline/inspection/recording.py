@@ -108,17 +108,6 @@ def ref_of(tensor: Tensor) -> Ref:
     return (key_of(tensor), memory)
 
 
-def is_spatial(tensor: Tensor | None) -> bool:
-    """True for a float map (N, C, h, w) with more than one position; not for a pooled (N, 1, 1, C)."""
-    return (
-        tensor is not None
-        and tensor.ndim == 4
-        and tensor.is_floating_point()
-        and tensor.shape[2] * tensor.shape[3] > 1
-        and tensor.shape[1] * tensor.shape[2] > 1
-    )
-
-
 class OpCounter(TorchFunctionMode):
     """Numbers every torch function that returns a tensor, the same way in each pass of the same network.
 
@@ -171,7 +160,7 @@ class OpCounter(TorchFunctionMode):
 class Recorder(OpCounter):
     """Writes down the operations, the calls of modules, and what every function read and wrote."""
 
-    def __init__(self, gradients: bool = False, leaves: Leaves | None = None) -> None:
+    def __init__(self, gradients: bool, leaves: Leaves | None) -> None:
         super().__init__(self._write)
         self.gradients, self.leaves = gradients, leaves
         self.ops: list[Op] = []
