@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import sightline
 from sightline.errors import InputError, UnsupportedError
 from sightline.inspection.structure import inspect_network
-from toynets import CLASSES, make_images
+from toynets import CLASSES, TokenToy, make_images, prepare
 
 PICKED = torch.tensor([2, 1])
 
@@ -340,3 +340,51 @@ def test_a_layout_that_is_given_holds_within_combinators(around: str) -> None:
         sightline.explain(net, x, f"gradcam:{around}", layout="ntc:2x2", **named)
     with pytest.raises(InputError, match="is of one input size, and scales=1,2 shows others"):
         sightline.explain(net, x, "gradcam:scales=1,2", layout="ntc:1+4x4", **named)
+
+
+class Ordered(TokenToy):
+    """The same network on 8 × 8 tokens in another order, and with its class token elsewhere."""
+
+    def __init__(self, order: Tensor | None, at: int, class_token: bool) -> None:
+        super().__init__(class_token)
+        self.order, self.at = order, at
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = F.relu(self.patch(x)).flatten(2).transpose(1, 2)
+        tokens = tokens if self.order is None else tokens[:, self.order]
+        special = self.token.expand(len(x), -1, -1)
+        tokens = torch.cat([tokens[:, : self.at], special, tokens[:, self.at :]], 1)
+        tokens = self.norm(self.block(tokens))
+        rest = torch.cat([tokens[:, : self.at], tokens[:, self.at + 1 :]], 1)
+        return self.fc(tokens[:, self.at] if self.class_token else rest.mean(1))
+
+
+ROWS = torch.arange(64).reshape(8, 8)
+WINDING = torch.where(torch.arange(8)[:, None] % 2 == 0, ROWS, ROWS.flip(1))
+ORDERS = {
+    "class token behind": (None, 64),
+    "class token in the middle": (None, 32),
+    "in a winding line": (WINDING.flatten(), 0),
+    "column by column": (ROWS.t().flatten(), 0),
+    "from below": (ROWS.flip(0).flatten(), 0),
+    "in windows of 4 x 4": (ROWS.reshape(2, 4, 2, 4).transpose(1, 2).flatten(), 0),
+}
+
+
+@pytest.mark.parametrize("class_token", [True, False], ids=["class token", "mean"])
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+def test_tokens_in_another_order_are_no_map(order: str, class_token: bool) -> None:
+    net, x = prepare(Ordered(*ORDERS[order], class_token)), make_images(2, size=32)
+    with pytest.raises(InputError, match="row by row|no block or norm behind it gives a map of tokens"):
+        sightline.explain(net, x, "layercam", 1)
+    with pytest.raises(InputError, match="row by row|has no spatial map that is known to be one"):
+        sightline.explain(net, x, "layercam", 1, layer="block.norm1")
+
+
+@pytest.mark.parametrize("class_token", [True, False], ids=["class token", "mean"])
+def test_tokens_in_rows_behind_the_class_token_are_one(class_token: bool) -> None:
+    net, x = prepare(Ordered(None, 0, class_token)), make_images(2, size=32)
+    found = sightline.explain(net, x, "layercam", 1)
+    assert found.layers == ["block.norm1" if class_token else "norm"]
+    expected = sightline.explain(prepare(TokenToy(class_token)), x, "layercam", 1).maps
+    assert torch.allclose(found.maps, expected)

@@ -36,6 +36,12 @@ class LayerRef:
         return self.name if self.call is None else f"{self.name}#{self.call}"
 
 
+DISORDERED = (
+    "its tokens do not stand row by row behind the special ones (class token, registers), so that they cannot be laid on "
+    "the image; use 'rise' or 'occlusion', which explain pixels"
+)
+
+
 @dataclass(frozen=True)
 class Head:
     """How the scores come from the target layer A; ``module`` holds the weight W and the bias b.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sightline.errors import InputError, UnsupportedError, unknown
 from sightline.inspection.guard import plain_name, unwrapped
 from sightline.inspection.inputs import for_first
-from sightline.inspection.layers import LayerRef, LayerRow, Structure, why_patchless
+from sightline.inspection.layers import DISORDERED, LayerRef, LayerRow, Structure, why_patchless
 from sightline.inspection.layout import Layout
 from sightline.inspection.locating import why_not_there
 from sightline.inspection.probes import Place, placed, probe_image
@@ -88,6 +88,8 @@ def _with_layout(network: nn.Module, site: LayerRef, images: Tensor) -> LayerRef
     for row in structure.layers:
         if place_named(row.name) == place:
             return _where_it_lies(network, replace(site, layout=row.layout), images, structure)
+    if structure.displaced == DISORDERED and place in structure.undecided:
+        raise UnsupportedError(f"layer '{site}' of this network is no map: {DISORDERED}")
     if place in structure.undecided and structure.rows == 1:
         fits = {place: structure.undecided[place]}
         layout = placed(network, probe_image(images), fits).get(place)

@@ -21,6 +21,7 @@ from sightline.inspection.detectors import detects, late_maps
 from sightline.inspection.functions import CONVOLUTIONS, POOLINGS
 from sightline.inspection.guard import eval_mode, network_lock, original, refuse_unobservable, unwrapped
 from sightline.inspection.inputs import for_first, spelling
+from sightline.inspection.layers import DISORDERED
 from sightline.inspection.layers import Head as Head
 from sightline.inspection.layers import LayerRef as LayerRef
 from sightline.inspection.layers import LayerRow as LayerRow
@@ -225,6 +226,8 @@ def _of_tokens(
     found = find_token_layers(
         network, reader.seen.images.detach(), score, known, whole, nameable, reader.grids()
     )
+    if found.disordered:
+        return Structure(why_no_target=DISORDERED, why_no_head=DISORDERED, displaced=DISORDERED), {}
     if not found.live:
         return Structure(why_no_target=why), {}
     last, beside = reader.last_of_line(found.live)

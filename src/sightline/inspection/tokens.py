@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.inspection.layout import Layout
-from sightline.inspection.probes import Place, fitting_layouts, placed
+from sightline.inspection.probes import Place, fitting_layouts, placed, stands_row_by_row
 from sightline.inspection.recording import Call, Leaves, Record, record, tensors_in
 
 _ENOUGH = 0.9  # of the positions must have a gradient
@@ -32,6 +32,9 @@ class TokenLayers:
     live: list[Call] = field(default_factory=list)
     layouts: dict[Place, Layout] = field(default_factory=dict)
     patchless: set[Place] = field(default_factory=set)
+    disordered: bool = (
+        False  # the tokens do not stand row by row behind their prefix, so that no layer can be read
+    )
 
 
 def place_of(call: Call) -> Place:
@@ -86,6 +89,8 @@ def find_token_layers(
     fitting = {place: fits[0] for place, fits in unknown.items() if place not in layouts}
     if not layouts:
         return found
+    if len(image) == 1 and not _in_order(network, image, calls, layouts):
+        return TokenLayers(disordered=True)
     wanted = {place_of(call) for call in nameable}
     ordered = sorted(calls, key=lambda call: (call.last_op, -call.first_op))
     placed_ones = [place_of(call) for call in ordered if place_of(call) in {*layouts, *fitting}]
@@ -96,6 +101,17 @@ def find_token_layers(
         if found.live or len(nameable_ones) <= _LATE:
             break
     return found
+
+
+def _in_order(
+    network: nn.Module, image: Tensor, calls: Sequence[Call], layouts: Mapping[Place, Layout]
+) -> bool:
+    """Whether tokens stand row by row in the first layer that has them, and in the first that has special ones."""
+    early = sorted(calls, key=lambda call: (call.last_op, -call.first_op))
+    tokens = [p for p in map(place_of, early) if p in layouts and layouts[p].order in ("ntc", "nct")]
+    special = [place for place in tokens if layouts[place].prefix]
+    first = dict.fromkeys([*tokens[:1], *special[:1]])
+    return all(stands_row_by_row(network, image, place, layouts[place]) for place in first)
 
 
 def _sort_out(
