@@ -375,9 +375,9 @@ ORDERS = {
 @pytest.mark.parametrize("order", ORDERS, ids=str)
 def test_tokens_in_another_order_are_no_map(order: str, class_token: bool) -> None:
     net, x = prepare(Ordered(*ORDERS[order], class_token)), make_images(2, size=32)
-    with pytest.raises(InputError, match="row by row|no block or norm behind it gives a map of tokens"):
+    with pytest.raises(InputError, match=r"row by row|no block or norm behind it gives a map of tokens"):
         sightline.explain(net, x, "layercam", 1)
-    with pytest.raises(InputError, match="row by row|has no spatial map that is known to be one"):
+    with pytest.raises(InputError, match=r"row by row|has no spatial map that is known to be one"):
         sightline.explain(net, x, "layercam", 1, layer="block.norm1")
 
 

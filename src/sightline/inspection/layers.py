@@ -37,7 +37,7 @@ class LayerRef:
 
 
 DISORDERED = (
-    "its tokens do not stand row by row behind the special ones (class token, registers), so that they cannot be laid on "
+    "its tokens do not stand row by row behind the special ones (class token, registers) and cannot be laid on "
     "the image; use 'rise' or 'occlusion', which explain pixels"
 )
 
