@@ -50,7 +50,7 @@ SHORTENED = {  # the cheapest first
     "scorecam": "scorecam:channels=16",
     "sscam": "sscam:channels=8:samples=2",
     "occlusion": "occlusion:window=64",
-    "self_taught": "self_taught",  # the plugin recipes/localise/self_taught.py
+    "self_taught": "self_taught:segments=16",  # the plugin recipes/localise/self_taught.py
     "rise": "rise:masks=64",
 }
 SLOW = tuple(SHORTENED.values())
@@ -192,17 +192,16 @@ def fill(model: LoadedModel, given: argparse.Namespace, kept: Kept) -> None:
     images = first_images(model, test, 8)
     cheap = [one for one in methods if one not in SLOW]
     slow = [one for one in SLOW if one in methods]
+    few = replace(test, samples=test.samples[: given.photos_slow])
     _localise_missing(model, cheap, test, spread(choose, given.choose), kept)
+    for one in slow:
+        _localise_missing(model, [one], few, spread(choose, given.choose_slow), kept)
     _find_twins(model, images, cheap, kept)
-    for group in (cheap, *([one] for one in slow)):
-        new = [one for one in group if not kept.read(one).keys() & {"faithful", "twin"}]
-        for start in range(0, len(new), TOGETHER):
-            some = new[start : start + TOGETHER]
-            _timed(some, "faithfulness")
-            faithful(model, some, test, given, kept)
-        if group is not cheap:
-            few = replace(test, samples=test.samples[: given.photos_slow])
-            _localise_missing(model, group, few, spread(choose, given.choose_slow), kept)
+    new = [one for one in (*cheap, *slow) if not kept.read(one).keys() & {"faithful", "twin"}]
+    for start in range(0, len(new), TOGETHER):
+        some = new[start : start + TOGETHER]
+        _timed(some, "faithfulness")
+        faithful(model, some, test, given, kept)
     for method in methods if given.cost else ():
         if "cost" not in kept.read(method):
             kept.add(method, cost=cost(model, images[: 2 if method in SLOW else 8], method))
