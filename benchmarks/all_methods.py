@@ -186,10 +186,14 @@ def cost(model: LoadedModel, images: torch.Tensor, method: str) -> float:
 
 
 def fill(model: LoadedModel, given: argparse.Namespace, kept: Kept) -> None:
-    """Score what is not kept yet."""
+    """Score what is not kept yet, or measure what each method costs."""
     test, choose = _splits(given)
     methods = methods_of(model, given.methods)
     images = first_images(model, test, 8)
+    if given.cost:
+        for method in methods:
+            kept.add(method, cost=cost(model, images[: 2 if method in SLOW else 8], method))
+        return
     cheap = [one for one in methods if one not in SLOW]
     slow = [one for one in SLOW if one in methods]
     few = replace(test, samples=test.samples[: given.photos_slow])
@@ -202,9 +206,6 @@ def fill(model: LoadedModel, given: argparse.Namespace, kept: Kept) -> None:
         some = new[start : start + TOGETHER]
         _timed(some, "faithfulness")
         faithful(model, some, test, given, kept)
-    for method in methods if given.cost else ():
-        if "cost" not in kept.read(method):
-            kept.add(method, cost=cost(model, images[: 2 if method in SLOW else 8], method))
 
 
 def _localise_missing(
@@ -348,7 +349,7 @@ def _given() -> argparse.Namespace:
     parser.add_argument("--faithful", type=int, default=60, help="photos for faithfulness")
     parser.add_argument("--steps", type=int, default=7, help="steps of insertion and deletion")
     parser.add_argument("--metrics", nargs="*", default=METRICS, help="as in `sightline faithfulness`")
-    parser.add_argument("--cost", action="store_true", help="measure the cost too; needs an idle machine")
+    parser.add_argument("--cost", action="store_true", help="measure only the cost; needs an idle machine")
     parser.add_argument("--table", action="store_true", help="only print what is kept")
     parser.add_argument("--keep", type=Path, default=Path("out/all-methods"))
     parser.add_argument("--threads", type=int, default=1)
