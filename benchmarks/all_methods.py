@@ -245,7 +245,7 @@ def table(given: argparse.Namespace, kept: Kept) -> list[str]:
     test, choose = _splits(given)
     names = [SHORTENED.get(one, one) for one in (*sightline.list_methods(), "localise", "localise-fast")]
     rows = {name: found for name in names if (found := kept.read(name)).get("hits")}
-    rows = dict(sorted(rows.items(), key=lambda pair: -float(np.mean(pair[1]["hits"]))))
+    rows = dict(sorted(rows.items(), key=lambda pair: (-len(pair[1]["hits"]), -sum(pair[1]["hits"]))))
     for found in rows.values():
         found["faithful"] = found.get("faithful") or kept.read(found.get("twin", "")).get("faithful", {})
     baselines = {f"{name} map": kept.read(name) for name in BASELINES}
