@@ -49,9 +49,6 @@ class Session:
         self.imported: list[tuple[str, int]] = []
         self._codes: set[CodeType] = set()
 
-    def pytest_collection(self) -> None:
-        self.watch()
-
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         self.items, self.imported = {item.nodeid: item for item in session.items}, self.called()
         try:
@@ -111,6 +108,7 @@ def run_pytest(tree: Path, work: Callable[[Session], None], paths: Sequence[str]
     sys.path.insert(0, str(tree / "src"))
     sys.stdout = sys.stderr = io.StringIO()
     session = Session(tree / "src" / "sightline", work)
+    session.watch()  # before conftest.py, which imports
     plain = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--timeout", "0"]
     pytest.main([*plain, "-W", "ignore::pytest.PytestAssertRewriteWarning", *paths], [session])
     if session.error:

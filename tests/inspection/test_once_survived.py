@@ -14,18 +14,14 @@ from torch import Tensor, nn
 import sightline
 from sightline.engine import observe
 from sightline.errors import InputError, UnsupportedError
-from sightline.inspection.axes import layouts_of
 from sightline.inspection.following import shown
 from sightline.inspection.guard import eval_mode
 from sightline.inspection.inputs import holding
-from sightline.inspection.layout import Layout
 from sightline.inspection.naming import describe_layers
-from sightline.inspection.probes import changed_patches
 from sightline.inspection.reading import Reader
-from sightline.inspection.recording import key_of, record
+from sightline.inspection.recording import record
 from sightline.inspection.stages import last_stages, watched
 from sightline.inspection.structure import LayerRef, inspect_network
-from sightline.inspection.tokens import possible_grids
 from sightline.inspection.trunk import graph_until
 
 
@@ -36,104 +32,6 @@ class Through(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         return self.function(x)
-
-
-# Which axis is what
-
-
-def tokens(x: Tensor) -> Tensor:
-    return x.flatten(2).transpose(1, 2)
-
-
-def with_class_token(x: Tensor) -> Tensor:
-    return torch.cat([torch.zeros(len(x), 1, x.shape[1]), tokens(x)], 1)
-
-
-def attended(x: Tensor) -> Tensor:
-    q = with_class_token(x).reshape(1, 7, 2, 2).transpose(1, 2)
-    weights = (q @ q.transpose(-2, -1)).softmax(-1)
-    return (weights @ q).transpose(1, 2).reshape(1, 7, 4)
-
-
-def fused(x: Tensor) -> Tensor:
-    q = with_class_token(x).view(1, 7, 2, 2).permute(0, 2, 1, 3)
-    return F.scaled_dot_product_attention(q, q, q).transpose(1, 2).flatten(2)
-
-
-@pytest.mark.parametrize(
-    ("function", "expected"),
-    [
-        (lambda x: x.permute(0, 2, 3, 1), "nhwc"),
-        (lambda x: x.permute((0, 2, 3, 1)), "nhwc"),
-        (lambda x: x.movedim(1, -1), "nhwc"),
-        (lambda x: x.movedim(1, -1).movedim(-1, 1), "nchw"),
-        (lambda x: x.permute(0, 1, 3, 2), "None"),  # the positions themselves are transposed
-        (lambda x: x.swapaxes(0, 1), "None"),
-        (lambda x: x.permute(0, 2, 3, 1).reshape(1, 6, 4), "ntc:2x3"),
-        (lambda x: x.permute(0, 2, 3, 1).reshape(1, 3, 8), "None"),
-        (lambda x: x.flatten(2), "nct:2x3"),
-        (lambda x: x.flatten(1), "None"),
-        (tokens, "ntc:2x3"),
-        (lambda x: tokens(x).transpose(1, 2).reshape(1, 4, 2, 3), "nchw"),
-        (lambda x: tokens(x).transpose(1, 2).reshape(1, 4, 3, 2), "None"),
-        (lambda x: tokens(x).reshape(1, 2, 3, 4), "nhwc"),
-        (with_class_token, "ntc:1+2x3"),
-        (lambda x: with_class_token(x)[:, 1:], "ntc:2x3"),
-        (lambda x: with_class_token(x)[:, :6], "None"),
-        (lambda x: torch.cat([tokens(x), torch.zeros(1, 1, 4)], 1), "None"),
-        (lambda x: torch.cat([x, x.relu()], 1), "nchw"),
-        (lambda x: torch.cat([x, torch.zeros(1, 2, 2, 3)], 1), "nchw"),
-        (lambda x: torch.cat([x, x], 2), "None"),
-        (lambda x: torch.cat([x.flatten(2), F.max_pool2d(x, (1, 1)).flatten(2)], 1), "nct:2x3"),
-        (lambda x: torch.cat([x.flatten(2), F.interpolate(x, (3, 2)).flatten(2)], 1), "None"),  # 2 × 3 and 3 × 2
-        (attended, "ntc:1+2x3"),
-        (fused, "ntc:1+2x3"),
-        (lambda x: F.linear(tokens(x), torch.ones(5, 4)), "ntc:2x3"),
-        (lambda x: F.linear(x, torch.ones(5, 3)), "None"),  # over the columns of a map
-        (lambda x: x.roll(1, 2), "None"),
-        (lambda x: x.roll(1, 2) + x, "nchw"),  # an addition to what is known takes it up again
-    ],
-)  # fmt: skip
-def test_the_axes_of_a_tensor(function: Callable[[Tensor], Tensor], expected: str) -> None:
-    seen = record(Through(function), torch.rand(1, 4, 2, 3))
-    assumed: set[Any] = set()
-    found = layouts_of(seen.recorder.ops, seen.images, key_of(seen.images), assumed)
-    assert str(found.get(key_of(seen.output))) == expected
-    assert not assumed
-
-
-def test_a_convolution_behind_what_could_not_be_followed_assumes_a_map() -> None:
-    seen = record(Through(lambda x: F.conv2d(x.roll(1, 2), torch.ones(2, 4, 1, 1))), torch.rand(1, 4, 2, 3))
-    assumed: set[Any] = set()
-    found = layouts_of(seen.recorder.ops, seen.images, key_of(seen.images), assumed)
-    assert assumed == {seen.recorder.ops[0].output_key}
-    assert {str(layout) for layout in found.values()} == {"nchw"}
-
-
-def test_a_layout_has_one_to_three_sides() -> None:
-    assert Layout("ntc", 0, (1, 2, 3)).grid == (1, 2, 3)
-    for grid in ((), (1, 2, 3, 4)):
-        with pytest.raises(InputError, match="needs the grid of its tokens"):
-            Layout("ntc", 0, grid)
-
-
-def test_grids_where_the_image_is_cut_up_by_reshaping() -> None:
-    # 224 is divisible by patches of 4, 8, 14, 16 and 32, and each grid may be halved three times, rounded up.
-    square = [56, 28, 16, 14, 8, 7, 4, 2]
-    assert possible_grids([], torch.zeros(1, 3, 224, 224)) == [(side, side) for side in square]
-    assert possible_grids([], torch.zeros(1, 3, 28, 56)) == [(7, 14), (4, 7), (2, 4), (1, 2)]
-
-
-@pytest.mark.parametrize("cells", [2, 3, 4])
-def test_a_changed_patch_lies_in_one_cell(cells: int) -> None:
-    changed = (changed_patches(torch.zeros(1, 3, 96, 96)) != 0).any(1)
-    assert not changed[0].any()
-    places = set()
-    for one in changed[1:]:
-        where = one.nonzero() * cells // 96
-        assert len(where.unique(dim=0)) == 1
-        places.add(tuple(where[0].tolist()))
-    assert len(places) == (2 if cells == 2 else 4)
 
 
 # What is pooled last
@@ -181,6 +79,22 @@ def test_a_head_of_zeros_gives_maps_of_zeros() -> None:
     nn.init.zeros_(net.fc.weight)
     nn.init.zeros_(net.fc.bias)
     assert sightline.explain(net, torch.rand(1, 3, 6, 6), method="cam", classes=1).maps.abs().max() == 0
+
+
+class Offset(nn.Module):
+    """Something learned, and the map second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.ones(1, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.add(self.offset, x)
+
+
+def test_what_is_flattened_may_be_a_sum_with_something_learned() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 1, 3, padding=1), Offset(), nn.Flatten(), nn.Linear(36, 2)).eval()
+    assert str(inspect_network(net, torch.rand(1, 3, 6, 6)).target) == "1"
 
 
 @pytest.mark.parametrize(("stride", "convolutions"), [((4, 4), 0), ((4, 2), 1), ((2, 4), 1)])
@@ -261,6 +175,23 @@ def test_a_network_that_is_switched_between_two_calls_is_looked_at_again() -> No
         torch.testing.assert_close(found.maps[0, 0], getattr(net, side)(x)[0, 2].detach() / 36)
 
 
+class ByNumber(TwoHeads):
+    """One image goes another way than several."""
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x)["left" if len(x) == 1 else "right"]
+
+
+def test_a_network_that_goes_another_way_with_several_images() -> None:
+    net, x = ByNumber().eval(), torch.rand(3, 3, 6, 6)
+    for images, side in ((x[:1], "left"), (x, "right"), (x[1:2], "left")):
+        found = sightline.explain(net, images, method="gradcam", classes=1)
+        assert found.layers == [side]
+        torch.testing.assert_close(found.maps[:, 0], getattr(net, side)(images)[:, 1].detach() / 36)
+    with pytest.raises(InputError, match="no gradient reaches layer 'left' from the target"):
+        sightline.explain(net, x, method="gradcam", classes=1, layer="left")
+
+
 # What is remembered
 
 
@@ -288,6 +219,14 @@ def test_a_network_is_looked_at_once_for_each_size() -> None:
     net[1] = nn.ReLU6()  # another network now: what was found of the first is dropped
     inspect_network(net, torch.rand(1, 3, 6, 6))
     assert net.passes > passes
+
+
+def test_a_batch_of_another_size_is_no_reason_to_look_again() -> None:
+    net = counted()
+    for n in (2, 3, 4):
+        before = net.passes
+        sightline.explain(net, torch.rand(n, 3, 6, 6), method="gradcam", classes=0)
+    assert net.passes == before + 1
 
 
 def test_only_what_lies_behind_the_layer_runs_for_changed_activations() -> None:
@@ -417,6 +356,26 @@ def test_an_image_made_in_inference_mode_may_be_used_behind_the_layer() -> None:
     torch.testing.assert_close(maps[0, 0], (x[0, 0].mean() / 36 * net.body(x)[0, 0]).detach())
 
 
+class Frozen(nn.Module):
+    """A trunk in inference mode, whose tensors autograd does not take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.inference_mode():
+            a = self.body(x).relu()
+        return self.fc(a.clone().mean((2, 3)))
+
+
+def test_a_layer_inside_a_trunk_in_inference_mode() -> None:
+    net, x = Frozen().eval(), torch.rand(1, 3, 6, 6)
+    maps = sightline.explain(net, x, method="gradcam", classes=1, layer="body").maps[0, 0]
+    g = net.fc.weight[1, :, None, None] / 36 * (net.body(x)[0] > 0)
+    torch.testing.assert_close(maps, (g.mean((1, 2), keepdim=True) * net.body(x)[0]).sum(0).relu().detach())
+
+
 class Aside(nn.Module):
     """A layer whose output is thrown away."""
 
@@ -485,72 +444,6 @@ def test_the_graph_up_to_a_layer_gives_that_layer() -> None:
     graph = graph_until(net, "1")
     assert [node.op for node in graph.nodes] == ["placeholder", "call_module", "call_module", "output"]
     assert torch.equal(torch.fx.GraphModule(net, graph)(x), net[:2](x))
-
-
-# Where the grid lies
-
-
-class Columns(nn.Module):
-    """Two branches, each of which is shown other columns of the image: picked, so that no slice tells which."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.left = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
-        self.right = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
-
-    def forward(self, x: Tensor) -> Tensor:
-        left = self.left(x.index_select(3, torch.arange(16)))
-        right = self.right(x.index_select(3, torch.arange(16, 32)))
-        return left.mean((2, 3)) + right.mean((2, 3))
-
-
-def test_each_of_two_branches_lies_where_it_was_measured() -> None:
-    covers = inspect_network(Columns().eval(), torch.rand(1, 3, 16, 32)).covers
-    for name, columns in (("left", (0, 16)), ("right", (16, 32))):
-        for found, expected in zip(covers[name, 0], ((0, 16), columns), strict=True):
-            assert found == pytest.approx(expected, abs=0.5)
-
-
-def test_an_image_of_one_column_that_is_rolled_inside_is_refused() -> None:
-    net = nn.Sequential(
-        Through(lambda x: x.roll(16, 2)), nn.Conv2d(3, 4, (3, 1), padding=(1, 0)), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2),
-    ).eval()  # fmt: skip
-    found = inspect_network(net, torch.rand(1, 3, 40, 1))
-    assert found.target is None
-    assert "rotates, rolls or distorts the image before '1'" in found.displaced
-
-
-def unpadded(count: int) -> list[nn.Module]:
-    return [nn.Conv2d(1, 1, 3) for _ in range(count)]
-
-
-class Offset(nn.Module):
-    """Something learned, and the map second."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.offset = nn.Parameter(torch.ones(1, 1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.add(self.offset, x)
-
-
-@pytest.mark.parametrize(
-    ("steps", "covers"),
-    [
-        # 12 kernels of 3 lose a pixel each at either edge; what is padded in between comes back.
-        ([*unpadded(4), *unpadded(8)], (12, 52)),
-        ([*unpadded(4), nn.ZeroPad2d(2), *unpadded(8)], (10, 54)),
-        ([*unpadded(4), Offset(), *unpadded(8)], (12, 52)),
-        ([*unpadded(12), Offset()], (12, 52)),
-    ],
-)
-def test_cells_that_look_at_the_middle(steps: list[nn.Module], covers: tuple[int, int]) -> None:
-    net = nn.Sequential(*steps, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 2)).eval()
-    target = inspect_network(net, torch.rand(1, 1, 64, 64)).target
-    assert target is not None
-    assert (target.covers, target.unpadded) == ((covers, covers), True)
 
 
 def test_what_an_operation_shows() -> None:
