@@ -123,6 +123,34 @@ def test_holes_at_every_level(kind):
             assert alive(table, m) == expected
 
 
+def test_eulers_number_tells_how_many_islands_a_hole_holds():
+    rng, seen = np.random.default_rng(6), set()
+    for _ in range(30):
+        level = rng.choice(np.arange(8), (12, 14), p=[0.3, *[0.1] * 7]).astype(np.int32)
+        level[[0, -1]] = level[:, [0, -1]] = 7
+        table, _ = c.hole_lives(level, 7)
+        for m in range(7):
+            labels, count = ndimage.label(level <= m)
+            expected = []
+            for i in range(1, count + 1):
+                _, others = ndimage.label(labels != i, np.ones((3, 3)))
+                expected.append(
+                    (int((labels == i).sum()), 2 - others)
+                )  # the others: what is around, and the islands
+            living = table[(table[:, c.LOW] <= m) & (m <= table[:, c.HIGH])]
+            assert sorted((int(row[c.SIZE]), int(row[c.EULER])) for row in living) == sorted(expected)
+            seen |= {euler for _, euler in expected}
+    assert len(seen) > 3
+
+
+def test_islands_are_sought_only_where_a_hole_is_a_ring():
+    level = np.full((7, 7), 200, np.int32)
+    level[2:5, 2:5] = 0
+    assert len(c.island_lives(level, 200, c.hole_lives(level, 200)[0])) == 0
+    level[3, 3] = 100
+    assert lives(c.island_lives(level, 200, c.hole_lives(level, 200)[0])) == [(0, 99, (3, 3, 4, 4), 1)]
+
+
 def test_highest_by_brute_force():
     rng = np.random.default_rng(3)
     for top in (1, 2, 7, 64, 1000):

@@ -17,11 +17,11 @@ from sightline.metrics.compiled import compiled
 
 Array = NDArray[Any]
 
-# The columns of a table of lives: the first and last mask, the box (half-open), size, first pixel, pixels.
-LOW, HIGH, X0, Y0, X1, Y1, SIZE, FIRST, COUNT = range(9)
+# The columns of a table of lives: the first and last mask, the box (half-open), size, first pixel, Euler's number.
+LOW, HIGH, X0, Y0, X1, Y1, SIZE, FIRST, EULER = range(9)
 COLUMNS = 9
 EVERYWHERE, AT_RIM = 1, 2  # where components are sought, and where they are discarded
-_OUTSIDE = 1  # labels while flooding: 0 dry, 1 drained to the border, larger: pools
+_DRY, _OUTSIDE, _POOL = 0, 1, 2  # a pixel while flooding: not yet reached, drained to the border, in a pool
 
 # The 8 neighbours of a pixel, as (dx, dy) and as the bits of a set: NW N NE W E SW S SE.
 _NEIGHBOURS = [(dx, dy) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dx, dy) != (0, 0)]
@@ -118,8 +118,8 @@ def _write_life(now: Array, of: int, table: Array, row: int, end: int, mask: int
 
 
 @compiled
-def _neighbours_in(label: Array, p: int, stride: int) -> int:
-    """The set of p's labelled neighbours, as bits.
+def _neighbours_in(visited: Array, p: int, stride: int) -> int:
+    """The set of p's visited neighbours (1, others 0), as bits.
 
     Branch-free, since half the branches would be mispredicted; unsigned, so that numba skips its check for
     negative indices.
@@ -127,14 +127,14 @@ def _neighbours_in(label: Array, p: int, stride: int) -> int:
     one, line, at = np.uintp(1), np.uintp(stride), np.uintp(p)
     up, down = at - line, at + line
     found: int = (
-        (label[up - one] >= 0)
-        | (label[up] >= 0) << 1
-        | (label[up + one] >= 0) << 2
-        | (label[at - one] >= 0) << 3
-        | (label[at + one] >= 0) << 4
-        | (label[down - one] >= 0) << 5
-        | (label[down] >= 0) << 6
-        | (label[down + one] >= 0) << 7
+        visited[up - one]
+        | visited[up] << 1
+        | visited[up + one] << 2
+        | visited[at - one] << 3
+        | visited[at + one] << 4
+        | visited[down - one] << 5
+        | visited[down] << 6
+        | visited[down + one] << 7
     )
     return found
 
@@ -148,13 +148,13 @@ def _merge(now: Array, into: int, other: int) -> None:
     now[into, Y1] = max(now[into, Y1], now[other, Y1])
     now[into, FIRST] = min(now[into, FIRST], now[other, FIRST])
     now[into, SIZE] += now[other, SIZE]
-    now[into, COUNT] += now[other, COUNT]
+    now[into, EULER] += now[other, EULER]
 
 
 @compiled
 def _join(parent: Array, now: Array, a: int, b: int) -> int:
     """Merge two components, the smaller into the larger; returns the one that remains."""
-    if now[b, COUNT] > now[a, COUNT]:
+    if now[b, SIZE] > now[a, SIZE]:
         a, b = b, a
     _merge(now, a, b)
     parent[b] = a
@@ -170,14 +170,13 @@ def _grow(now: Array, into: int, x: int, y: int, position: int, gain: int) -> No
     now[into, Y1] = max(now[into, Y1], y + 1)
     now[into, FIRST] = min(now[into, FIRST], position)
     now[into, SIZE] += gain
-    now[into, COUNT] += 1
 
 
 @compiled
 def _start(now: Array, at: int, x: int, y: int, position: int, size: int) -> None:
     """Start component ``at`` with one pixel."""
     now[at, X0], now[at, Y0], now[at, X1], now[at, Y1] = x, y, x + 1, y + 1
-    now[at, FIRST], now[at, SIZE], now[at, COUNT] = position, size, 1
+    now[at, FIRST], now[at, SIZE], now[at, EULER] = position, size, 1
 
 
 @compiled
@@ -193,13 +192,13 @@ def component_lives(level: Array, top: int, where: Array, by_polygon: bool) -> A
     stride, per_row = width + 2, 1 / (width + 2)
     flat, place = _padded(level), _padded(where)
     order, ends = _positions_by_level(flat, place, top)
-    label = np.full(flat.size, -1, np.int32)
+    visited, label = np.zeros(flat.size, np.uint8), np.empty(flat.size, np.int32)
     seeds = ((height + 1) // 2) * ((width + 1) // 2) + 1  # first pixels are never neighbours
     parent = np.zeros(seeds, np.int32)
     now = np.empty((seeds, COLUMNS), np.int32)
     table = np.empty((height * width + 2 * seeds, COLUMNS), np.int32)
     now[0] = 0
-    now[0, HIGH], now[0, COUNT] = -1, 1 << 30  # component 0 absorbs everything discarded; it has no life
+    now[0, HIGH], now[0, SIZE] = -1, 1 << 30  # component 0 absorbs everything discarded; it has no life
     components, rows = 1, 0
     offsets = np.array([-stride - 1, -stride, -stride + 1, -1, 1, stride - 1, stride, stride + 1])
     at_level = top
@@ -207,7 +206,7 @@ def component_lives(level: Array, top: int, where: Array, by_polygon: bool) -> A
         while i < ends[at_level - 1]:
             at_level -= 1
         p = abs(order[i])
-        around = _neighbours_in(label, p, stride)
+        around = _neighbours_in(visited, p, stride)
         root = 0 if order[i] < 0 else -1
         for group in range(4):
             arc = _ARCS[around, group]
@@ -230,11 +229,26 @@ def component_lives(level: Array, top: int, where: Array, by_polygon: bool) -> A
             _start(now, root, x, y, p, 0 if by_polygon else 1)
         else:
             _grow(now, root, x, y, p, _QUAD_GAINS[around] if by_polygon else 1)
-        label[p] = root
+        label[p], visited[p] = root, 1
     for c in range(1, components):
         if parent[c] == c:
             rows = _write_life(now, c, table, rows, LOW, 0)
     return table[:rows]
+
+
+@compiled
+def _euler_gain(state: Array, p: int, stride: int) -> int:
+    """What pixel p adds to its pool's pixels - adjacent pairs + full 2×2 blocks (Euler's number)."""
+    north, west = state[p - stride] == _POOL, state[p - 1] == _POOL
+    east, south = state[p + 1] == _POOL, state[p + stride] == _POOL
+    blocks = (
+        (north & west & (state[p - stride - 1] == _POOL))
+        + (north & east & (state[p - stride + 1] == _POOL))
+        + (south & west & (state[p + stride - 1] == _POOL))
+        + (south & east & (state[p + stride + 1] == _POOL))
+    )
+    gain: int = 1 - north - west - east - south + blocks
+    return gain
 
 
 @compiled
@@ -244,14 +258,14 @@ def hole_lives(level: Array, top: int) -> tuple[Array, Array]:
     A hole is a 4-connected component of {level ≤ m} that does not reach the border. Flooding
     the pixels from the lowest level, pools appear, grow and merge until they spill over their rim to the border.
     In the filled levels (H, W) every pixel of a pool is raised to its rim: {filled > m} is {level > m} with its holes
-    filled, for every m.
+    filled, for every m. The last column is Euler's number of the hole: 1 where it holds no island.
     """
     height, width = level.shape
     stride, per_row = width + 2, 1 / (width + 2)
     flat = _padded(level)
     place = _padded(np.ones((height, width), np.uint8))
-    label = _OUTSIDE - place  # the border is outside, the map still dry
-    pools = _OUTSIDE + 1
+    state, label = (_OUTSIDE - place).astype(np.uint8), np.empty(flat.size, np.int32)  # the border is outside
+    pools = 1
     parent = np.empty(level.size // 2 + 4, np.int32)
     rim = np.full(parent.size, -1, np.int32)
     now = np.empty((parent.size, COLUMNS), np.int32)
@@ -263,17 +277,18 @@ def hole_lives(level: Array, top: int) -> tuple[Array, Array]:
         while i >= ends[at_level]:
             at_level += 1
         p = order[i]
-        north, west, east, south = label[p - stride], label[p - 1], label[p + 1], label[p + stride]
-        if north | west | east | south == _OUTSIDE:  # by far the most common case
-            label[p] = _OUTSIDE
+        if (
+            state[p - stride] | state[p - 1] | state[p + 1] | state[p + stride] == _OUTSIDE
+        ):  # the most common case
+            state[p] = _OUTSIDE
             continue
         spills, pool = False, 0
         for offset in (-stride, -1, 1, stride):
-            near = label[p + offset]
+            near = state[p + offset]
             if near == _OUTSIDE:
                 spills = True
-            elif near > _OUTSIDE:
-                other = _find(parent, near)
+            elif near == _POOL:
+                other = _find(parent, label[p + offset])
                 if rim[other] >= 0:
                     spills = True
                 elif other != pool:
@@ -282,7 +297,7 @@ def hole_lives(level: Array, top: int) -> tuple[Array, Array]:
                         now[other, LOW] = at_level
                     pool = other if pool == 0 else _join(parent, now, pool, other)
         if spills:
-            label[p] = _OUTSIDE
+            state[p] = _OUTSIDE
             if pool > 0:
                 rim[pool] = at_level
             continue
@@ -296,26 +311,35 @@ def hole_lives(level: Array, top: int) -> tuple[Array, Array]:
             _start(now, pool, x, y, p, 1)
         else:
             _grow(now, pool, x, y, p, 1)
-        label[p] = pool
+            now[pool, EULER] += _euler_gain(state, p, stride)
+        label[p], state[p] = pool, _POOL
     filled = np.empty((height, width), np.int32)
     for y in range(height):
         for x in range(width):
-            in_pool = label[(y + 1) * stride + x + 1]
-            filled[y, x] = level[y, x] if in_pool == _OUTSIDE else rim[_find(parent, in_pool)]
+            p = (y + 1) * stride + x + 1
+            filled[y, x] = level[y, x] if state[p] == _OUTSIDE else rim[_find(parent, label[p])]
     return table[:rows], filled
+
+
+def island_lives(level: Array, top: int, holes: Array) -> Array:
+    """The lives of the components of {level > m} in ``holes`` (from `hole_lives`), and perhaps of others: (n, 9)."""
+    if not (holes[:, EULER] < 1).any():
+        return holes[:0]
+    return component_lives(level, top, inside_holes(holes, *level.shape), False)
 
 
 @compiled
 def inside_holes(holes: Array, height: int, width: int) -> Array:
     """Where islands can be, for `component_lives`: (H, W) uint8, `EVERYWHERE` inside the boxes of the holes.
 
-    An island lies in a hole, so strictly inside the hole's box; a component that reaches the box's edge is no island.
+    An island lies in a hole, which it makes a ring, so strictly inside the hole's box; a component that reaches the
+    box's edge is no island.
     """
     box = np.zeros((height + 1, width + 1), np.int32)  # differences, summed over both axes afterwards
     inner = np.zeros((height + 1, width + 1), np.int32)
     for i in range(holes.shape[0]):
         x0, y0, x1, y1 = holes[i, X0], holes[i, Y0], holes[i, X1], holes[i, Y1]
-        if x1 - x0 > 2 and y1 - y0 > 2:
+        if holes[i, EULER] < 1:
             _add_box(box, x0, y0, x1, y1)
             _add_box(inner, x0 + 1, y0 + 1, x1 - 1, y1 - 1)
     where = np.zeros((height, width), np.uint8)

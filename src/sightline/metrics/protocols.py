@@ -197,7 +197,7 @@ def contour_ious(level: Array, true_boxes: Array, rule: BoxRule | None = None) -
     v1 = sweep.best_overlaps(boxes, true_boxes, 1.0)
 
     # All contours: of components outside holes, of islands in holes, and of the holes.
-    islands = components.component_lives(level, top, components.inside_holes(holes, *level.shape), False)
+    islands = components.island_lives(level, top, holes)
     holes[:, components.X0 : components.Y1 + 1] += np.array([-1, -1, 1, 1], np.int32)  # the rim around it
     lives = np.concatenate([outer, islands, holes])
     overlap = sweep.best_overlaps(np.minimum(_boxes(lives), limit), true_boxes, 1.0)
