@@ -5,8 +5,9 @@
 Two processes, one for each side, take turns at each task; the other waits. Ours is under the memory policy, with
 convolutions channels last, as on the command line; theirs is PyTorch as usual, with the batch size that is their
 default (Captum's is 1; it is given 32). Both have the same weights, image and masks, and the results are compared. RISE
-is in neither package: beside ours stands the loop of the authors' code, with our masks. Score-CAM: pytorch-grad-cam
-enlarges its masks with aligned corners; here ours are enlarged so too.
+and insertion are in no package: beside ours stand the loops of the authors' code, with our masks. Score-CAM:
+pytorch-grad-cam enlarges its masks with aligned corners; here ours are enlarged so too. Deletion needs Quantus
+(``pip install quantus``), and is left out without it.
 """
 
 from __future__ import annotations
@@ -22,15 +23,17 @@ import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PACKAGES = ("torch", "torchvision", "grad-cam", "captum")
+PACKAGES = ("torch", "torchvision", "grad-cam", "captum", "quantus")
 # The layer whose maps are Score-CAM's masks, and the one that Ablation-CAM ablates: some hundred channels, the second
 # behind a ReLU, since pytorch-grad-cam sets a channel to -1e7 where the layer has values below 0.
 LAYERS = {
@@ -39,6 +42,7 @@ LAYERS = {
     "resnet50": ("layer3", "layer3"),
     "squeezenet1_1": ("features.12", "features.12"),
 }
+STEPS = 56
 MASKS, CLASS, WINDOW, STRIDE = 320, 967, 32, 16  # espresso, which the photo shows
 PEERS = {
     "forward": "PyTorch as usual",
@@ -47,6 +51,8 @@ PEERS = {
     "occlusion": "captum Occlusion",
     "ablationcam": "pytorch-grad-cam AblationCAM",
     "road": "pytorch-grad-cam ROADCombined",
+    "deletion": "Quantus PixelFlipping",
+    "insertion": "the authors' loop",
 }
 Task = Callable[[nn.Module, Tensor], Tensor]  # network, image (1, 3, H, W) -> map (h, w), or a score
 
@@ -92,7 +98,7 @@ def forward(net: nn.Module, x: Tensor) -> Tensor:
 def ours(name: str) -> dict[str, Task]:
     import sightline
     from sightline.engine import Evidence
-    from sightline.metrics.faithfulness import class_probability
+    from sightline.metrics.faithfulness import class_probability, deletion, insertion
     from sightline.metrics.road import road
 
     masking, ablated = LAYERS[name]
@@ -109,6 +115,13 @@ def ours(name: str) -> dict[str, Task]:
         score = class_probability(net, torch.tensor([CLASS]))
         return road(score, x, heatmap_for_road(x.shape[-1])).combined[0]
 
+    def curve(of: Callable[..., Any]) -> Task:
+        def scores(net: nn.Module, x: Tensor) -> Tensor:
+            score = class_probability(net, torch.tensor([CLASS]))
+            return of(score, x, heatmap_for_road(x.shape[-1]), STEPS).scores[0, 1:]
+
+        return scores
+
     return {
         "first": explained("gradcam"),
         "forward": forward,
@@ -117,7 +130,28 @@ def ours(name: str) -> dict[str, Task]:
         "occlusion": explained("occlusion", window=WINDOW, stride=STRIDE),
         "ablationcam": explained("ablationcam", layer=ablated),
         "road": road_of,
+        "deletion": curve(deletion),
+        "insertion": curve(insertion),
     }
+
+
+def authors_insertion(net: nn.Module, x: Tensor) -> Tensor:
+    """As in the authors' evaluation.py: one image for each step."""
+    from scipy.ndimage import gaussian_filter
+
+    size, kernel = x.shape[-1], np.zeros((11, 11))
+    kernel[5, 5] = 1
+    blur = torch.zeros(3, 3, 11, 11)
+    for channel in range(3):
+        blur[channel, channel] = torch.as_tensor(gaussian_filter(kernel, 5))
+    shown = F.conv2d(x, blur, padding=5).view(3, -1).numpy()
+    image, scores = x.view(3, -1).numpy(), []
+    order = np.flip(np.argsort(heatmap_for_road(size).numpy().reshape(-1)))
+    with torch.no_grad():
+        for coordinates in np.array_split(order, STEPS):
+            shown[:, coordinates] = image[:, coordinates]
+            scores.append(net(torch.as_tensor(shown).view(x.shape)).softmax(1)[0, CLASS])
+    return torch.stack(scores)
 
 
 def authors_rise(net: nn.Module, x: Tensor) -> Tensor:
@@ -164,6 +198,20 @@ def theirs(name: str) -> dict[str, Task]:
         heat = heatmap_for_road(x.shape[-1]).numpy()
         return torch.as_tensor(ROADCombined()(x, heat, [ClassifierOutputSoftmaxTarget(CLASS)], net)[0])
 
+    def pixel_flipping(net: nn.Module, x: Tensor) -> Tensor:
+        import quantus
+
+        size = x.shape[-1]
+        metric = quantus.PixelFlipping(
+            features_in_step=size * size // STEPS,
+            perturb_baseline=0.0,
+            normalise=False,
+            disable_warnings=True,
+        )
+        heat = heatmap_for_road(size)[None].numpy()
+        found = metric(net, x.numpy(), np.array([CLASS]), a_batch=heat, softmax=True, device="cpu")
+        return torch.as_tensor(np.asarray(found)).flatten()
+
     return {
         "forward": forward,
         "rise": authors_rise,
@@ -171,6 +219,8 @@ def theirs(name: str) -> dict[str, Task]:
         "occlusion": captum_occlusion,
         "ablationcam": cam("AblationCAM", ablated),
         "road": road_of,
+        "deletion": pixel_flipping,
+        "insertion": authors_insertion,
     }
 
 
@@ -203,7 +253,7 @@ def minmax(values: Tensor) -> Tensor:
 
 def difference(task: str, mine: Tensor, other: Tensor) -> float:
     """The largest difference of the two results: maps after min-max at the peer's size, scores as they are."""
-    if task in ("road", "forward"):
+    if task in ("road", "forward", "deletion", "insertion"):
         return float((mine - other).abs().max())
     if task in ("scorecam", "ablationcam"):
         from sightline.heatmap import make_heatmaps
@@ -250,12 +300,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--write", type=Path)
     arguments = parser.parse_args()
+    if find_spec("quantus") is None:
+        arguments.tasks = [task for task in arguments.tasks if task != "deletion"]
+    packages = [name for name in PACKAGES if name != "quantus" or find_spec(name)]
     lines = [
         f"`python benchmarks/perturbation.py {' '.join(sys.argv[1:])}`: seconds by the clock for one photo at the "
         f"network's input size, class {CLASS}, RISE with {MASKS} masks, occlusion with windows of {WINDOW} at steps of "
         f"{STRIDE}; the same weights, image and masks on both sides; the last column is the largest difference of the "
         "results (maps after min-max). Python "
-        f"{platform.python_version()}, {', '.join(f'{name} {version(name)}' for name in PACKAGES)}, "
+        f"{platform.python_version()}, {', '.join(f'{name} {version(name)}' for name in packages)}, "
         f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f} at the start.",
         "",
         "| network | method | peer | here, s | peer, s | times as fast | difference |",

@@ -21,6 +21,7 @@ from sightline.scores import ScoreRule, rule_for
 from sightline.targets import logits_of
 
 Score = Callable[[Tensor, Tensor], Tensor]
+TOGETHER = 32  # images that the network is shown at once
 
 
 def score_rule(network: nn.Module, images: Tensor) -> ScoreRule:
@@ -35,7 +36,7 @@ def score_rule(network: nn.Module, images: Tensor) -> ScoreRule:
 
 
 def class_probability(
-    network: nn.Module, classes: Tensor, chunk: int = 32, rule: ScoreRule | None = None
+    network: nn.Module, classes: Tensor, chunk: int = TOGETHER, rule: ScoreRule | None = None
 ) -> Score:
     """The ``score`` function of this module: the probability of ``classes[row]``, computed in chunks.
 
@@ -127,10 +128,12 @@ def _replace(score: Score, start: Tensor, end: Tensor, heatmaps: Tensor, steps: 
         raise InputError(f"steps={steps}; expected 1 to {height * width}")
     rank = ranks(heatmaps).view(n, 1, height, width)
     counts = (torch.linspace(0, 1, steps + 1, dtype=torch.float64) * height * width).round().long()
-    rows = torch.arange(n, device=start.device)
-    scores = [score(torch.where(rank < int(count), end, start), rows) for count in counts]
+    rows, scores = torch.arange(n, device=start.device), []
+    for some in counts.to(start.device).split(max(1, TOGETHER // n)):
+        changed = torch.where(rank < some[:, None, None, None, None], end, start)  # (steps, N, 3, H, W)
+        scores.append(score(changed.flatten(0, 1), rows.repeat(len(some))).view(len(some), n))
     share = counts / (height * width)
-    found = torch.stack(scores, 1)
+    found = torch.cat(scores).T.contiguous()
     return Curves(
         share, found, torch.trapezoid(found.double(), share.to(found.device), dim=1).to(found.dtype)
     )

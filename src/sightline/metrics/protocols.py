@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -275,12 +276,18 @@ def _exact_ious(raw: Array, true_boxes: Array, geometry: Geometry, rule: BoxRule
     return of_largest, best
 
 
+@lru_cache(maxsize=8)
+def _at_reference(rule: BoxRule) -> BoxRule:
+    """The rule with the cutoff at what its thresholds are relative to; kept, since rules are validated when made."""
+    return replace(rule, threshold=1.0)
+
+
 def _exact_lives(raw: Array, geometry: Geometry, rule: BoxRule) -> tuple[Array, Array, Array]:
     """The lives of all regions, their boxes (n, 4) on the photo, and for each mask that is not empty its largest."""
     if np.isnan(raw).any():
         raise InputError("a map holds NaN")
     heatmap = make_heatmaps(torch.from_numpy(raw), geometry.input_hw, rule.normalise, rule.percentile)
-    reference = cutoffs(heatmap, replace(rule, threshold=1.0))
+    reference = cutoffs(heatmap, _at_reference(rule))
     level = sweep.levels_at_least(heatmap.numpy(), (reference * torch.from_numpy(TAUS).to(heatmap)).numpy())
     top = int(level.max())
     if top == 0:
