@@ -292,6 +292,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="only mutants of files that begin so")
     parser.add_argument("--results", type=Path, default=Path("out/mutants.jsonl"))
     parser.add_argument("--again", action="store_true", help="try those again that have survived")
+    parser.add_argument("--report", action="store_true", help="print what is known; try nothing")
     parser.add_argument("--jobs", type=int, default=1, help="mutants tried at the same time")
     given = parser.parse_args()
     given.results = given.results.resolve()
@@ -304,6 +305,9 @@ def main() -> int:
         tree = copied(Path(folder))
         os.environ["PYTEST_DEBUG_TEMPROOT"] = folder
         trial = Trial(tree, given)
+        if given.report:
+            print(report(trial.rows()))
+            return 0
         in_child(lambda: {"failed": run_pytest(tree, trial.in_one_session, trial.paths).failed})
         trial.each(partial(try_afresh, tree))
         print(report(trial.rows()))

@@ -15,6 +15,7 @@ from sightline.inspection.axes import layouts_of
 from sightline.inspection.layout import Layout
 from sightline.inspection.probes import changed_patches
 from sightline.inspection.recording import key_of, record
+from sightline.inspection.rows import may_move_rows
 from sightline.inspection.tokens import possible_grids
 
 
@@ -120,3 +121,22 @@ def test_a_changed_patch_lies_in_one_cell(cells: int) -> None:
         assert len(where.unique(dim=0)) == 1
         places.add(tuple(where[0].tolist()))
     assert len(places) == (2 if cells == 2 else 4)
+
+
+@pytest.mark.parametrize(
+    ("function", "moves"),
+    [
+        (lambda x: x.relu(), False),
+        (lambda x: x.flatten(1), False),
+        (lambda x: x.reshape(1, 8, 2, 3), True),  # both images in one row
+        (lambda x: x.reshape(4, 2, 2, 3), True),
+        (lambda x: x.transpose(0, 1), True),
+        (lambda x: x.transpose(1, 2), False),
+        (lambda x: x.flip(0), True),
+        (lambda x: x[[1, 0]], True),
+        (lambda x: x[:, 1:], False),
+    ],
+)
+def test_what_may_move_the_rows_of_a_batch(function: Callable[[Tensor], Tensor], moves: bool) -> None:
+    seen = record(Through(function), torch.rand(2, 4, 2, 3))
+    assert may_move_rows(seen.recorder.ops, 2) == moves

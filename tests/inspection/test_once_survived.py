@@ -66,6 +66,21 @@ def test_what_pools_and_by_what(pool: Callable[[Tensor], Tensor], name: str) -> 
     assert (found.head.module, found.head.pooling) == ("fc", name)
 
 
+class Spread(nn.Module):
+    """A pooling that is one function, and none of the known ones."""
+
+    def forward(self, a: Tensor) -> Tensor:
+        return a.std((2, 3))
+
+
+def test_a_module_that_pools_by_one_function_of_its_own() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), Spread(), nn.Linear(4, 2)).eval()
+    found = inspect_network(net, torch.rand(1, 3, 6, 6))
+    assert str(found.target) == "1"
+    assert found.head is not None
+    assert (found.head.module, found.head.pooling) == ("3", "2")
+
+
 def test_the_head_of_a_maximum_is_verified_by_the_maximum() -> None:
     net = Pooled(lambda a: a.amax((2, 3))).eval()
     x = torch.rand(1, 3, 6, 6)
@@ -219,6 +234,13 @@ def test_a_network_is_looked_at_once_for_each_size() -> None:
     net[1] = nn.ReLU6()  # another network now: what was found of the first is dropped
     inspect_network(net, torch.rand(1, 3, 6, 6))
     assert net.passes > passes
+
+
+def test_a_network_is_looked_at_again_for_another_number_of_channels() -> None:
+    net = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    for channels in (3, 5):
+        (row,) = describe_layers(net, torch.rand(1, channels, 6, 6))
+        assert (row.name, row.shape) == ("0", (channels, 6, 6))
 
 
 def test_a_batch_of_another_size_is_no_reason_to_look_again() -> None:

@@ -89,6 +89,24 @@ def test_cells_that_look_at_the_middle(steps: list[nn.Module], covers: tuple[int
     assert (target.covers, target.unpadded) == ((covers, covers), True)
 
 
+class Sum(nn.Module):
+    """A branch whose cells look at the middle, and one whose cells look everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.middle, self.whole = nn.Sequential(*unpadded(12)), nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.middle(x) + F.interpolate(self.whole(x), (40, 40))).relu().mean((2, 3))
+
+
+def test_a_sum_looks_wherever_one_of_its_terms_looks() -> None:
+    structure = inspect_network(Sum().eval(), torch.rand(1, 1, 64, 64))
+    assert structure.covers["middle", 0] == ((12, 52), (12, 52))
+    assert structure.target is not None
+    assert (structure.target.covers, structure.target.unpadded) == (None, False)
+
+
 def grey(photo: Image.Image, size: tuple[int, int], pad: int = 0) -> Tensor:
     """A photo at a size (h, w), with a border of 0.5 around it."""
     values = torch.tensor(np.array(photo)).movedim(2, 0)[None].float() / 255
@@ -118,3 +136,21 @@ def test_a_photo_that_is_bent_and_scaled_by_its_own_values_is_refused() -> None:
     bent = (torch.linspace(0, 1, 60) ** 2 * 59).long()
     with pytest.raises(InputError, match="the transform mirrors, rotates or distorts the photo"):
         measure(lambda photo: own_values(grey(photo, (40, 60))[:, :, bent]), (80, 120))
+
+
+def test_a_crop_that_moves_from_call_to_call_is_refused() -> None:
+    calls = iter(range(100))
+
+    def moving(photo: Image.Image) -> Tensor:
+        left = 10 * next(calls)
+        return grey(photo.crop((left, 0, left + 64, 64)), (64, 64))
+
+    with pytest.raises(InputError, match="the transform's crop changes between calls"):
+        measure(moving, (64, 400))
+
+
+def test_the_geometry_of_a_crop_within_a_border() -> None:
+    # The middle 100 × 200 of 160 × 240, enlarged by 2, with a border of 40 = 20 of the photo's pixels.
+    found = measure(lambda photo: grey(photo.crop((20, 30, 220, 130)), (200, 400), pad=40), (160, 240))
+    assert found.geometry.input_hw == (280, 480)
+    assert found.geometry.shown_xyxy == pytest.approx((0, 10, 240, 150), abs=0.1)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import sightline
 from sightline.errors import InputError, UnsupportedError
 from sightline.inspection.attention import attend
+from sightline.methods.eigencam import first_component
 from sightline.methods.options import parse_options
 from sightline.methods.recipro_cam import position_masks
 from sightline.methods.registry import Method
@@ -53,6 +54,22 @@ def test_the_grid_of_a_layout_is_of_one_size() -> None:
 def test_a_method_is_of_one_layer_s_map_and_of_a_class_unless_it_says_otherwise() -> None:
     method = Method("mine", lambda *_: torch.zeros(1, 1, 1), "", frozenset())
     assert (method.signed, method.joint, method.class_specific, method.layers) == (False, False, True, None)
+
+
+@pytest.mark.parametrize("centre", [False, True])
+@pytest.mark.parametrize("channels", [3, 6, 20])
+def test_eigencam_is_the_first_singular_vector_of_few_positions_and_of_many(
+    channels: int, centre: bool
+) -> None:
+    maps = torch.randn(
+        2, channels, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    ).exp()
+    x = maps.flatten(2).transpose(1, 2)
+    x = x - x.mean(1, keepdim=True) if centre else x
+    u, s, _ = torch.linalg.svd(x)
+    expected = u[:, :, 0] * s[:, :1]
+    sign = (expected * x.sum(2)).sum(1, keepdim=True).sign()
+    torch.testing.assert_close(first_component(maps, centre).flatten(1), expected * sign)
 
 
 # Attention that is spelled otherwise
