@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 from sightline.errors import InputError, UnsupportedError, network_error
-from sightline.heatmap import as_planes, from_planes, place, upsample
+from sightline.heatmap import as_planes, from_planes, place, spread, upsample
 from sightline.inspection.checks import OtherPathError as OtherPathError
 from sightline.inspection.checks import check_calls, check_map, one_tensor
 from sightline.inspection.finite import first_not_finite
@@ -153,6 +153,10 @@ class Evidence:
     def upsampled(self, maps: Tensor, number: int = 0) -> Tensor:
         """Maps (..., h, w) of a layer, the first or another, at the image's size: each cell where it looks."""
         covers = self.sites[number].covers
+        if covers is not None and len(self.grid) != 2:
+            return as_planes(
+                spread(from_planes(maps, self.layer_grid(number)), covers, self.grid), len(self.grid)
+            )
         if covers is not None:
             return place(maps, covers, self.size_hw, self.sites[number].unpadded)
         whole = upsample(from_planes(maps, self.layer_grid(number)), self.grid)

@@ -103,6 +103,21 @@ def place(maps: Tensor, covers: Spans, size_hw: tuple[int, int], repeat_edges: b
     return torch.where(inside, resample(maps, covers, whole, size_hw), nothing)
 
 
+def spread(maps: Tensor, covers: Spans, size: Sequence[int]) -> Tensor:
+    """Maps (..., *grid) whose cells look at the middle of an input of ``size``, at each of its positions.
+
+    `place` with ``repeat_edges``, for one, two or three spatial axes.
+
+    >>> spread(torch.tensor([1.0, 3.0]), ((1, 3),), (4,))
+    tensor([1., 1., 3., 3.])
+    """
+    maps = _as_float_maps(maps)
+    for axis, (span, side) in enumerate(zip(covers, size, strict=True), start=-len(size)):
+        weights = _weights(_centres((0.0, float(side)), side, maps), span, maps.shape[axis])
+        maps = (maps.movedim(axis, -1) @ weights.T).movedim(-1, axis)
+    return maps
+
+
 def resample(maps: Tensor, covers: Spans, wanted: Spans, size_hw: tuple[int, int]) -> Tensor:
     """Maps that cover one rectangle at the cells of a grid of ``size_hw`` over another; bilinear, edges repeated.
 

@@ -48,6 +48,37 @@ def test_a_dot_is_drawn_where_it_is(method: str, place: tuple[int, int]) -> None
     assert heat.sum() == pytest.approx(1, abs=1e-3)  # nothing beside it
 
 
+class Line(nn.Module):
+    """Sums of 12 kernels of 3 without padding along each axis of a signal or a volume."""
+
+    def __init__(self, axes: int) -> None:
+        super().__init__()
+        kind = {1: nn.Conv1d, 3: nn.Conv3d}[axes]
+        self.convs = nn.ModuleList(kind(1, 1, 3, bias=False) for _ in range(12))
+        self.head = nn.Linear(1, 2)
+        with torch.no_grad():
+            for conv in self.convs:
+                conv.weight.zero_()[(0, 0, *[1] * axes)] = 1  # the value in the middle
+            self.head.weight.fill_(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for conv in self.convs:
+            x = F.relu(conv(x))
+        return self.head(x.flatten(2).mean(2))
+
+
+@pytest.mark.parametrize("method", ["gradcam", "layercam"])
+@pytest.mark.parametrize("place", [(14,), (32,), (49,), (14, 20, 32), (33, 14, 49)])
+def test_a_dot_in_a_signal_or_volume_is_drawn_where_it_is(place: tuple[int, ...], method: str) -> None:
+    x = torch.zeros(1, 1, *[64 if len(place) == 1 else 52] * len(place))
+    place = tuple(min(at, 38) for at in place) if len(place) == 3 else place
+    x[(0, 0, *place)] = 1
+    found = sightline.explain(Line(len(place)).eval(), x, method)
+    assert found.maps.shape[2:] == x.shape[2:]
+    assert tuple(int(at) for at in torch.unravel_index(found.maps[0, 0].argmax(), x.shape[2:])) == place
+    assert int((found.maps > 0).sum()) == 1
+
+
 def test_the_edges_repeat_the_outermost_cells() -> None:
     """A dot that the outermost cell looks at lights what lies outwards, which that cell is the last to see."""
     heat = sightline.explain(Centres().eval(), with_dot(12, 30), method="gradcam").heatmaps()[0, 0]

@@ -59,7 +59,7 @@ def check_map(site: LayerRef, activation: Tensor, images: Tensor) -> None:
             "with more than one position (`sightline layers MODEL` lists them)"
         )
     axes = layout.to_map(activation).ndim - 2
-    if axes != images.ndim - 2 or (axes != 2 and site.covers is not None):
+    if axes != images.ndim - 2 or (axes != 2 and site.covers is not None and not site.unpadded):
         what = (
             "covers only a part of its input" if axes == images.ndim - 2 else f"has {axes} axes of positions"
         )

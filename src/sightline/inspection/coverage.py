@@ -30,6 +30,7 @@ _KEEP_POSITIONS = frozenset(
      "tensor_split", "unbind", "stack", "sum", "mean"]
 )  # fmt: skip
 _BY_CONTENT = "crops or shifts, depending on its content,"  # another place for every image: no slice tells it
+_FIRST = ("ncl", "nchw", "ncdhw")  # channels first
 _CLEAR = 0.5  # of the strongest response: what is below shows padding
 
 
@@ -66,12 +67,18 @@ class Coverage:
             self._follow_exactly(op)
 
     def unpadded(self, key: Key) -> Spans | None:
-        """Where a grid of pictures, channels first, lies whose cells look at the middle only; None for the usual."""
+        """Where a grid, channels first, lies whose cells look at the middle only; None for the usual."""
         layout, shape = self.reader.layouts.get(key), self._shapes.get(key, ())
-        if layout is None or layout.order != "nchw" or key in self.reader.assumed or len(shape) != 4:
+        if layout is None or layout.order not in _FIRST or key in self.reader.assumed:
             return None
         spans, exact = self.spans.get(key), self.exact.get(key)
-        if spans is None or exact is None or len(spans) != 2 or not self.is_whole(spans):
+        axes = len(self.whole)
+        if (
+            spans is None
+            or exact is None
+            or not len(spans) == len(shape) - 2 == axes
+            or not self.is_whole(spans)
+        ):
             return None
         return exact if ends_inside(exact, spans, shape[2:]) else None
 

@@ -62,12 +62,13 @@ def _fused(maps: Sequence[Tensor], evidence: Evidence) -> Tensor:
 
 def _on_image(method: Method, evidence: Evidence, maps: Tensor) -> Tensor:
     """A layer's maps; at the image's size, each cell where it looks, if the layer does not cover just the image."""
-    if len(evidence.grid) != 2:
-        coarse = evidence.sites and maps.shape[2:] == evidence.activations.shape[2:]
-        return from_planes(maps, evidence.layer_grid() if coarse else evidence.grid)
-    if "activations" not in method.needs or method.layers is not None or evidence.sites[0].covers is None:
+    coarse = bool(evidence.sites) and maps.shape[2:] == evidence.activations.shape[2:]
+    placed = coarse and method.layers is None and evidence.sites[0].covers is not None
+    if placed and "activations" in method.needs:
+        maps, coarse = evidence.upsampled(maps), False
+    if len(evidence.grid) == 2:
         return maps
-    return evidence.upsampled(maps) if maps.shape[2:] == evidence.activations.shape[2:] else maps
+    return from_planes(maps, evidence.layer_grid() if coarse else evidence.grid)
 
 
 def _checked(method: Method, found: Any, evidence: Evidence, targets: int | None = None) -> Tensor:
