@@ -115,10 +115,10 @@ def ours(name: str) -> dict[str, Task]:
         score = class_probability(net, torch.tensor([CLASS]))
         return road(score, x, heatmap_for_road(x.shape[-1])).combined[0]
 
-    def curve(of: Callable[..., Any]) -> Task:
+    def curve(of: Callable[..., Any], finer: int = 1) -> Task:
         def scores(net: nn.Module, x: Tensor) -> Tensor:
             score = class_probability(net, torch.tensor([CLASS]))
-            return of(score, x, heatmap_for_road(x.shape[-1]), STEPS).scores[0, 1:]
+            return of(score, x, heatmap_for_road(x.shape[-1]), finer * STEPS).scores[0, finer::finer]
 
         return scores
 
@@ -130,7 +130,7 @@ def ours(name: str) -> dict[str, Task]:
         "occlusion": explained("occlusion", window=WINDOW, stride=STRIDE),
         "ablationcam": explained("ablationcam", layer=ablated),
         "road": road_of,
-        "deletion": curve(deletion),
+        "deletion": curve(deletion, finer=3),  # as many steps as Quantus takes
         "insertion": curve(insertion),
     }
 
@@ -199,6 +199,7 @@ def theirs(name: str) -> dict[str, Task]:
         return torch.as_tensor(ROADCombined()(x, heat, [ClassifierOutputSoftmaxTarget(CLASS)], net)[0])
 
     def pixel_flipping(net: nn.Module, x: Tensor) -> Tensor:
+        """Its steps are of so many values, not pixels: 3 · STEPS of them, the channels of a pixel one after another."""
         import quantus
 
         size = x.shape[-1]
@@ -210,7 +211,7 @@ def theirs(name: str) -> dict[str, Task]:
         )
         heat = heatmap_for_road(size)[None].numpy()
         found = metric(net, x.numpy(), np.array([CLASS]), a_batch=heat, softmax=True, device="cpu")
-        return torch.as_tensor(np.asarray(found)).flatten()
+        return torch.as_tensor(np.asarray(found)).flatten()[2::3]
 
     return {
         "forward": forward,

@@ -21,7 +21,7 @@ from sightline.scores import ScoreRule, rule_for
 from sightline.targets import logits_of
 
 Score = Callable[[Tensor, Tensor], Tensor]
-TOGETHER = 32  # images that the network is shown at once
+TOGETHER = 4  # images of a curve that the network is shown at once: more are slower where memory is not kept
 
 
 def score_rule(network: nn.Module, images: Tensor) -> ScoreRule:
@@ -36,7 +36,7 @@ def score_rule(network: nn.Module, images: Tensor) -> ScoreRule:
 
 
 def class_probability(
-    network: nn.Module, classes: Tensor, chunk: int = TOGETHER, rule: ScoreRule | None = None
+    network: nn.Module, classes: Tensor, chunk: int = 32, rule: ScoreRule | None = None
 ) -> Score:
     """The ``score`` function of this module: the probability of ``classes[row]``, computed in chunks.
 
