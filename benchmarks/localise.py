@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 import sightline as sl
+from sightline.runtime import in_fast_format
 
 ROWS = {
     "localise": "gradcam:nwc=true:flip:scales=1.4286",  # the same without the walk
@@ -39,8 +40,9 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=8)
     parser.add_argument("--repeat", type=int, default=3)
     given = parser.parse_args()
+    sl.tune_cpu()  # as the command line does
     torch.set_num_threads(1)
-    model, images = sl.load_model(), torch.rand(given.photos, 3, 224, 224)
+    model, images = in_fast_format(sl.load_model()), torch.rand(given.photos, 3, 224, 224)
     with torch.no_grad():
         forward = seconds(lambda: model(images), given.repeat)
     print(f"{platform.machine()}, 1 thread, torch {torch.__version__}, {given.photos} photos: ", end="")
