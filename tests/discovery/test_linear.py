@@ -42,6 +42,22 @@ def test_the_scaling_is_folded_into_the_weights() -> None:
     assert head.weight[:, 2] == pytest.approx(0)
 
 
+def test_few_images_of_many_features_reach_the_same_minimum() -> None:
+    """Fewer than two images per feature: the dual problem is solved, and its minimum is the primal one's."""
+    from sklearn.svm import LinearSVC
+
+    rng = np.random.default_rng(3)
+    points, labels = rng.normal(size=(60, 40)), np.arange(60) % 3
+    points[:, :3] += 1.5 * np.eye(3)[labels]
+    points = (points - points.mean(0)) / points.std(0)
+    head = fit_linear(points.astype(np.float32), labels, ("a", "b", "c"), costs=[0.01, 0.1])
+    exact = LinearSVC(C=head.cost, dual=False, tol=1e-9, max_iter=20_000).fit(points, labels)
+    np.testing.assert_allclose(
+        head.scores(points.astype(np.float32)), exact.decision_function(points), atol=2e-3
+    )
+    assert set(head.validation) == {0.01, 0.1}
+
+
 def test_it_learns_and_validates() -> None:
     points, labels = _clouds()
     new, truth = _clouds(seed=1)
