@@ -129,7 +129,7 @@ def _replace(score: Score, start: Tensor, end: Tensor, heatmaps: Tensor, steps: 
     rank = ranks(heatmaps).view(n, 1, height, width)
     counts = (torch.linspace(0, 1, steps + 1, dtype=torch.float64) * height * width).round().long()
     rows, scores = torch.arange(n, device=start.device), []
-    for some in counts.to(start.device).split(max(1, TOGETHER // n)):
+    for some in torch.split(counts.to(start.device), max(1, TOGETHER // n)):
         changed = torch.where(rank < some[:, None, None, None, None], end, start)  # (steps, N, 3, H, W)
         scores.append(score(changed.flatten(0, 1), rows.repeat(len(some))).view(len(some), n))
     share = counts / (height * width)
