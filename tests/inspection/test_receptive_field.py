@@ -135,6 +135,7 @@ class Runs(nn.Module):
         (lambda x, net: net.first(x)[:, 1:3], 3, 2),
         (lambda x, net: F.max_pool2d(net.first(x), 3), 7, 6),  # the stride is the kernel: 3 + 2 · 2
         (lambda x, net: F.avg_pool2d(net.first(x), 3, stride=1), 7, 2),
+        (lambda x, net: F.max_pool2d(net.first(x), 3, stride=1, dilation=(1, 1)), 7, 2),
     ],
 )
 def test_a_function_by_hand(function: Callable[[Tensor, nn.Module], Tensor], size: int, jump: int) -> None:

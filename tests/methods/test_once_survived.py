@@ -8,13 +8,14 @@ from torch import Tensor, nn
 
 import sightline
 from sightline.errors import InputError, UnsupportedError
+from sightline.heatmap import upsample
 from sightline.inspection.attention import attend
 from sightline.methods.eigencam import first_component
 from sightline.methods.options import parse_options
 from sightline.methods.recipro_cam import position_masks
 from sightline.methods.registry import Method
 from sightline.methods.spec import MethodSpec
-from toynets import TokenToy, make_images, prepare
+from toynets import TokenToy, build, make_images, prepare
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,54 @@ from toynets import TokenToy, make_images, prepare
 def test_an_option_that_no_method_has(methods: list[str], pair: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse_options(methods, [pair])
+
+
+def test_an_option_of_one_method_wins_over_that_of_all_in_whatever_order() -> None:
+    for pairs in (["scorecam.channels=3", "channels=5"], ["channels=5", "scorecam.channels=3"]):
+        found = parse_options(["scorecam", "sscam"], pairs)
+        assert found == {"scorecam": {"channels": 3}, "sscam": {"channels": 5}}
+
+
+def test_shares_of_a_softmax_have_no_negative_ones_to_leave_out() -> None:
+    net, x = build("gap"), make_images(1)
+    plain = sightline.explain(net, x, method="scorecam", classes=[0, 1])
+    clamped = sightline.explain(net, x, method="scorecam:nwc=true", classes=[0, 1])
+    assert torch.equal(plain.maps, clamped.maps)
+
+
+class Cropped(nn.Module):
+    """Shown the left half of an oblong image: its maps are oblong as well, and lie on that half."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.fc = nn.Sequential(nn.Conv2d(3, 6, 3, 2, padding=1), nn.ReLU()), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.body(x[..., :32]).mean((2, 3)))
+
+
+def test_the_maps_of_a_crop_lie_on_the_crop() -> None:
+    net = prepare(Cropped())
+    x = torch.randn(1, 3, 16, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    maps = sightline.explain(net, x, method="gradcam", layer="body", classes=1).maps
+    features = net.body(x[..., :32])
+    g = net.fc.weight[1] / (8 * 16)
+    by_hand = torch.einsum("c,nchw->nhw", g, features).relu().detach()
+    assert maps.shape == (1, 1, 16, 64)
+    torch.testing.assert_close(maps[0, :, :, :32], upsample(by_hand, (16, 32)))
+    assert not maps[..., 32:].any()
+
+
+def test_a_walk_over_the_features_of_a_crop_is_one_over_the_crop_alone() -> None:
+    net = prepare(Cropped())
+    x = torch.randn(1, 3, 16, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = sightline.explain(net, x, method="gradcam:affinity", layer="body", classes=1).maps
+    alone = sightline.explain(net, x[..., :32], method="gradcam:affinity", layer="body", classes=1).maps
+    assert found.shape[-2:] == (16, 64)
+    assert not found[..., 32:].any()
+    torch.testing.assert_close(
+        found[..., :32], upsample(alone, (16, 32)), rtol=0, atol=0.2 * float(alone.max())
+    )
 
 
 def test_the_gaussian_of_recipro_cam_is_that_of_1_2_1() -> None:

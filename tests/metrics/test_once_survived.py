@@ -43,6 +43,7 @@ def test_islands_in_two_holes_side_by_side_and_in_holes_below_each_other() -> No
     level = np.full((11, 13), 9, np.int32)
     for top, left in ((1, 1), (1, 7), (6, 1), (6, 7)):
         level[top : top + 3, left : left + 4] = 0
+        level[top + 1, left + 1 : left + 3] = 5
     where = inside_holes(hole_lives(level, 9)[0], 11, 13)
     expected = np.zeros((11, 13), bool)
     for top, left in ((1, 1), (1, 7), (6, 1), (6, 7)):
@@ -87,6 +88,13 @@ def test_protocols_of_several_kinds_at_once_are_those_of_each_alone() -> None:
     score.update(heat, boxes, places)
     assert score.compute() == float((every["wsol-v2"] >= 0.5).any()) or score.protocol != "wsol-v2"
     assert score.hits.sum() > 0
+
+
+def test_a_map_with_one_nan_has_no_exact_boxes() -> None:
+    heat = torch.rand(1, 4, 4)
+    heat[0, 1, 2] = torch.nan
+    with pytest.raises(InputError, match="a map holds NaN"):
+        sweep_ious(heat, [torch.tensor([[0.0, 0, 4, 4]])], [Geometry.identity((8, 8))], ("exact",))
 
 
 def test_a_metric_needs_boxes_or_nothing() -> None:
