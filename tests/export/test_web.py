@@ -101,16 +101,22 @@ def test_weights_are_stored_smaller_and_the_folder_is_whole(model, runtime, tmp_
         assert "https://" not in files[name].read_text()
 
 
-def test_what_is_missing_is_said_in_one_line(model, tmp_path, capsys):
-    from sightline.export.web import export_web, runtime_files
+def test_what_is_missing_is_said_in_one_line(tmp_path, capsys):
+    from sightline.export.web import runtime_files
 
     with pytest.raises(InputError, match=r"does not hold ort\.wasm\.min\.js"):
         runtime_files(tmp_path)
+    assert main(["export", "--format", "pdf"]) == 2
+    assert "unknown format 'pdf'" in capsys.readouterr().err
+
+
+def test_a_page_needs_a_transform(model, tmp_path):
+    from sightline.export.web import export_web
+
+    pytest.importorskip("onnx", reason="the extra [onnx] is not installed")
     bare = LoadedModel(model.network, "bare")
     with pytest.raises(InputError, match="give it a transform"):
         export_web(bare, tmp_path / "page", runtime=_runtime(tmp_path))
-    assert main(["export", "--format", "pdf"]) == 2
-    assert "unknown format 'pdf'" in capsys.readouterr().err
 
 
 def _runtime(folder):
