@@ -10,6 +10,7 @@ import sightline
 from sightline.errors import InputError, UnsupportedError
 from sightline.heatmap import upsample
 from sightline.inspection.attention import attend
+from sightline.methods.combinators import multi_layer
 from sightline.methods.eigencam import first_component
 from sightline.methods.options import parse_options
 from sightline.methods.recipro_cam import position_masks
@@ -29,6 +30,15 @@ from toynets import TokenToy, build, make_images, prepare
 def test_an_option_that_no_method_has(methods: list[str], pair: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse_options(methods, [pair])
+
+
+def test_fused_layers_are_each_divided_by_their_own_maximum() -> None:
+    def half(model: nn.Module, images: Tensor, classes: Tensor, *, layer: int) -> Tensor:
+        return images[:, layer : layer + 1]
+
+    maps = torch.tensor([[[[2.0, 0.0]], [[1.0, 4.0]]]])  # (1, 0) + (1/4, 1), over 5/4
+    fused = multi_layer(half, [0, 1])(nn.Identity(), maps, torch.zeros(1, 1))
+    assert fused.flatten().tolist() == pytest.approx([1, 0.8])
 
 
 def test_an_option_of_one_method_wins_over_that_of_all_in_whatever_order() -> None:

@@ -10,7 +10,7 @@ from sightline.boxes import BoxRule, xywh_to_xyxy
 from sightline.errors import InputError
 from sightline.metrics.accumulators import PixelTally
 from sightline.metrics.components import EVERYWHERE, hole_lives, inside_holes
-from sightline.metrics.localisation import MaxBoxAcc
+from sightline.metrics.localisation import MaxBoxAcc, MaxBoxAccV2
 from sightline.metrics.pointing import energy_in_mask
 from sightline.metrics.protocols import sweep_ious, wsol_true_boxes
 from sightline.metrics.registry import get_metric, register_metric, unregister_metric
@@ -95,6 +95,13 @@ def test_a_map_with_one_nan_has_no_exact_boxes() -> None:
     heat[0, 1, 2] = torch.nan
     with pytest.raises(InputError, match="a map holds NaN"):
         sweep_ious(heat, [torch.tensor([[0.0, 0, 4, 4]])], [Geometry.identity((8, 8))], ("exact",))
+
+
+def test_v2_counts_three_overlaps() -> None:
+    score = MaxBoxAccV2()  # Choe et al.: 0.3, 0.5 and 0.7
+    score.add_ious(np.full((1, 1000), 0.6))
+    assert score.compute() == pytest.approx(2 / 3)
+    assert score.deltas == (0.3, 0.5, 0.7)
 
 
 def test_a_metric_needs_boxes_or_nothing() -> None:
