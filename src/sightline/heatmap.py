@@ -111,7 +111,7 @@ def spread(maps: Tensor, covers: Spans, size: Sequence[int]) -> Tensor:
     >>> spread(torch.tensor([1.0, 3.0]), ((1, 3),), (4,))
     tensor([1., 1., 3., 3.])
     """
-    maps = _as_float_maps(maps)
+    maps = _as_float_maps(maps, len(size))
     for axis, (span, side) in enumerate(zip(covers, size, strict=True), start=-len(size)):
         weights = _weights(_centres((0.0, float(side)), side, maps), span, maps.shape[axis])
         maps = (maps.movedim(axis, -1) @ weights.T).movedim(-1, axis)
