@@ -508,7 +508,7 @@ def test_inference_mode_inside_the_network_is_overruled(method: str) -> None:
 
 
 def test_a_target_that_does_not_depend_on_the_network_is_a_clear_error() -> None:
-    with pytest.raises(InputError, match=r"gradient|depend"):
+    with pytest.raises(InputError, match="the target does not depend on the image"):
         sightline.explain(
             build("gap"), make_images(), target=lambda out: torch.ones(2, requires_grad=True) * 1
         )

@@ -19,8 +19,8 @@ else:
 
 FLOOR = re.compile(r"([A-Za-z0-9._-]+(?:\[[^\]]*\])?)>=([0-9][0-9A-Za-z.]*)")
 NESTED = re.compile(r"sightline-cam\[([^\]]*)\]")
-# What only checks or serves the developer: the pinned versions of constraints.txt are as good as the oldest.
-TOOLS = {"ruff", "mypy", "pre-commit"}
+# What only checks, documents or serves the developer: the pinned versions of constraints.txt are as good as the oldest.
+TOOLS = {"ruff", "mypy", "pre-commit", "mkdocs", "mkdocs-material", "mkdocstrings", "mkdocstrings-python"}
 
 
 def floors(requirements: list[str]) -> dict[str, str]:

@@ -37,8 +37,8 @@ class LayerRef:
 
 
 DISORDERED = (
-    "its tokens do not stand row by row behind the special ones (class token, registers) and cannot be laid on "
-    "the image; use 'rise' or 'occlusion', which explain pixels"
+    "the tokens of the network do not stand row by row behind the special ones (class token, registers) and cannot be "
+    "laid on the image; use 'rise' or 'occlusion', which explain pixels"
 )
 
 

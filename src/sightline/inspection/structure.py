@@ -218,7 +218,7 @@ def _of_tokens(
     why: str,
 ) -> tuple[Structure, dict[Place, Layout]]:
     """The target is the last map of a block or a normalisation whose positions have a gradient."""
-    clear = _why_nothing(reader, network)
+    clear = _why_nothing(reader, network, score)
     if clear:
         return Structure(why_no_target=clear), {}
     whole = [call for call in calls if len(cast(Tensor, call.output)) == reader.n]
@@ -245,21 +245,25 @@ def _of_tokens(
 _OUT_OF_SIGHT = "what it computes of the image is out of sight (in another thread, or under torch.vmap)"
 
 
-def _moves(reader: Reader, network: nn.Module) -> bool:
-    """Whether another image gives another output, which is asked only where no operation leads to it."""
-    given = reader.seen.images
+def _why_unrelated(reader: Reader, network: nn.Module, score: Callable[[Any], Any]) -> str:
+    """Why no operation leads from the image to the score, told by another image."""
     with eval_mode(network), torch.no_grad():
-        again = network(torch.randn_like(given))
-    return any(
-        a.shape != b.shape or not torch.equal(a, b)
-        for a, b in zip(tensors_in(reader.seen.output), tensors_in(again), strict=False)
-    )
+        again = network(torch.randn_like(reader.seen.images))
+        if not _same_values(reader.seen.score, score(again)):
+            return _OUT_OF_SIGHT
+    unmoved = _same_values(reader.seen.output, again)
+    return f"{'its output' if unmoved else 'the target'} does not depend on the image"
 
 
-def _why_nothing(reader: Reader, network: nn.Module) -> str:
+def _same_values(first: Any, second: Any) -> bool:
+    pairs = zip(tensors_in(first), tensors_in(second), strict=False)
+    return all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
+
+
+def _why_nothing(reader: Reader, network: nn.Module, score: Callable[[Any], Any]) -> str:
     """Why there can be no target layer, where that is clear; else ""."""
     if not reader.live:
-        return _OUT_OF_SIGHT if _moves(reader, network) else "its output does not depend on the image"
+        return _why_unrelated(reader, network, score)
     made = [*tensors_in(reader.seen.score), *tensors_in(reader.seen.output)]
     dense = [t for t in made if t.ndim > 3 and t.shape[2:].numel() > 1]
     if dense:
