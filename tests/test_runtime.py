@@ -66,7 +66,8 @@ def test_the_policy_changes_no_bit_and_a_start_imports_no_compiler() -> None:
     told = [
         line for line in done.stdout.splitlines() if line.split(" ")[0] in ("bits:", "default:", "others:")
     ]
-    assert told == ["bits: True", "default: []", "others: []"]
+    others = "['sympy']" if torch.__version__.startswith("2.7.") else "[]"  # PyTorch 2.7 itself imports it
+    assert told == ["bits: True", "default: []", f"others: {others}"]
 
 
 def test_glibc_is_told_once(library: list[tuple[int, int]]) -> None:
