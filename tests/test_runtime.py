@@ -125,7 +125,9 @@ def test_the_fast_format_agrees_and_leaves_networks_of_tokens() -> None:
 def test_the_stand_ins_are_gone_afterwards_and_ask_the_compiler_when_called(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if "_dynamo" in vars(torch):  # bound where another test has loaded the compiler; asking torch for it would load it
+    if "_dynamo" in vars(
+        torch
+    ):  # bound where another test has loaded the compiler; asking torch for it would load it
         monkeypatch.delattr(torch, "_dynamo")
     monkeypatch.delitem(sys.modules, "torch._dynamo", raising=False)
     monkeypatch.delitem(sys.modules, "torch._dynamo.utils", raising=False)
