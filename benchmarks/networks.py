@@ -357,7 +357,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("runs/networks.jsonl"))
     parser.add_argument("--write", type=Path)
     parser.add_argument("--limit", type=float, default=600.0, help="seconds for one network")
-    parser.add_argument("--memory", type=float, default=10.0, help="GB of address space")
+    parser.add_argument("--memory", type=float, default=14.0, help="GB of address space")
     parser.add_argument("--again", action="store_true", help="run those anew that did not pass")
     parser.add_argument("--find-smallest", action="store_true")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
