@@ -36,7 +36,13 @@ def watch(
         monkeypatch.setattr(
             "sightline.pipeline_watch.watch_folder.__kwdefaults__", {"settle": 0.0, "wait": arrives}
         )
-        return sightline("explain", "--watch", "in", *model, *arguments)
+        before = signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # a shell's background jobs ignore Ctrl-C
+        try:
+            return sightline("explain", "--watch", "in", *model, *arguments)
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     return run
 

@@ -149,6 +149,8 @@ def takes_by_name(network: nn.Module) -> bool:
     >>> takes_by_name(Named()), takes_by_name(nn.ReLU())
     (True, False)
     """
+    if isinstance(network, torch.jit.ScriptModule):  # whose forward has no signature in Python
+        return False
     kinds = {p.kind for p in _parameters(network)}
     return inspect.Parameter.KEYWORD_ONLY in kinds and not kinds & _POSITIONAL
 
