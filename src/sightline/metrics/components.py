@@ -239,13 +239,13 @@ def component_lives(level: Array, top: int, where: Array, by_polygon: bool) -> A
 @compiled
 def _euler_gain(state: Array, p: int, stride: int) -> int:
     """What pixel p adds to its pool's pixels - adjacent pairs + full 2×2 blocks (Euler's number)."""
-    north, west = state[p - stride] == _POOL, state[p - 1] == _POOL
-    east, south = state[p + 1] == _POOL, state[p + stride] == _POOL
+    north, west = int(state[p - stride] == _POOL), int(state[p - 1] == _POOL)
+    east, south = int(state[p + 1] == _POOL), int(state[p + stride] == _POOL)
     blocks = (
-        (north & west & (state[p - stride - 1] == _POOL))
-        + (north & east & (state[p - stride + 1] == _POOL))
-        + (south & west & (state[p + stride - 1] == _POOL))
-        + (south & east & (state[p + stride + 1] == _POOL))
+        (north & west & int(state[p - stride - 1] == _POOL))
+        + (north & east & int(state[p - stride + 1] == _POOL))
+        + (south & west & int(state[p + stride - 1] == _POOL))
+        + (south & east & int(state[p + stride + 1] == _POOL))
     )
     gain: int = 1 - north - west - east - south + blocks
     return gain

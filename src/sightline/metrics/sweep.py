@@ -73,7 +73,7 @@ def best_overlaps(boxes: Array, true_boxes: Array, plus: float) -> Array:
 def levels_at_least(values: Array, cuts: Array) -> Array:
     """How many of the ascending ``cuts`` each positive value of (H, W) reaches (≥), uint16; 0 for others."""
     level = np.zeros(values.shape, np.uint16)
-    scale = cuts.size / max(cuts[-1], np.finfo(np.float32).tiny)
+    scale = cuts.size / max(float(cuts[-1]), 1e-38)
     for y in range(values.shape[0]):
         for x in range(values.shape[1]):
             value = values[y, x]
