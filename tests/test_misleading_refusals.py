@@ -220,6 +220,20 @@ def test_a_layer_in_front_of_a_function_without_gradient() -> None:
     assert torch.allclose(found, expected, atol=1e-6)
 
 
+def test_a_forward_without_a_signature_takes_the_image_as_usual() -> None:
+    net, x = nn.Sequential(), torch.rand(1, 3, 4, 4)
+    net.forward = torch.relu
+    assert torch.equal(sightline.load_model(net)(x), x)
+    assert "not scores" in refusal(lambda: sightline.explain(net, x, "saliency"))
+
+
+def test_looking_at_a_network_leaves_the_random_numbers_as_they_are() -> None:
+    net, x = Vmapped().eval(), torch.rand(2, 3, 8, 8)
+    before = torch.get_rng_state()
+    refusal(lambda: sightline.explain(net, x))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_network_that_takes_the_image_by_its_name() -> None:
     x = torch.rand(2, 3, 8, 8)
     expected = sightline.explain(Pooled().eval(), x, "gradcam", 1)

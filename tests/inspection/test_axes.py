@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sightline.errors import InputError
 from sightline.inspection.axes import layouts_of
@@ -17,15 +17,7 @@ from sightline.inspection.probes import changed_patches
 from sightline.inspection.recording import key_of, record
 from sightline.inspection.rows import may_move_rows
 from sightline.inspection.tokens import possible_grids
-
-
-class Through(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(x)
+from toynets import Through
 
 
 def tokens(x: Tensor) -> Tensor:

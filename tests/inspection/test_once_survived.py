@@ -23,16 +23,7 @@ from sightline.inspection.recording import record
 from sightline.inspection.stages import last_stages, watched
 from sightline.inspection.structure import LayerRef, inspect_network
 from sightline.inspection.trunk import graph_until
-
-
-class Through(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(x)
-
+from toynets import Through
 
 # What is pooled last
 

@@ -388,3 +388,19 @@ def test_tokens_in_rows_behind_the_class_token_are_one(class_token: bool) -> Non
     assert found.layers == ["block.norm1" if class_token else "norm"]
     expected = sightline.explain(prepare(TokenToy(class_token)), x, "layercam", 1).maps
     assert torch.allclose(found.maps, expected)
+
+
+class OneByOne(TokenToy):
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 1:
+            raise ValueError("one image at a time")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("class_token", [True, False], ids=["class token", "mean"])
+def test_a_network_that_takes_one_image_at_a_time_is_looked_at_one_by_one(class_token: bool) -> None:
+    x = make_images(1)
+    expected = sightline.explain(prepare(TokenToy(class_token)), x, "layercam", 1)
+    found = sightline.explain(prepare(OneByOne(class_token)), x, "layercam", 1)
+    assert found.layers == expected.layers
+    assert torch.equal(found.maps, expected.maps)

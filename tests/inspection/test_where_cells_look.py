@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -15,15 +12,7 @@ from torch import Tensor, nn
 from sightline.errors import InputError
 from sightline.inspection.structure import inspect_network
 from sightline.inspection.transform import measure
-
-
-class Through(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(x)
+from toynets import Through
 
 
 class Columns(nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sightline.inspection.guard import eval_mode, own_thread
 from sightline.inspection.layers import LayerRef, Spans
 from sightline.inspection.layout import NCHW
+from sightline.inspection.probes import noisy_copies
 from sightline.inspection.recording import OpCounter, output_tensor
 
 _SIDES = 3  # patches down and across
@@ -70,12 +71,9 @@ def _correlate(moved: Tensor, centres: Tensor, spans: Spans) -> bool | None:
 
 def patches_within(image: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
     """The image and its nine copies (10, C, H, W), and the centres (9, 2) of their patches, within the spans."""
-    batch = image.repeat(1 + _SIDES**2, *[1] * (image.ndim - 1))
-    generator = torch.Generator().manual_seed(1)
-    scale = float(image.float().std()) or 1.0
     lows = [max(0.0, start) for start, _ in spans]
     highs = [min(float(side), stop) for side, (_, stop) in zip(image.shape[2:], spans, strict=True)]
-    centres = []
+    places, centres = [], []
     for number in range(_SIDES**2):
         cut: list[slice] = []
         centre: list[float] = []
@@ -84,10 +82,9 @@ def patches_within(image: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
             half = max(0.5, (high - low) / (4 * _SIDES))
             cut.append(slice(max(0, round(middle - half)), max(1, round(middle + half))))
             centre.append(middle)
-        patch = batch[number + 1][(slice(None), *cut)]
-        patch += 2 * scale * torch.randn(patch.shape, generator=generator, dtype=torch.float32).to(patch)
+        places.append(tuple(cut))
         centres.append(centre)
-    return batch, torch.tensor(centres)
+    return noisy_copies(image, places), torch.tensor(centres)
 
 
 def shown(network: nn.Module, images: Tensor, site: LayerRef) -> Tensor | None:

@@ -149,9 +149,12 @@ def takes_by_name(network: nn.Module) -> bool:
     >>> takes_by_name(Named()), takes_by_name(nn.ReLU())
     (True, False)
     """
-    if isinstance(network, torch.jit.ScriptModule):  # whose forward has no signature in Python
+    if isinstance(network, torch.jit.ScriptModule):
         return False
-    kinds = {p.kind for p in _parameters(network)}
+    try:
+        kinds = {p.kind for p in _parameters(network)}
+    except (TypeError, ValueError):  # a built-in function, which has no signature
+        return False
     return inspect.Parameter.KEYWORD_ONLY in kinds and not kinds & _POSITIONAL
 
 

@@ -103,38 +103,23 @@ class _Seen(Exception):
 def stands_row_by_row(network: nn.Module, image: Tensor, place: Place, layout: Layout) -> bool:
     """Whether tokens stand in their layout's order: the prefix first, then the cells of the grid row by row.
 
-    One pass, as far as that layer, of the image (1, C, H, W) and a copy for each of up to ten cells at both ends of
-    some neighbouring rows, with that cell changed: the token that moves most must be the cell's or its neighbour's.
+    The image (1, C, H, W) and a copy for each of up to ten cells at both ends of some neighbouring rows, with that cell
+    changed, are run as far as that layer, one by one: the token that moves most must be the cell's or its neighbour's.
     `placed` looks at late layers, where tokens have mixed, and forgives more; this is for an early one. Tokens in
     columns, in a winding line or in another order, and special tokens behind or among the others, are not so.
     """
     assert layout.grid is not None
     if len(layout.grid) != 2 or image.ndim != 4:
         return True
-    (height, width), seen = layout.grid, []
+    height, width = layout.grid
     rows = sorted({0, 1, height // 2, height // 2 + 1, height - 1} & set(range(height)))
     cells = [(row, column) for row in rows for column in sorted({0, width - 1})]
-    calls = [0]
-
-    def look(module: nn.Module, args: Any, output: Any) -> None:
-        calls[0] += 1
-        if calls[0] - 1 == place[1]:
-            found = output_tensor(output)
-            seen.append(None if found is None else found.clone())
-            raise _Seen
-
-    handle = network.get_submodule(place[0]).register_forward_hook(own_thread(look))
-    try:
-        with eval_mode(network), torch.no_grad():
-            network(_changed_cells(image, cells, layout.grid))
-    except _Seen:
-        pass
-    finally:
-        handle.remove()
-    tensor = seen[0] if seen else None
-    if tensor is None or layout.mismatch(tensor) or len(tensor) != 1 + len(cells):
-        return True  # it goes another way with several images, and nothing is known
-    moved = (tensor[1:] - tensor[:1]).float().norm(dim=layout.channel_axis)
+    images = noisy_copies(image, [_cell(cell, layout.grid, image.shape[2:]) for cell in cells])
+    tensors = [_reached(network, one, place) for one in torch.split(images, 1)]
+    if any(tensor is None or layout.mismatch(tensor) for tensor in tensors):
+        return True  # it goes another way with another image, and nothing is known
+    found = torch.cat([tensor for tensor in tensors if tensor is not None])
+    moved = (found[1:] - found[:1]).float().norm(dim=layout.channel_axis)
     slack, wrong = int(min(height, width) > 3), 0
     for change, cell in zip(moved, cells, strict=True):
         at = int(change.argmax()) - layout.prefix
@@ -144,35 +129,59 @@ def stands_row_by_row(network: nn.Module, image: Tensor, place: Place, layout: L
     return wrong < 2
 
 
-def _changed_cells(image: Tensor, cells: Sequence[tuple[int, int]], grid: tuple[int, ...]) -> Tensor:
-    """(1, C, H, W) -> (1 + cells, C, H, W): the image, and a copy for each cell of the grid with noise there."""
-    batch = image.repeat(1 + len(cells), 1, 1, 1)
+def _reached(network: nn.Module, image: Tensor, place: Place) -> Tensor | None:
+    """The tensor of a call for one image, without running what comes behind; None where it is not reached."""
+    found: list[Tensor | None] = []
+    calls = [0]
+
+    def look(module: nn.Module, args: Any, output: Any) -> None:
+        calls[0] += 1
+        if calls[0] - 1 == place[1]:
+            tensor = output_tensor(output)
+            found.append(None if tensor is None else tensor.clone())
+            raise _Seen
+
+    handle = network.get_submodule(place[0]).register_forward_hook(own_thread(look))
+    try:
+        with eval_mode(network), torch.no_grad():
+            network(image)
+    except Exception:  # `_Seen`; or the network refuses such an image
+        pass
+    finally:
+        handle.remove()
+    return found[0] if found else None
+
+
+def _cell(cell: tuple[int, int], grid: tuple[int, ...], sides: Sequence[int]) -> tuple[slice, ...]:
+    """The pixels of a cell of the grid."""
+    starts = [math.floor(k * side / count) for k, side, count in zip(cell, sides, grid, strict=True)]
+    stops = [math.floor((k + 1) * side / count) for k, side, count in zip(cell, sides, grid, strict=True)]
+    return tuple(slice(a, max(a + 1, b)) for a, b in zip(starts, stops, strict=True))
+
+
+def noisy_copies(image: Tensor, places: Sequence[tuple[slice, ...]]) -> Tensor:
+    """(1, C, *sides) -> (1 + places, C, *sides): the image, and for each place a copy with noise there.
+
+    The noise is twice as strong as the image, and the same each time.
+    """
+    batch = image.repeat(1 + len(places), *[1] * (image.ndim - 1))
     generator = torch.Generator().manual_seed(1)
     scale = float(image.float().std()) or 1.0
-    sides = [side / count for side, count in zip(image.shape[2:], grid, strict=True)]
-    for row, cell in enumerate(cells, start=1):
-        starts = [math.floor(k * side) for k, side in zip(cell, sides, strict=True)]
-        stops = [
-            max(start + 1, math.floor((k + 1) * side))
-            for start, k, side in zip(starts, cell, sides, strict=True)
-        ]
-        patch = batch[row, :, starts[0] : stops[0], starts[1] : stops[1]]
+    for copy, place in zip(batch[1:], places, strict=True):
+        patch = copy[(..., *place)]
         patch += 2 * scale * torch.randn(patch.shape, generator=generator, dtype=torch.float32).to(patch)
     return batch
 
 
 def changed_patches(image: Tensor) -> Tensor:
     """(1, C, H, W) -> (5, C, H, W): the image, and four copies with another patch each."""
-    batch = image.repeat(1 + len(_CENTRES), *[1] * (image.ndim - 1))
     height, width = image.shape[-2:]
-    generator = torch.Generator().manual_seed(1)
-    scale = float(image.float().std()) or 1.0
-    for row, (y, x) in enumerate(_CENTRES, start=1):
+    places = []
+    for y, x in _CENTRES:
         top, left = round((y - 1 / 16) * height), round((x - 1 / 16) * width)
         bottom, right = max(top + 1, round((y + 1 / 16) * height)), max(left + 1, round((x + 1 / 16) * width))
-        patch = batch[row, ..., top:bottom, left:right]
-        patch += 2 * scale * torch.randn(patch.shape, generator=generator, dtype=torch.float32).to(patch)
-    return batch
+        places.append((slice(top, bottom), slice(left, right)))
+    return noisy_copies(image, places)
 
 
 def moves_in_place(maps: Tensor) -> bool:

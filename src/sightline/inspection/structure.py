@@ -246,9 +246,10 @@ _OUT_OF_SIGHT = "what it computes of the image is out of sight (in another threa
 
 
 def _why_unrelated(reader: Reader, network: nn.Module, score: Callable[[Any], Any]) -> str:
-    """Why no operation leads from the image to the score, told by another image."""
+    """Why no operation leads from the image to the score, told by another image, darker to the left."""
+    given = reader.seen.images
     with eval_mode(network), torch.no_grad():
-        again = network(torch.randn_like(reader.seen.images))
+        again = network(given * torch.linspace(0.2, 1, given.shape[-1]).to(given))
         if not _same_values(reader.seen.score, score(again)):
             return _OUT_OF_SIGHT
     unmoved = _same_values(reader.seen.output, again)

@@ -27,14 +27,15 @@ _NORMS = frozenset(["layer_norm", "rms_norm", "batch_norm", "group_norm", "insta
 
 @dataclass
 class TokenLayers:
-    """What was found: ``live`` calls in the order they end, and those whose patches have no gradient at all."""
+    """What was found: ``live`` calls in the order they end, and those whose patches have no gradient at all.
+
+    ``disordered``: the tokens do not stand row by row behind their prefix, so that none can be read.
+    """
 
     live: list[Call] = field(default_factory=list)
     layouts: dict[Place, Layout] = field(default_factory=dict)
     patchless: set[Place] = field(default_factory=set)
-    disordered: bool = (
-        False  # the tokens do not stand row by row behind their prefix, so that no layer can be read
-    )
+    disordered: bool = False
 
 
 def place_of(call: Call) -> Place:
@@ -89,10 +90,10 @@ def find_token_layers(
     fitting = {place: fits[0] for place, fits in unknown.items() if place not in layouts}
     if not layouts:
         return found
-    if len(image) == 1 and not _in_order(network, image, calls, layouts):
+    ordered = sorted(calls, key=lambda call: (call.last_op, -call.first_op))
+    if len(image) == 1 and not _in_order(network, image, ordered, layouts):
         return TokenLayers(disordered=True)
     wanted = {place_of(call) for call in nameable}
-    ordered = sorted(calls, key=lambda call: (call.last_op, -call.first_op))
     placed_ones = [place_of(call) for call in ordered if place_of(call) in {*layouts, *fitting}]
     nameable_ones = [place for place in placed_ones if place in wanted and place in layouts]
     for start in (nameable_ones[-_LATE:][:1], []):  # late ones first: less of the network needs a graph
@@ -104,11 +105,10 @@ def find_token_layers(
 
 
 def _in_order(
-    network: nn.Module, image: Tensor, calls: Sequence[Call], layouts: Mapping[Place, Layout]
+    network: nn.Module, image: Tensor, ordered: Sequence[Call], layouts: Mapping[Place, Layout]
 ) -> bool:
     """Whether tokens stand row by row in the first layer that has them, and in the first that has special ones."""
-    early = sorted(calls, key=lambda call: (call.last_op, -call.first_op))
-    tokens = [p for p in map(place_of, early) if p in layouts and layouts[p].order in ("ntc", "nct")]
+    tokens = [p for p in map(place_of, ordered) if p in layouts and layouts[p].order in ("ntc", "nct")]
     special = [place for place in tokens if layouts[place].prefix]
     first = dict.fromkeys([*tokens[:1], *special[:1]])
     return all(stands_row_by_row(network, image, place, layouts[place]) for place in first)
