@@ -65,21 +65,29 @@ def placed(
 ) -> dict[Place, Layout]:
     """Of each candidate the first layout under which the right cells move; those without one are left out.
 
-    One pass of five images: the image, and four copies with another patch changed each.
+    One pass of five images: the image, and four copies with another patch changed each; five passes where the network
+    takes one image at a time.
     """
     found: dict[Place, Layout] = {}
+    parts: dict[Place, list[Tensor]] = {}
     counts: dict[str, int] = {}
+    images = changed_patches(image)
 
     def hook(name: str) -> Callable[..., None]:
         def look(module: nn.Module, args: Any, output: Any) -> None:
-            call = counts.get(name, 0)
-            counts[name] = call + 1
-            output = output_tensor(output)
-            if output is None or len(output) != 1 + len(_CENTRES):
+            place = (name, counts.get(name, 0))
+            counts[name] = place[1] + 1
+            tensor = output_tensor(output)
+            if tensor is None or place not in candidates:
                 return
-            for layout in candidates.get((name, call), ()):
-                if not layout.mismatch(output) and moves_in_place(layout.to_map(output)):
-                    found[name, call] = layout
+            if len(tensor) == 1:
+                parts.setdefault(place, []).append(tensor.clone())  # what follows may work in place
+                tensor = torch.cat(parts[place])
+            if len(tensor) != len(images):
+                return
+            for layout in candidates[place]:
+                if not layout.mismatch(tensor) and moves_in_place(layout.to_map(tensor)):
+                    found[place] = layout
                     break
 
         return look
@@ -89,7 +97,13 @@ def placed(
     handles = [modules[name].register_forward_hook(own_thread(hook(name))) for name in names]
     try:
         with eval_mode(network), torch.no_grad():
-            network(changed_patches(image))
+            try:
+                network(images)
+            except Exception:  # it takes one image at a time; else it fails again
+                parts.clear()
+                for one in torch.split(images, 1):
+                    counts.clear()
+                    network(one)
     finally:
         for handle in handles:
             handle.remove()
