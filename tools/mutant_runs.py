@@ -7,7 +7,6 @@ already run (defaults, class bodies, decorators and the functions they call) is 
 
 from __future__ import annotations
 
-import ast
 import gc
 import inspect
 import io
@@ -29,9 +28,6 @@ from typing import Any
 
 import pytest
 
-BUDGET = 60.0  # seconds of tests per mutant, as they took without it
-SLOWEST = 20.0  # a test that takes longer is left out
-READERS = ("tests/methods/test_defaults.py",)  # tests that read signatures without a call
 SHOWN = os.dup(1)  # what pytest and the children do not redirect
 
 
@@ -151,38 +147,6 @@ def record(session: Session, names: Sequence[str]) -> dict[str, Any]:
             say(f"without a mutant: {session.failed} fails")
         found[name] = {"seconds": seconds, "passed": not session.failed, "calls": calls}
     return found
-
-
-def covering(file: str, changed: int, tree: ast.Module, tests: dict[str, Any]) -> dict[str, float]:
-    """The tests that call the function in which the mutant lies, and their seconds; those of the same subject first.
-
-    Of what an import runs (constants, defaults) they are all that call anything of the file, and `READERS`.
-    """
-    inside, everywhere = (0, 10**9), (0, 10**9)
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.FunctionDef) or inside != everywhere:
-            continue
-        if node.body[0].lineno <= changed <= (node.end_lineno or 0):
-            first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
-            inside = (first, node.end_lineno or 0)
-    calls = {tuple(call) for test in tests.values() for call in test["calls"] if call[0] == file}
-    if not any(inside[0] <= line <= inside[1] for _, line in calls):  # an import alone calls it
-        inside = everywhere
-
-    def late(name: str) -> tuple[int, float]:
-        path, own = name.partition("::")[0], (Path(file).stem, "once_survived", *READERS)
-        near = any(word in path for word in own) + (Path(file).parts[0] in path)
-        return -near, tests[name]["seconds"]
-
-    chosen, total = {}, 0.0
-    for name in sorted(tests, key=late):
-        test = tests[name]
-        called = any(one == file and inside[0] <= line <= inside[1] for one, line in test["calls"])
-        reads = inside == everywhere and name.startswith(READERS)
-        trusted = test["passed"] and "thread" not in name  # autograd's threads do not survive a fork
-        if (called or reads) and trusted and test["seconds"] < SLOWEST and total < BUDGET:
-            chosen[name], total = test["seconds"], total + test["seconds"]
-    return chosen
 
 
 def changed_code(old: CodeType, new: CodeType) -> tuple[CodeType, CodeType] | None:

@@ -4,8 +4,8 @@ python tools/mutants.py --count 400 --results out/mutants.jsonl      # `make mut
 
 The tests run once and it is written down which functions each of them calls. A mutant is a source file with one change.
 Mutants are drawn by a hash of their text and a seed, so that other changes of the source leave the sample as it is. The
-tests that call the changed function run on it, quickest first, up to a minute's worth, until one fails. All of this
-happens in a copy of the repository.
+tests that call the changed function run on it, up to a minute's worth (`--budget`), until one fails; `mutant_choice.py`
+says which come first. All of this happens in a copy of the repository.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mutant_runs import Session, covering, in_child, record, run_pytest, say, spread, try_afresh, try_in_place
+from mutant_choice import choose
+from mutant_runs import Session, in_child, record, run_pytest, say, spread, try_afresh, try_in_place
 
 ROOT = Path(__file__).resolve().parents[1]
 EQUIVALENT = ROOT / "tools" / "mutants_equivalent.txt"
@@ -261,8 +262,9 @@ class Trial:
         def one(key: str) -> None:
             mutant = self.chosen[key]
             old = self.sources[mutant.file]
-            covered = covering(mutant.file, mutant.line, ast.parse(old), tests)
-            if found := run(mutant.file, old, mutant.applied(old), covered):
+            kills = Counter(row["by"] for row in read_rows(self.given.results) if row["file"] == mutant.file)
+            chosen = choose(mutant.file, mutant.line, ast.parse(old), tests, kills, self.given.budget)
+            if found := run(mutant.file, old, mutant.applied(old), chosen):
                 row = {
                     "key": key,
                     "file": mutant.file,
@@ -293,6 +295,9 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=Path("out/mutants.jsonl"))
     parser.add_argument("--again", action="store_true", help="try those again that have survived")
     parser.add_argument("--report", action="store_true", help="print what is known; try nothing")
+    parser.add_argument(
+        "--budget", type=float, default=60.0, help="seconds of tests per mutant, as without it"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="mutants tried at the same time")
     given = parser.parse_args()
     given.results = given.results.resolve()
