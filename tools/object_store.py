@@ -1,17 +1,21 @@
-"""A batch run that reads an S3 store which fails now and then, by both engines: the same as from the disk, bit for bit?
+"""A batch run from and into an S3 store which fails now and then, by both engines: as on the disk, bit for bit?
 
 python tools/object_store.py --engine local --engine ray      # needs moto[server] and s3fs, and the extra `ray`
 
-Everything stays on 127.0.0.1: moto's server holds the photos, and a proxy in front of it answers some requests with
-500 and others late. Photos by a folder's URL, by a Parquet list and in a tar.
+Everything stays on 127.0.0.1: moto's server holds photos and results, and a proxy in front of it answers some requests
+with 500 and others late. Photos by a folder's URL, by a Parquet list and in a tar; at the end, a run of the command line
+is killed once its first shard is there, and started again.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import http.client
 import os
 import random
+import shutil
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -26,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from soak_batch import make_photos, save_model
 
-BUCKET = "photos"
+BUCKET, SHARD = "photos", 32
 KEYS = {"FSSPEC_S3_KEY": "any", "FSSPEC_S3_SECRET": "any", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
@@ -91,12 +95,25 @@ def fill(folder: Path) -> None:
         store.pipe_file(f"{BUCKET}/{name}", (folder / name).read_bytes())
 
 
-def rows(out: Path) -> list[dict[str, Any]]:
-    """What a run found, by photo: all but where the photo was."""
+def rows(out: str, scratch: Path) -> list[dict[str, Any]]:
+    """What a run found, by photo: all but where the photo was; its heatmaps and overlays by their checksums."""
+    import fsspec
+    import numpy as np
     from pyarrow.parquet import read_table
 
-    found = read_table(out / "results").drop_columns(["path", "image_id"]).to_pylist()
-    return sorted(found, key=lambda row: (row["sha256"], row["rank"]))
+    if "://" in out:
+        shutil.rmtree(scratch, ignore_errors=True)
+        fsspec.filesystem("s3", use_listings_cache=False).get(
+            f"{out.partition('://')[2]}/", f"{scratch}/", recursive=True
+        )
+        out = str(scratch)
+    found = read_table(f"{out}/results").to_pylist()
+    for row in found:
+        heatmap = np.load(f"{out}/{row.pop('heatmap_file')}", mmap_mode="r")[row.pop("heatmap_row")]
+        row["heatmap"] = hashlib.sha256(heatmap.tobytes()).hexdigest()
+        del row["path"], row["image_id"]
+    drawn = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in Path(out).rglob("*.png"))
+    return [*sorted(found, key=lambda row: (row["sha256"], row["rank"])), {"overlays": drawn}]
 
 
 def main() -> int:
@@ -127,30 +144,71 @@ def _compare(place: Path, given: argparse.Namespace) -> int:
     from sightline.batch.worker import BatchOptions
 
     known = make_photos(place / "photos", given.photos)
-    good = sum(checksum is not None for checksum in known.values())
-    model, options = load_model(save_model(place / "small.safetensors")), BatchOptions(shard_size=64)
+    bad = sum(checksum is None for checksum in known.values())
+    weights = save_model(place / "small.safetensors")
+    model, options = load_model(weights), BatchOptions(shard_size=SHARD, overlays=True)
     fill(place / "photos")
-    explain_batch(
-        model, sorted((place / "photos").glob("0*")), place / "disk", options, engine_of("local", 0)
-    )
-    expected, wrong = rows(place / "disk"), 0
+    local = engine_of("local", 0)
+    explain_batch(model, sorted((place / "photos").glob("0*")), place / "disk", options, local)
+    expected, wrong = rows(str(place / "disk"), place), 0
+
+    def compare(name: str, source: str, out: str, engine: Any) -> None:
+        nonlocal wrong
+        started = time.monotonic()
+        manifest = explain_batch(model, [f"s3://{BUCKET}/{source}"], out, options, engine)
+        whole = manifest["errors"] == bad
+        counts, took = dict(Moody.counts), time.monotonic() - started
+        Moody.share = 0.0
+        whole = whole and rows(out, place / "copy") == expected
+        Moody.share = given.share
+        wrong += not whole
+        print(
+            f"{name}, {source} into {'s3' if '://' in out else 'a folder'}: {manifest['images']} images, "
+            f"{manifest['errors']} bad, {'whole' if whole else 'NOT WHOLE'}; {counts.get('requests', 0)} requests, "
+            f"{counts.get('failed', 0)} failed, {counts.get('late', 0)} late; {took:.0f} s",
+            flush=True,
+        )
+        Moody.counts.clear()
+
     Moody.share = given.share
+    Moody.counts.clear()
     for name in given.engine or ["local"]:
         engine = engine_of("local", workers=1) if name == "local" else engine_of("ray", device="cpu")
         for source in ("000/", "list.parquet", "all.tar"):
-            Moody.counts.clear()
-            started, out = time.monotonic(), place / f"{name}-{source.strip('/')}"
-            manifest = explain_batch(model, [f"s3://{BUCKET}/{source}"], out, options, engine)
-            whole = rows(out) == expected and manifest["errors"] == len(known) - good
-            wrong += not whole
-            counts, took = Moody.counts, time.monotonic() - started
-            print(
-                f"{name}, {source}: {manifest['images']} images, {manifest['errors']} bad, "
-                f"{'whole' if whole else 'NOT WHOLE'}; {counts['requests']} requests, {counts['failed']} failed, "
-                f"{counts['late']} late; {took:.0f} s",
-                flush=True,
-            )
+            out = f"{name}-{source.strip('/')}"
+            for where in (str(place / out), f"s3://{BUCKET}/out/{out}"):
+                compare(name, source, where, engine)
+    out = f"s3://{BUCKET}/out/killed"
+    _killed(weights, out)
+    compare("killed, then local", "000/", out, local)
     return wrong
+
+
+def _killed(weights: Path, out: str) -> None:
+    """A run of the command line, killed with SIGKILL once its first shard is in the store."""
+    import fsspec
+
+    command = [
+        "batch",
+        f"s3://{BUCKET}/000/",
+        "--model",
+        str(weights),
+        "--out",
+        out,
+        "--overlays",
+        "--workers",
+        "0",
+    ]
+    run = subprocess.Popen([sys.executable, "-m", "sightline", *command, "--shard-size", str(SHARD)])
+    store = fsspec.filesystem("s3", use_listings_cache=False)
+    while run.poll() is None and not store.exists(f"{out}/results/part-00000.parquet"):
+        time.sleep(0.05)
+    if run.poll() is not None:
+        raise RuntimeError("the run ended before it could be killed")
+    run.kill()
+    run.wait()
+    there = [name.rpartition("/")[2] for name in store.find(f"{out}/results")]
+    print(f"killed with {', '.join(there)} in the store", flush=True)
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def test_ray_gives_the_bits_of_one_machine_and_goes_on_where_it_stopped(
     manifest = explain_batch(model, inputs, tmp_path / "ray", work, engine)
     assert (manifest["images"], manifest["errors"], manifest["engine"]["name"]) == (11, 1, "ray")
     assert contents(tmp_path / "ray") == contents(tmp_path / "local")
-    shards.Folder(tmp_path / "ray").part(1).unlink()
+    (tmp_path / "ray" / shards.part(1)).unlink()
     told: list[tuple[int, int]] = []
     explain_batch(model, inputs, tmp_path / "ray", work, engine, lambda *now: told.append(now))
     assert told == [(12, 12)]  # one shard of four

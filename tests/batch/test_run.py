@@ -100,7 +100,7 @@ def test_killed_from_outside_while_worker_processes_are_at_work(
     process = processes.Process(target=toybatch.run_slowly, args=(photos, tmp_path))
     process.start()
     limit = time.monotonic() + 60
-    while not shards.Folder(tmp_path).part(0).exists() and time.monotonic() < limit:
+    while not (tmp_path / shards.part(0)).exists() and time.monotonic() < limit:
         time.sleep(0.01)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
@@ -129,9 +129,8 @@ def test_finished_shards_are_not_computed_again_and_damaged_ones_are(
     batches.clear()
     explain_batch(model, [photos], tmp_path, BatchOptions(**SMALL), ALONE)
     assert batches == []
-    folder = shards.Folder(tmp_path)
-    folder.heatmaps(0).write_bytes(folder.heatmaps(0).read_bytes()[:-1])
-    folder.part(2).write_bytes(folder.part(2).read_bytes()[:-9])
+    for name in (shards.heatmaps(0), shards.part(2)):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-9])
     (tmp_path / "results" / ".part-00001.parquet.99.part").write_bytes(b"half")
     explain_batch(model, [photos], tmp_path, BatchOptions(**SMALL), ALONE)
     assert batches == [["00.png", "01.png"], ["02.png", "03.png"], ["08.png", "09.png"], ["10.png"]]

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 import sightline
-from sightline.batch import overlays
+from sightline.batch import places
 from sightline.batch.decode import Prepared, prepare
-from sightline.batch.overlays import ignores_case, overlay_name
+from sightline.batch.overlays import overlay_name
+from sightline.batch.places import Disk, ignores_case
 from sightline.batch.worker import BatchOptions, explain_prepared, quantise, ready
 from sightline.boxes import cutoffs
 from sightline.data.items import Item
@@ -124,7 +125,7 @@ def test_quantising_rounds_to_the_nearest_step() -> None:
 
 def test_an_overlay_is_the_explanation_s_own(model: LoadedModel, photos: Path, tmp_path: Path) -> None:
     work, batch = BatchOptions(channels_last=False, rule=BoxRule(0.5)), _prepared(model, photos)
-    explain_prepared(model, batch, work, tmp_path)
+    explain_prepared(model, batch, work, Disk(tmp_path))
     expected = sightline.explain(model, Path(batch.items[2].file))
     name = overlay_name(batch.items[2].id, int(expected.classes[0, 0]))
     with PIL.Image.open(tmp_path / name) as picture:
@@ -139,7 +140,7 @@ def test_an_overlay_that_has_no_place_is_that_image_s_failure_and_the_others_are
     whole = explain_prepared(model, batch, work)
     first = whole.rows["class_index"][2].as_py()
     (tmp_path / overlay_name(batch.items[1].id, first)).mkdir()  # as the photos of another id would
-    done = explain_prepared(model, batch, work, tmp_path)
+    done = explain_prepared(model, batch, work, Disk(tmp_path))
     assert [item.id for item, _ in done.errors] == ["bad", batch.items[1].id]
     assert done.errors[1][1] == (f"the overlay of {batch.items[1].path} cannot be written: Is a directory")
     stays = [0, 1, *range(4, len(whole.rows))]
@@ -152,12 +153,12 @@ def test_an_overlay_that_has_no_place_is_that_image_s_failure_and_the_others_are
 def test_a_full_disk_is_no_failure_of_one_image(
     model: LoadedModel, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, write: Any) -> None:
+    def full(path: Path, write: Any, durable: bool) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(overlays, "write_atomically", full)
+    monkeypatch.setattr(places, "write_atomically", full)
     with pytest.raises(OSError, match="No space left"):
-        explain_prepared(model, _prepared(model, photos), BatchOptions(), tmp_path)
+        explain_prepared(model, _prepared(model, photos), BatchOptions(), Disk(tmp_path))
 
 
 def test_ids_that_differ_in_case_have_overlays_of_their_own_where_case_does_not_count(

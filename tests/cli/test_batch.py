@@ -8,6 +8,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pandas as pd
 import pytest
 
@@ -49,6 +50,23 @@ def test_batch_makes_shards_of_what_the_panels_show(
         assert row.score == pytest.approx(score, abs=1e-6)
         assert [list(box) for box in row.boxes_xyxy] == [pytest.approx(box, abs=0.01) for box in boxes]
     assert not list((tmp_path / "road").glob("*.png"))
+
+
+def test_results_in_an_object_store(batch: Any, photos: Path, tmp_path: Path) -> None:
+    fsspec.filesystem("memory").store.clear()
+    (photos / "broken.png").write_bytes(b"text")
+    for _ in range(2):  # the second finds all of it done
+        result = batch(photos, "--overlays", "--out", "memory://bucket/run")
+        assert result.code == 3
+        assert result.out.endswith("3 images, 3 rows in 1 shard: memory://bucket/run/results\n")
+        assert result.err.startswith("sightline: 1 of 4 images could not be read:\n")
+    result = batch(photos, "--view", "crop", "--out", "memory://bucket/run")
+    assert result.code == 2
+    assert result.err.startswith("sightline: memory://bucket/run holds another run: view is 'whole' there")
+    result = batch(photos, "--out", "ftp://host/run")
+    assert result.code == 2
+    assert result.err.startswith("sightline: 'ftp://host/run' is no place for results; expected a folder")
+    assert not list(Path.cwd().glob("*:*"))
 
 
 def test_explain_of_a_list_or_a_tar_is_batch(explain: Any, photos: Path, tmp_path: Path) -> None:

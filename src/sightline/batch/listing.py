@@ -20,12 +20,16 @@ import pyarrow.compute as pc
 
 from sightline.data.items import (
     IMAGE_SUFFIXES,
+    MANIFEST,
+    MOST_MANIFEST_BYTES,
     Item,
+    files_in,
     images_below,
     is_image,
     is_url,
     matches,
     open_binary,
+    read_manifest,
 )
 from sightline.errors import InputError, no_such, unknown
 from sightline.files import MOST_PICTURE_BYTES, escaped, expanded, missing, reading, reason
@@ -128,7 +132,7 @@ def _items(argument: str, without: Collection[str | os.PathLike[str]]) -> Iterat
             f"{argument} is a compressed tar, whose images cannot be read individually; decompress it to .tar"
         )
     if suffix not in (*LISTS, TAR):
-        yield from _remote_images(argument) if is_url(argument) else _local_images(argument, without)
+        yield from _remote_images(argument, without) if is_url(argument) else _local_images(argument, without)
         return
     for file in _matching(argument):
         yield from tar_items(file) if suffix == TAR else _listed(file)
@@ -164,12 +168,49 @@ def _local_images(argument: str, without: Collection[str | os.PathLike[str]]) ->
         raise InputError(missing(argument))
 
 
-def _remote_images(argument: str) -> Iterator[Item]:
-    found = [pair for pair in _remote(argument) if is_image(PurePosixPath(pair[0]))]
+def _remote_images(argument: str, without: Collection[str | os.PathLike[str]]) -> Iterator[Item]:
+    everything = _remote(argument)
+    own = _own_output(everything, argument, [str(place) for place in without if is_url(str(place))])
+    found = [pair for pair in everything if is_image(PurePosixPath(pair[0])) and not _in(pair[1], own)]
     folders = [path.rpartition("/")[0] for path, _ in found]
     root = os.path.commonpath(folders) if found else ""
     for path, url in found:
         yield Item(path.removeprefix(root).lstrip("/"), url)
+
+
+def _own_output(found: Sequence[tuple[str, str]], argument: str, without: Sequence[str]) -> set[str]:
+    """The files and folders that runs of sightline wrote: those of ``without``, and what the manifests found name.
+
+    As in `images_below`, who names a folder wants what is in it.
+    """
+    named = _remote_name(argument)
+    own = {place for place in map(_remote_name, without) if not _in(named, {place})}
+    for _, url in found:
+        folder, _, name = url.rpartition("/")
+        if name == MANIFEST and not _in(url, own):
+            with reading(url), open_binary(url) as file:
+                content = file.read(MOST_MANIFEST_BYTES)
+            own |= {f"{folder}/{one}" for one in files_in(read_manifest(content))}
+    return own
+
+
+def _in(url: str, places: Collection[str]) -> bool:
+    """Whether a URL, or a folder that holds it, is among these.
+
+    >>> _in("s3://a/b/c.png", {"s3://a/b"}), _in("s3://a/bc.png", {"s3://a/b"}), _in("s3://a", {"s3://a"})
+    (True, False, True)
+    """
+    parts = url.split("/")
+    return any("/".join(parts[:length]) in places for length in range(len(parts), 2, -1)) if places else False
+
+
+def _remote_name(url: str) -> str:
+    """A URL as its store writes it."""
+    import fsspec
+
+    with reading(url):
+        store, path = fsspec.core.url_to_fs(url)
+    return str(store.unstrip_protocol(path)).rstrip("/")
 
 
 def _remote(argument: str) -> list[tuple[str, str]]:

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
+import io
 from collections.abc import Sequence
-from functools import lru_cache, partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from sightline.batch.places import Place
 from sightline.data.images import read_image
 from sightline.data.items import Item
 from sightline.errors import InputError
 from sightline.explanation import Explanation
-from sightline.files import reason
 from sightline.pictures.overlay import overlay
-from sightline.reports.output_folder import file_name, write_atomically
-
-# What one file's name or place may bring; any other error (a full disk, say) would meet the next image too.
-OF_ONE_FILE = (
-    errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EILSEQ,
-    errno.EINVAL, errno.EACCES, errno.EPERM,
-)  # fmt: skip
+from sightline.reports.output_folder import file_name
 
 
 def draw_overlays(
@@ -32,35 +24,38 @@ def draw_overlays(
     items: Sequence[Item],
     boxes: Sequence[Sequence[Sequence[float]]],
     colormap: str,
-    folder: Path,
+    folder: Place,
 ) -> dict[int, str]:
     """Draw the overlays of every item; the places of the items that could not be drawn, with the reason.
 
     ``heatmaps`` (N, K, H, W); ``boxes``: those of each row, images in order, then classes. Photos are read once more.
     """
-    failed = {}
+    files: dict[str, bytes] = {}
+    failed, owner = {}, dict[str, int]()
     for i, item in enumerate(items):
         try:
-            _draw(explanation, heatmaps, i, item, boxes, colormap, folder)
+            drawn = _drawn(explanation, heatmaps, i, item, boxes, colormap, folder.ignores_case)
         except InputError as error:  # the photo has changed since it was explained
             failed[i] = str(error)
-        except OSError as error:
-            if error.errno not in OF_ONE_FILE:
-                raise
-            failed[i] = f"the overlay of {item.path} cannot be written: {reason(error)}"
+        else:
+            files.update(drawn)
+            owner.update(dict.fromkeys(drawn, i))
+    for name, why in folder.write_each(files).items():
+        failed[owner[name]] = f"the overlay of {items[owner[name]].path} cannot be written: {why}"
     return failed
 
 
-def _draw(
+def _drawn(
     explanation: Explanation,
     heatmaps: Tensor,
     i: int,
     item: Item,
     boxes: Sequence[Sequence[Sequence[float]]],
     colormap: str,
-    folder: Path,
-) -> None:
-    photo, classes = read_image(item), explanation.classes[i].tolist()
+    caseless: bool,
+) -> dict[str, bytes]:
+    """The overlays of one item as PNG files, by their names."""
+    photo, classes, found = read_image(item), explanation.classes[i].tolist(), {}
     for k, index in enumerate(classes):
         picture = overlay(
             photo,
@@ -70,9 +65,9 @@ def _draw(
             signed=None if explanation.signed is None else explanation.signed[i, k].float().cpu(),
             shown_xyxy=explanation.geometries[i].shown_xyxy,
         )
-        path = folder / overlay_name(item.id, index, ignores_case(folder))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, partial(picture.save, format="PNG"))
+        picture.save(file := io.BytesIO(), format="PNG")
+        found[overlay_name(item.id, index, caseless)] = file.getvalue()
+    return found
 
 
 def overlay_name(image_id: str, class_index: int, caseless: bool = False) -> str:
@@ -89,20 +84,3 @@ def overlay_name(image_id: str, class_index: int, caseless: bool = False) -> str
     if caseless and image_id != image_id.lower():
         name += f"%~{hashlib.sha256(image_id.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
     return f"{name}_{class_index}.png"
-
-
-@lru_cache(maxsize=16)
-def ignores_case(folder: Path) -> bool:
-    """Whether ``a`` and ``A`` are one file in this folder, which is created if need be.
-
-    >>> import tempfile
-    >>> ignores_case(Path(tempfile.mkdtemp())) in (True, False)
-    True
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / ".sightline-case.part"
-    probe.touch()
-    try:
-        return (folder / ".SIGHTLINE-CASE.PART").exists()
-    finally:
-        probe.unlink(missing_ok=True)

@@ -11,13 +11,13 @@ import os
 import pickle
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import torch
 
 from sightline.batch.decode import prepare
+from sightline.batch.places import Place
 from sightline.batch.shards import Folder, Sharding
 from sightline.batch.worker import BatchOptions, explain_prepared, ready
 from sightline.errors import InputError, need
@@ -42,8 +42,8 @@ class RayEngine:
 
     ``address``  of a running cluster ("auto", "host:6379", "ray://host:10001"); None starts Ray on this machine.
     ``device``   "cpu", or "auto": GPUs if the cluster has any.
-    Every machine must see input and output folders, and plugins (`load_plugin`), under the same path; inputs may also
-    be URLs. Methods registered without a plugin, such as a notebook's, are sent along.
+    Every machine must see input and output folders, and plugins (`load_plugin`), under the same path; inputs and the
+    output folder may also be URLs. Methods registered without a plugin, such as a notebook's, are sent along.
     Raises `InputError` if the cluster cannot be reached, `MissingExtraError` if Ray is not installed.
     """
 
@@ -84,7 +84,7 @@ class RayEngine:
 
         preprocess, view, here = model.preprocess, sharding.options.view, os.getcwd()
         channels_last = sharding.options.channels_last
-        target = Folder(folder.path.resolve())
+        target = folder.elsewhere()
         listing = ray.put(sharding)
         batches = [(shard, start, stop) for shard in shards for start, stop in sharding.spans(shard)]
         per_shard = len(sharding.spans(shards[0]))
@@ -183,7 +183,7 @@ class _Explainer:
     """An actor: one model, which runs `explain_prepared` on each batch."""
 
     def __init__(
-        self, threads: int, additions: Additions, model: Any, options: BatchOptions, overlays: Path | None
+        self, threads: int, additions: Additions, model: Any, options: BatchOptions, overlays: Place | None
     ) -> None:
         import ray
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -43,9 +42,10 @@ def explain_batch(
 ) -> dict[str, Any]:
     """Explain every image of ``inputs`` (see `read_items`) into the folder ``out``; returns its manifest.
 
-    A Parquet data set in ``out/results``, heatmaps in ``out/heatmaps``, failures in ``out/errors.parquet``. Files are
-    written atomically; the same call after an interruption completes the run, with each image exactly once.
-    The same batches and threads give bit-identical results. ``engine``: "local", "ray", or an engine such as
+    A Parquet data set in ``out/results``, heatmaps in ``out/heatmaps``, failures in ``out/errors.parquet``. ``out`` may
+    be the URL of a folder in an object store, such as "s3://bucket/run". Files appear whole or not at all; the same
+    call after an interruption completes the run, with each image exactly once. The same batches and threads give
+    bit-identical results. ``engine``: "local", "ray", or an engine such as
     `LocalEngine(workers=4)`. ``progress(done, total)`` counts images.
     Raises `InputError` if ``out`` holds a different run or one in progress, and for invalid options.
 
@@ -60,12 +60,14 @@ def explain_batch(
     """
     options, engine = options or BatchOptions(), engine_of(engine)
     _check(model, options)
-    folder, items = Folder(Path(out)), read_items(inputs, without=[out])
+    folder = Folder(out)
+    items = read_items(inputs, without=[str(folder.place)])
     sharding = Sharding(items, options)
     described = describe(model, sharding, engine, items)
     with folder.claimed():
         folder.begin(described)
-        missing = [shard for shard in sharding.shards if folder.finished(shard) is None]
+        finished = folder.finished(sharding.shards)
+        missing = [shard for shard in sharding.shards if shard not in finished]
         done = len(items) - sharding.size(missing)
         for count in engine(model, sharding, missing, folder) if missing else ():
             done += count

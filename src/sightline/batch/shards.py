@@ -6,36 +6,39 @@
     errors.parquet                all failures with their reasons, once all shards are done
     manifest.json                 what was run; ``complete`` says whether it finished
 
-A shard is done once its Parquet file exists. It is written last: under a temporary name, synced to disk, renamed.
+A shard is done once its Parquet file exists. It is written last. The folder may lie in an object store (see `places`).
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import socket
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
-import filelock
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sightline.batch.listing import items_of
+from sightline.batch.places import Place, place_of
 from sightline.batch.worker import ROWS, Array, BatchOptions, BatchResult
-from sightline.data.items import MANIFEST, Item
+from sightline.data.items import Item
 from sightline.errors import InputError
 from sightline.reports.manifest import differences
-from sightline.reports.output_folder import OutputFolder, as_json, write_atomically
+from sightline.reports.output_folder import as_json
 
 KIND = "batch"
 SAME = ("model", "options", "input")  # two runs that differ here do not share a folder
 KEY = b"sightline"
-RESULTS = ROWS.append(pa.field("heatmap_file", pa.string())).append(pa.field("heatmap_row", pa.int32()))
+RESULTS, HEATMAPS, OVERLAYS, ERRORS_FILE = "results", "heatmaps", "overlays", "errors.parquet"
+READERS = 16  # threads that ask whether shards are there
+COLUMNS = ROWS.append(pa.field("heatmap_file", pa.string())).append(pa.field("heatmap_row", pa.int32()))
 ERRORS = pa.schema([("image_id", pa.string()), ("path", pa.string()), ("reason", pa.string())])
 
 
@@ -71,93 +74,85 @@ class Sharding:
 
 
 class Folder:
-    """The output folder of one batch run."""
+    """The output folder of one batch run: a path, or the URL of a folder in an object store."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.out = path, OutputFolder(path, KIND)
+    def __init__(self, out: str | os.PathLike[str]) -> None:
+        self.place = place_of(out)
+        self._begun: dict[str, Any] = {}
 
     @property
-    def overlays(self) -> Path:
-        return self.path / "overlays"
+    def overlays(self) -> Place:
+        return self.place.below(OVERLAYS)
 
-    def part(self, shard: int) -> Path:
-        """Where the rows of a shard are."""
-        return self.path / "results" / f"part-{shard:05d}.parquet"
-
-    def heatmaps(self, shard: int) -> Path:
-        """Where the heatmaps of a shard are."""
-        return self.path / "heatmaps" / f"part-{shard:05d}.npy"
+    def elsewhere(self) -> Folder:
+        """This folder for a process with another working folder."""
+        other = copy.copy(self)
+        other.place = self.place.elsewhere()
+        return other
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Create and lock the folder; the system releases the lock when this process ends, even if killed.
+        """Create the folder and keep it from other runs, where that can be done.
 
         Raises `InputError` if another run is writing there, or the folder holds another kind of manifest.
         """
-        with self.out:
-            lock = filelock.FileLock(self.path / ".lock", timeout=0)
-            try:
-                lock.acquire()
-            except filelock.Timeout:
-                who = (self.out.manifest() or {}).get("process", {})
-                by = f" (process {who['pid']} on {who['host']})" if who else ""
-                raise InputError(
-                    f"another run{by} is writing into {self.path}; wait for it, or give another output folder"
-                ) from None
-            try:
-                yield
-            finally:
-                if not (self.path / MANIFEST).exists():  # nothing was started: leave nothing behind
-                    (self.path / ".lock").unlink(missing_ok=True)
-                lock.release()
+        with self.place.claimed(KIND):
+            yield
 
     def begin(self, manifest: dict[str, Any]) -> None:
         """Remove the partial files of a killed run, and describe this run in manifest.json.
 
         Raises `InputError` with the differences if the folder holds a different run.
         """
-        manifest = json.loads(as_json(manifest))
-        there = self.out.manifest()
-        if there is not None and (different := differences(there, manifest, SAME)):
+        self._begun = json.loads(as_json(manifest))
+        there = self.place.manifest()
+        if there is not None:
+            self._check_same(there)
+        self.place.clean([RESULTS, HEATMAPS, *([OVERLAYS] if there is not None else [])])
+        process = {"pid": os.getpid(), "host": socket.gethostname()}
+        self.place.write_manifest(KIND, {**self._begun, "complete": False, "process": process})
+
+    def _check_same(self, there: dict[str, Any]) -> None:
+        if different := differences(there, self._begun, SAME):
             raise InputError(
-                f"{self.path} holds another run: {'; '.join(different)}; "
+                f"{self.place} holds another run: {'; '.join(different)}; "
                 "give another output folder, or the same options"
             )
-        for folder in (self.path, self.part(0).parent, self.heatmaps(0).parent):
-            folder.mkdir(exist_ok=True)
-            for left in folder.glob(".*.part"):
-                left.unlink()
-        for left in self.overlays.rglob(".*.part") if there is not None else ():
-            left.unlink()
-        process = {"pid": os.getpid(), "host": socket.gethostname()}
-        self.out.finish({**manifest, "complete": False, "process": process}, durable=True)
 
-    def finished(self, shard: int) -> dict[str, Any] | None:
-        """A finished shard's own metadata; None if it is missing or incomplete."""
+    def finished(self, shards: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """The metadata of those of these shards that are whole, in order."""
+        with ThreadPoolExecutor(READERS) as pool:  # a store takes its time to answer, for each of thousands
+            found = zip(shards, pool.map(self._finished, shards), strict=True)
+            return {shard: said for shard, said in found if said is not None}
+
+    def _finished(self, shard: int) -> dict[str, Any] | None:
+        if (content := self.place.read(part(shard))) is None:
+            return None
         try:
-            found = pq.read_metadata(self.part(shard))
+            found = pq.read_metadata(pa.BufferReader(content))
         except (OSError, pa.ArrowException):
             return None
         said: dict[str, Any] = json.loads((found.metadata or {}).get(KEY, b"{}"))
         if said.get("shard") != shard:
             return None
-        maps = self.heatmaps(shard)
-        if said["heatmap_bytes"] and (not maps.exists() or maps.stat().st_size != said["heatmap_bytes"]):
+        if said["heatmap_bytes"] and self.place.size(heatmaps(shard)) != said["heatmap_bytes"]:
             return None
         return {**said, "rows": found.num_rows}
 
     def write(self, shard: int, done: Sequence[BatchResult]) -> None:
-        """Write one shard: its heatmaps, then its rows, which mark it as complete."""
+        """Write one shard: its heatmaps, then its rows, which mark it as complete.
+
+        Raises `InputError` if another run has begun here since, which no lock could keep away.
+        """
+        if not self.place.is_locked:
+            self._check_same(self.place.manifest() or {})
         kept = [one.heatmaps for one in done if one.heatmaps is not None]
-        written = 0
-        if kept:
-            write_atomically(self.heatmaps(shard), lambda file: write_arrays(file, kept), durable=True)
-            written = self.heatmaps(shard).stat().st_size
+        written = self.place.write(heatmaps(shard), lambda file: write_arrays(file, kept)) if kept else 0
         rows = pa.concat_tables([one.rows for one in done]).combine_chunks()
-        file = self.heatmaps(shard).relative_to(self.path).as_posix() if kept else None
-        rows = rows.append_column(RESULTS.field("heatmap_file"), pa.array([file] * len(rows), pa.string()))
+        file = heatmaps(shard) if kept else None
+        rows = rows.append_column(COLUMNS.field("heatmap_file"), pa.array([file] * len(rows), pa.string()))
         places = pa.array(range(len(rows)), pa.int32()) if kept else pa.nulls(len(rows), pa.int32())
-        rows = rows.append_column(RESULTS.field("heatmap_row"), places)
+        rows = rows.append_column(COLUMNS.field("heatmap_row"), places)
         said = {
             "shard": shard,
             "images": len(rows["image_id"].unique()),
@@ -165,26 +160,48 @@ class Folder:
             "errors": [[item.id, item.path, reason] for one in done for item, reason in one.errors],
         }
         rows = rows.replace_schema_metadata({KEY: json.dumps(said).encode()})
-        write_atomically(self.part(shard), lambda file: file.write(_parquet(rows)), durable=True)
+        self.place.write(part(shard), lambda file: file.write(_parquet(rows)))
 
     def finish(self, shards: Sequence[int]) -> dict[str, Any]:
         """Collect the failures of all shards in errors.parquet, complete the manifest and return it."""
         counts, failed = {"images": 0, "rows": 0, "shards": len(shards)}, []
+        finished = self.finished(shards)
         for shard in shards:
-            said = self.finished(shard)
-            if said is None:
-                raise InputError(f"{self.part(shard)} disappeared during the run; run the same command again")
-            counts["images"] += said["images"]
-            counts["rows"] += said["rows"]
-            failed += said["errors"]
+            if shard not in finished:
+                raise InputError(
+                    f"{self.place}/{part(shard)} disappeared during the run; run the same command again"
+                )
+            counts["images"] += finished[shard]["images"]
+            counts["rows"] += finished[shard]["rows"]
+            failed += finished[shard]["errors"]
         columns = [[failure[place] for failure in failed] for place in range(len(ERRORS))]
         errors = pa.table([pa.array(column, pa.string()) for column in columns], schema=ERRORS)
-        write_atomically(self.path / "errors.parquet", lambda f: f.write(_parquet(errors)), durable=True)
-        manifest = self.out.manifest() or {}
+        self.place.write(ERRORS_FILE, lambda file: file.write(_parquet(errors)))
+        manifest = self.place.manifest() or {}
         manifest.pop("process", None)
         manifest = {**manifest, "complete": True, **counts, "errors": len(failed)}
-        self.out.finish(manifest, durable=True)
+        self.place.write_manifest(KIND, manifest)
         return manifest
+
+    def reasons(self, most: int) -> list[str]:
+        """The first ``most`` reasons of errors.parquet."""
+        found = pq.read_table(pa.BufferReader(self.place.read(ERRORS_FILE) or b""), columns=["reason"])
+        reasons: list[str] = found["reason"].slice(0, most).to_pylist()
+        return reasons
+
+
+def part(shard: int) -> str:
+    """Where the rows of a shard are.
+
+    >>> part(0), heatmaps(12)
+    ('results/part-00000.parquet', 'heatmaps/part-00012.npy')
+    """
+    return f"{RESULTS}/part-{shard:05d}.parquet"
+
+
+def heatmaps(shard: int) -> str:
+    """Where the heatmaps of a shard are."""
+    return f"{HEATMAPS}/part-{shard:05d}.npy"
 
 
 def write_arrays(file: BinaryIO, arrays: Sequence[Array]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from sightline.batch.decode import Prepared
 from sightline.batch.overlays import draw_overlays
+from sightline.batch.places import Place
 from sightline.boxes import cutoffs, make_boxes
 from sightline.data.items import Item
 from sightline.data.photos import PhotoBatch
@@ -135,12 +135,12 @@ def explain_prepared(
     model: LoadedModel,
     batch: Prepared,
     options: BatchOptions,
-    overlays: Path | None = None,
+    overlays: Place | None = None,
     explainer: Explainer = explain_photos,
 ) -> BatchResult:
     """Explain one batch: a row and a heatmap per image and class, images in order, classes by rank.
 
-    ``overlays``: a folder for one PNG per row, or None. ``explainer``: what explains the photos. Raises what
+    ``overlays``: a place for one PNG per row, or None. ``explainer``: what explains the photos. Raises what
     `explain` raises.
     """
     if not batch.items:

@@ -62,8 +62,13 @@ def batch(
     percentile: Percentile = 90.0,
     select: Select = "largest",
     out: Annotated[
-        Path, typer.Option(help="Folder for shards and manifest.json.", rich_help_panel=OUTPUT)
-    ] = Path("out/batch"),
+        str,
+        typer.Option(
+            metavar="PATH",
+            help="Folder, or URL of one, for shards and manifest.json.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = "out/batch",
     json: Json = False,
     device: Device = "auto",
     batch_size: Annotated[
@@ -113,7 +118,7 @@ def batch(
     sightline batch photos/ --model resnet50 --out out/photos
     sightline batch list.csv --method layercam:flip --classes top3 --overlays
     sightline batch 'shards/*.tar' --heatmap-size map --heatmap-bits 16 --out out/shards
-    sightline batch s3://bucket/list.parquet --engine ray --address head:6379 --out /nfs/out
+    sightline batch s3://bucket/list.parquet --engine ray --address head:6379 --out s3://bucket/out
     ```
 
     If interrupted, run the same command again to resume; each image appears exactly once. Failures are in
@@ -162,7 +167,7 @@ def run_batch(
     methods: list[str],
     classes: str,
     method_options: list[str],
-    out: Path,
+    out: str | Path,
     json: bool,
     device: str,
     engine: str | None,
@@ -176,10 +181,8 @@ def run_batch(
     if engine == "onnx":
         require("onnx", "onnx", "onnxruntime", "onnxscript")
     from sightline.batch.run import engine_of, explain_batch
-    from sightline.batch.shards import KIND
     from sightline.batch.worker import BatchOptions
     from sightline.cli._options import load, read_classes
-    from sightline.cli._output import prepare_folder
     from sightline.methods.options import parse_options
     from sightline.methods.spec import parse_method
     from sightline.progress import progress_bar
@@ -198,7 +201,7 @@ def run_batch(
         if engine == "onnx"
         else engine_of(engine or "local", workers, address, device)
     )
-    prepare_folder(out, KIND)
+    _prepare(out)
     model, weights, categories, scores = loading
     loaded = load(model, weights, categories, "cpu" if engine == "ray" else device, scores)
     options = replace(options, classes=read_classes(classes, loaded.categories))
@@ -207,6 +210,20 @@ def run_batch(
     if engine in (None, "local") and not json and manifest["images"] >= ONNX_PAYS:
         _hint(loaded, options)
     _tell(manifest, out, json)
+
+
+def _prepare(out: str | Path) -> None:
+    """Refuse now, not after the listing, an output folder that cannot be used."""
+    from sightline.batch.places import Disk, place_of
+    from sightline.batch.shards import KIND
+    from sightline.cli._output import prepare_folder
+
+    place = place_of(out)
+    if isinstance(place, Disk):
+        prepare_folder(place.path, KIND)
+    else:
+        with place.claimed(KIND):
+            pass
 
 
 def _hint(model: LoadedModel, options: BatchOptions) -> None:
@@ -229,11 +246,13 @@ def _onnx(workers: int | None, address: str | None) -> Engine:
     return OnnxEngine(workers)
 
 
-def _tell(manifest: dict[str, Any], out: Path, json: bool) -> None:
+def _tell(manifest: dict[str, Any], out: str | Path, json: bool) -> None:
     """Report what was done and, on stderr, what failed; exit code 3 if some images failed, 2 if all did."""
+    from sightline.batch.shards import Folder
     from sightline.cli import MISTAKE, SOME_FAILED
     from sightline.cli._print import model_notes
 
+    folder = Folder(out)
     images, rows, shards = manifest["images"], manifest["rows"], manifest["shards"]
     if json:
         from sightline.reports.output_folder import as_json
@@ -244,17 +263,15 @@ def _tell(manifest: dict[str, Any], out: Path, json: bool) -> None:
             f"{n} {what}{'s' * (n != 1)}" for n, what in ((images, "image"), (rows, "row"), (shards, "shard"))
         ]
         typer.echo("\n".join(model_notes(manifest["about_model"])))
-        typer.echo(f"{found[0]}, {found[1]} in {found[2]}: {out / 'results'}")
+        typer.echo(f"{found[0]}, {found[1]} in {found[2]}: {folder.place}/results")
     if not manifest["errors"]:
         return
-    from pyarrow.parquet import read_table
-
-    reasons = read_table(out / "errors.parquet")["reason"].slice(0, SHOWN).to_pylist()
+    reasons = folder.reasons(SHOWN)
     more = manifest["errors"] - len(reasons)
     total = images + manifest["errors"]
     print(f"sightline: {manifest['errors']} of {total} images could not be read:", file=sys.stderr)
     for reason in reasons:
         print(f"  {reason}", file=sys.stderr)
     if more:
-        print(f"  … and {more} more in {out / 'errors.parquet'}", file=sys.stderr)
+        print(f"  … and {more} more in {folder.place}/errors.parquet", file=sys.stderr)
     raise typer.Exit(SOME_FAILED if images else MISTAKE)

@@ -14,14 +14,16 @@ from sightline.files import (
     MOST_PICTURE_BYTES,
     check_regular,
     check_size,
+    decode,
     expanded,
     missing,
+    parse_json,
     read_bytes,
-    read_json,
     reading,
 )
 
 MANIFEST = "manifest.json"
+MOST_MANIFEST_BYTES = 256 * MIB
 IMAGE_SUFFIXES = tuple(
     ".avif .bmp .gif .jpeg .jpg .jpe .pbm .pgm .png .ppm .tif .tiff .webp".split()  # noqa: SIM905
 )
@@ -152,9 +154,20 @@ def images_below(folder: Path, without: Collection[str | os.PathLike[str]] = ())
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a run of sightline in this folder; empty if it is of another program."""
     try:
-        found = read_json(folder / MANIFEST, 256 * MIB)
+        return read_manifest(read_bytes(folder / MANIFEST, MOST_MANIFEST_BYTES))
+    except InputError:
+        return {}
+
+
+def read_manifest(content: bytes) -> dict[str, Any]:
+    """What a run of sightline says of itself; empty if it is of another program.
+
+    >>> read_manifest(b'{"sightline": "1.0"}'), read_manifest(b'{"kind": "batch"}'), read_manifest(b"{")
+    ({'sightline': '1.0'}, {}, {})
+    """
+    try:
+        found = parse_json(decode(content, MANIFEST), MANIFEST)
     except InputError:
         return {}
     return found if isinstance(found, dict) and "sightline" in found else {}

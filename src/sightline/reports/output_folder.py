@@ -61,7 +61,8 @@ class OutputFolder:
             raise InputError("the output folder is ''; expected a path")
         if _URL.match(os.fspath(path)):  # a Path of a URL has one slash
             raise InputError(
-                f"the output folder is {os.fspath(path)!r}, a URL; expected a folder of this machine"
+                f"the output folder is {os.fspath(path)!r}, a URL; expected a folder of this machine "
+                "(`sightline batch` also writes to s3://…, gs://… and az://…)"
             )
         self.path, self.kind = Path(path), kind
         self._new: list[Path] = []
@@ -113,26 +114,8 @@ class OutputFolder:
 
     def check_owner(self) -> None:
         """Raise `InputError` if the folder's manifest is of another kind of run, or of another program."""
-        if self.kind is None or not os.path.lexists(self.path / MANIFEST):
-            return
-        found = self.manifest() or {}
-        if (
-            "kind" in found
-            and found["kind"] != self.kind
-            and ("sightline" in found or found["kind"] in KINDS)
-        ):
-            raise InputError(
-                f"{self.path} holds the results of `sightline {VERBS.get(found['kind'], found['kind'])}`; "
-                "give another output folder"
-            )
-        old = "sightline" in found or "sightline" in found.get(
-            "versions", ()
-        )  # before the manifest named its kind
-        if found.get("kind") != self.kind and not ("kind" not in found and old):
-            article = "an" if self.kind[0] in "aeio" else "a"
-            raise InputError(
-                f"{self.path / MANIFEST} is not of {article} {self.kind} run; give another output folder"
-            )
+        if self.kind is not None and os.path.lexists(self.path / MANIFEST):
+            check_owner(self.manifest() or {}, self.kind, str(self.path))
 
     def taken(self) -> set[str]:
         """The names in this folder that are not files of the run before: those are not overwritten."""
@@ -236,6 +219,25 @@ class OutputFolder:
             path, lambda file: file.write(text.encode("utf-8", "backslashreplace")), durable=durable
         )
         return path
+
+
+def check_owner(found: dict[str, Any], kind: str, place: str) -> None:
+    """Raise `InputError` if the manifest that was found in a place is of another kind of run, or another program's.
+
+    >>> check_owner({"kind": "batch", "sightline": "1.0"}, "explain", "out")
+    Traceback (most recent call last):
+    sightline.errors.InputError: out holds the results of `sightline batch`; give another output folder
+    """
+    theirs = found.get("kind")
+    if "kind" in found and theirs != kind and ("sightline" in found or theirs in KINDS):
+        verb = VERBS.get(theirs, theirs)
+        raise InputError(f"{place} holds the results of `sightline {verb}`; give another output folder")
+    old = "sightline" in found or "sightline" in found.get(
+        "versions", ()
+    )  # before the manifest named its kind
+    if theirs != kind and ("kind" in found or not old):
+        article = "an" if kind[0] in "aeio" else "a"
+        raise InputError(f"{place}/{MANIFEST} is not of {article} {kind} run; give another output folder")
 
 
 def as_json(content: dict[str, Any]) -> str:

@@ -1,0 +1,299 @@
+"""Where the files of a batch run go: a folder of this machine, or an object store that fsspec knows (``s3://…``).
+
+Either way a file is there when it is whole, and not before: on a disk by its name, in a store because an object is.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import filelock
+
+from sightline.data.items import MANIFEST, is_url
+from sightline.errors import InputError
+from sightline.files import decode, parse_json, reason
+from sightline.reports.output_folder import OutputFolder, as_json, check_owner, write_atomically
+
+# In these an object appears at once and whole, and replaces the one before it.
+STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "memory")
+# What one file's name or place may bring; any other error (a full disk, say) would meet the next file too.
+OF_ONE_FILE = (
+    errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EILSEQ,
+    errno.EINVAL, errno.EACCES, errno.EPERM,
+)  # fmt: skip
+ONE_SLASH = re.compile(r"(?<=\w\w):/(?!/)")  # what a Path makes of a URL; a Windows drive has one letter
+PARTIAL = ".*.part"  # what `write_atomically` has begun
+Write = Callable[[BinaryIO], object]
+
+
+class Place(Protocol):
+    """A folder or a prefix; the names of files are relative to it, with slashes."""
+
+    @property
+    def ignores_case(self) -> bool:
+        """Whether ``a`` and ``A`` are one file."""
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether `claimed` keeps every other run away."""
+
+    def below(self, name: str) -> Place:
+        """The place ``name`` in this one."""
+
+    def elsewhere(self) -> Place:
+        """This place for a process with another working folder."""
+
+    def claimed(self, kind: str) -> Any:
+        """A context in which a run of this kind writes here.
+
+        Raises `InputError` if the place cannot be used, holds another kind of run, or is being written to.
+        """
+
+    def clean(self, folders: Sequence[str]) -> None:
+        """Remove what a killed run left half-written, here and below these folders."""
+
+    def manifest(self) -> dict[str, Any] | None:
+        """The content of manifest.json; None without one."""
+
+    def write_manifest(self, kind: str, manifest: dict[str, Any]) -> None:
+        """Replace manifest.json."""
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file; None if there is none."""
+
+    def size(self, name: str) -> int | None:
+        """The bytes of a file; None if there is none."""
+
+    def write(self, name: str, write: Write) -> int:
+        """Write a file; its bytes."""
+
+    def write_each(self, files: Mapping[str, bytes]) -> dict[str, str]:
+        """Write many small files; the names of those that cannot be written where they belong, with the reason."""
+
+
+def place_of(out: str | os.PathLike[str]) -> Place:
+    """The place that a path or a URL names.
+
+    >>> place_of("memory://bucket/run"), place_of(Path("memory://bucket/run")), place_of("out")
+    (Store('memory://bucket/run'), Store('memory://bucket/run'), Disk('out'))
+    >>> place_of("https://host/run")
+    Traceback (most recent call last):
+    sightline.errors.InputError: 'https://host/run' is no place for results; expected a folder, or a URL of s3, gs or az
+    """
+    where = ONE_SLASH.sub("://", os.fspath(out)) if isinstance(out, os.PathLike) else out
+    if not is_url(where):
+        return Disk(where)
+    protocol, _, path = where.partition("://")
+    if protocol == "file":
+        return Disk(path)
+    if protocol not in STORES or "::" in where:
+        raise InputError(f"{where!r} is no place for results; expected a folder, or a URL of s3, gs or az")
+    return Store(where)
+
+
+class Disk:
+    """A folder of this machine; its files are synced to the disk."""
+
+    is_locked = True
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = OutputFolder(path).path
+
+    def __repr__(self) -> str:
+        return f"Disk({str(self)!r})"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def ignores_case(self) -> bool:
+        """Whether ``a`` and ``A`` are one file in this folder, which is created if need be."""
+        return ignores_case(self.path)
+
+    def below(self, name: str) -> Disk:
+        return Disk(self.path / name)
+
+    def elsewhere(self) -> Disk:
+        return Disk(self.path.resolve())
+
+    @contextmanager
+    def claimed(self, kind: str) -> Iterator[None]:
+        """Create and lock the folder; the system releases the lock when this process ends, even if killed."""
+        with OutputFolder(self.path, kind):
+            lock = filelock.FileLock(self.path / ".lock", timeout=0)
+            try:
+                lock.acquire()
+            except filelock.Timeout:
+                who = (self.manifest() or {}).get("process", {})
+                by = f" (process {who['pid']} on {who['host']})" if who else ""
+                raise InputError(
+                    f"another run{by} is writing into {self}; wait for it, or give another output folder"
+                ) from None
+            try:
+                yield
+            finally:
+                if not (self.path / MANIFEST).exists():  # nothing was started: leave nothing behind
+                    (self.path / ".lock").unlink(missing_ok=True)
+                lock.release()
+
+    def clean(self, folders: Sequence[str]) -> None:
+        found = [
+            *self.path.glob(PARTIAL),
+            *(one for name in folders for one in (self.path / name).rglob(PARTIAL)),
+        ]
+        for left in found:
+            left.unlink()
+
+    def manifest(self) -> dict[str, Any] | None:
+        return OutputFolder(self.path).manifest()
+
+    def write_manifest(self, kind: str, manifest: dict[str, Any]) -> None:
+        OutputFolder(self.path, kind).finish(manifest, durable=True)
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            return (self.path / name).read_bytes()
+        except OSError:
+            return None
+
+    def size(self, name: str) -> int | None:
+        try:
+            return (self.path / name).stat().st_size
+        except OSError:
+            return None
+
+    def write(self, name: str, write: Write) -> int:
+        self._write(name, write, durable=True)
+        return (self.path / name).stat().st_size
+
+    def write_each(self, files: Mapping[str, bytes]) -> dict[str, str]:
+        failed = {}
+        for name, content in files.items():
+            try:
+                self._write(name, lambda file, content=content: file.write(content), durable=False)
+            except OSError as error:
+                if error.errno not in OF_ONE_FILE:
+                    raise
+                failed[name] = reason(error)
+        return failed
+
+    def _write(self, name: str, write: Write, durable: bool) -> None:
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, write, durable=durable)
+
+
+class Store:
+    """A prefix of an object store. Nothing locks it: who may write is checked by the manifest (see `Folder.write`)."""
+
+    is_locked = False
+    ignores_case = False
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        self.url = url.rstrip("/")
+        with self._access("used"):
+            self.store, self.root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+
+    def __repr__(self) -> str:
+        return f"Store({self.url!r})"
+
+    def __str__(self) -> str:
+        return self.url
+
+    def below(self, name: str) -> Store:
+        return Store(f"{self.url}/{name}")
+
+    def elsewhere(self) -> Store:
+        return self
+
+    @contextmanager
+    def claimed(self, kind: str) -> Iterator[None]:
+        if (found := self.manifest()) is not None:
+            check_owner(found, kind, self.url)
+        yield
+
+    def clean(self, folders: Sequence[str]) -> None:
+        pass  # an object that was not sent whole is not there
+
+    def manifest(self) -> dict[str, Any] | None:
+        """The content of manifest.json; empty if that is something else."""
+        if (content := self.read(MANIFEST)) is None:
+            return None
+        try:
+            found = parse_json(decode(content, MANIFEST), MANIFEST)
+        except InputError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def write_manifest(self, kind: str, manifest: dict[str, Any]) -> None:
+        text = as_json({"kind": kind, **manifest}) + "\n"
+        self.write(MANIFEST, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+
+    def read(self, name: str) -> bytes | None:
+        with self._access("read"):
+            try:
+                content: bytes = self.store.cat_file(self._key(name))
+            except FileNotFoundError:
+                return None
+        return content
+
+    def size(self, name: str) -> int | None:
+        with self._access("read"):
+            try:
+                return int(self.store.info(self._key(name))["size"])
+            except FileNotFoundError:
+                return None
+
+    def write(self, name: str, write: Write) -> int:
+        """Write a file on this machine, then send it: it may be larger than memory should hold twice."""
+        with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
+            file = Path(folder) / "object"
+            with file.open("wb") as opened:
+                write(opened)
+            with self._access("written to"):
+                self.store.put_file(str(file), self._key(name))
+            return file.stat().st_size
+
+    def write_each(self, files: Mapping[str, bytes]) -> dict[str, str]:
+        """Many at a time, where the store's package can."""
+        with self._access("written to"):
+            self.store.pipe({self._key(name): content for name, content in files.items()})
+        return {}
+
+    def _key(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+    @contextmanager
+    def _access(self, how: str) -> Iterator[None]:
+        try:
+            yield
+        except (
+            Exception
+        ) as error:  # each store has its own errors; one that is not installed raises ImportError
+            raise InputError(f"{self.url} cannot be {how}: {reason(error)}") from error
+
+
+@lru_cache(maxsize=16)
+def ignores_case(folder: Path) -> bool:
+    """Whether ``a`` and ``A`` are one file in this folder, which is created if need be.
+
+    >>> ignores_case(Path(tempfile.mkdtemp())) in (True, False)
+    True
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / ".sightline-case.part"
+    probe.touch()
+    try:
+        return (folder / ".SIGHTLINE-CASE.PART").exists()
+    finally:
+        probe.unlink(missing_ok=True)
