@@ -3,8 +3,8 @@
 python tools/object_store.py --engine local --engine ray      # needs moto[server] and s3fs, and the extra `ray`
 
 Everything stays on 127.0.0.1: moto's server holds photos and results, and a proxy in front of it answers some requests
-with 500 and others late. Photos by a folder's URL, by a Parquet list and in a tar; at the end, a run of the command line
-is killed once its first shard is there, and started again.
+with 500 and others late. Photos by a folder's URL, by a Parquet list and in a tar; at the end, a run of the command
+line is killed once its first shard is there, and started again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import http.client
+import logging
 import os
 import random
 import shutil
@@ -125,6 +126,7 @@ def main() -> int:
     from moto.server import ThreadedMotoServer
 
     wrong = 0
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
     store = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     store.start()
     Moody.store = store.get_host_and_port()
