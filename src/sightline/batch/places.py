@@ -11,7 +11,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -178,7 +178,7 @@ class Disk:
         failed = {}
         for name, content in files.items():
             try:
-                self._write(name, lambda file, content=content: file.write(content), durable=False)
+                self._write(name, partial(_put, content), durable=False)
             except OSError as error:
                 if error.errno not in OF_ONE_FILE:
                     raise
@@ -281,6 +281,10 @@ class Store:
             Exception
         ) as error:  # each store has its own errors; one that is not installed raises ImportError
             raise InputError(f"{self.url} cannot be {how}: {reason(error)}") from error
+
+
+def _put(content: bytes, file: BinaryIO) -> None:
+    file.write(content)
 
 
 @lru_cache(maxsize=16)

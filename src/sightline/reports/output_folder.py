@@ -230,7 +230,7 @@ def check_owner(found: dict[str, Any], kind: str, place: str) -> None:
     """
     theirs = found.get("kind")
     if "kind" in found and theirs != kind and ("sightline" in found or theirs in KINDS):
-        verb = VERBS.get(theirs, theirs)
+        verb = VERBS.get(str(theirs), theirs)
         raise InputError(f"{place} holds the results of `sightline {verb}`; give another output folder")
     old = "sightline" in found or "sightline" in found.get(
         "versions", ()
