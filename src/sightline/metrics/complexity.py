@@ -49,9 +49,9 @@ def border_share(heatmaps: Tensor, border: float = BORDER) -> Tensor:
     >>> border_share(torch.ones(1, 20, 20))
     tensor([0.1900])
     """
+    values = _values(heatmaps).view_as(heatmaps)
     height, width = heatmaps.shape[1:]
     rows, columns = max(round(border * height), 1), max(round(border * width), 1)
-    values = _values(heatmaps).view_as(heatmaps)
     inner = values[:, rows : height - rows, columns : width - columns]
     return 1 - inner.sum((1, 2)) / values.sum((1, 2))
 

@@ -40,8 +40,7 @@ class Detection(OutputTarget):
     size_hw: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        boxes = torch.as_tensor([0.0, 0, 1, 1] if self.box is None else self.box, dtype=torch.float32)
-        if boxes.shape[-1:] != (4,) or boxes.ndim > 2 or not (boxes[..., :2] < boxes[..., 2:]).all():
+        if self.box is not None and not _are_boxes(torch.as_tensor(self.box)):
             raise InputError(f"box is {self.box}; expected x0, y0, x1, y1 with x0 < x1 and y0 < y1")
         if self.scores not in ("softmax", "sigmoid"):
             raise InputError(f"scores={self.scores!r}; expected 'softmax' or 'sigmoid'")
@@ -121,6 +120,10 @@ class Detection(OutputTarget):
     def bind(self, setting: Setting) -> tuple[nn.Module, OutputTarget]:
         size = self.size_hw or setting.size_hw
         return setting.network, replace(self, label=index_of(self.label, setting), size_hw=size)
+
+
+def _are_boxes(given: Tensor) -> bool:
+    return given.shape[-1:] == (4,) and given.ndim < 3 and bool((given[..., :2] < given[..., 2:]).all())
 
 
 def _field(output: Any, name: str) -> Tensor | None:
