@@ -209,7 +209,7 @@ def _reshaped(before: Tensor, after: Tensor, given: Layout) -> Layout | None:
         return Layout("nct", 0, tuple(sides[1:]))
     if given.order == "nhwc" and shape == (n, sides[0] * sides[1], sides[2]):
         return Layout("ntc", 0, (sides[0], sides[1]))
-    if given.grid is None or given.prefix:
+    if given.grid is None:
         return None
     if given.order == "nct" and shape == (n, sides[0], *given.grid):
         return Layout(_IMAGE[2 + len(given.grid)])
@@ -234,7 +234,7 @@ def _joined(op: Op, known: dict[Key, Layout]) -> Layout | None:
     if axis == first.channel_axis and axis != 0:
         return first if all(layout in (None, first) for layout in layouts) else None
     tokens = first.order in ("ntc", "nct") and axis == first.spatial_axes[0]
-    if not tokens or len(places) > 1 or places[0] != len(layouts) - 1:
+    if not tokens or places[0] != len(layouts) - 1:
         return None
     prefix = first.prefix + sum(t.shape[axis] for t in op.inputs[: places[0]])
     return Layout(first.order, prefix, first.grid) if prefix <= MAX_PREFIX else None
@@ -242,7 +242,7 @@ def _joined(op: Op, known: dict[Key, Layout]) -> Layout | None:
 
 def _cut(op: Op, first: Tensor, given: Layout) -> Layout | None:
     """x[:, k:] of tokens: fewer tokens before the patches."""
-    index: Any = op.arguments[0][1] if len(op.arguments[0]) > 1 else None
+    index: Any = op.arguments[0][1]
     if op.output.shape == first.shape:
         parts = index if isinstance(index, tuple) else (index,)
         whole = all(part is Ellipsis or isinstance(part, slice) for part in parts)

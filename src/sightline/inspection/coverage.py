@@ -328,13 +328,13 @@ def _inputs_of(
 
 
 def _lies_elsewhere(network: nn.Module, image: Tensor, wanted: dict[int, str], spans: Spans) -> bool:
-    """Whether patches of the image that are changed do not change most what lies there by the spans of an operation."""
-    batch, centres = patches_within(image[:1], spans)
-    shown = (
-        _inputs_of(network, [batch[i : i + 1] for i in (0, 1, 3, 5, 7, 9)], wanted) if len(image) == 1 else []
-    )
+    """Whether patches of a picture that are changed do not change most what lies there by the spans of an operation."""
+    if len(spans) != 2 or len(image) > 1:
+        return False
+    batch, centres = patches_within(image, spans)
+    shown = _inputs_of(network, [batch[i : i + 1] for i in (0, 1, 3, 5, 7, 9)], wanted)
     inputs = [one for found in shown for one in found.values()]
-    if len(spans) != 2 or len({one.shape for one in inputs}) != 1 or len(inputs) != 6:
+    if len({one.shape for one in inputs}) != 1 or len(inputs) != 6:
         return False
     steps = [(stop - start) / side for (start, stop), side in zip(spans, inputs[0].shape[2:], strict=True)]
     places = [

@@ -23,12 +23,14 @@ def follows(network: nn.Module, image: Tensor, site: LayerRef) -> bool | None:
     """Whether the cells that move in a layer follow a patch of the image (1, C, H, W), down and across.
 
     One pass of ten images: the image, and nine copies with another patch changed each. None where nothing can be said:
-    nothing moves, or the same everywhere.
+    nothing moves, or the same everywhere; or the input is no picture.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
     >>> follows(net, torch.randn(1, 3, 12, 12), LayerRef("1"))
     True
     """
+    if image.ndim != 4:
+        return None
     spans = site.covers or tuple((0.0, float(side)) for side in image.shape[2:])
     batch, centres = patches_within(image, spans)
     tensor = shown(network, batch, site)
@@ -36,9 +38,7 @@ def follows(network: nn.Module, image: Tensor, site: LayerRef) -> bool | None:
     if tensor is None or layout.mismatch(tensor) or len(tensor) != len(batch):
         return None
     maps = layout.to_map(tensor).double()
-    moved = (
-        (maps[1:] - maps[:1]).flatten(3).norm(dim=1) if maps.ndim > 4 else (maps[1:] - maps[:1]).norm(dim=1)
-    )
+    moved = (maps[1:] - maps[:1]).norm(dim=1)
     common = moved.mean(0, keepdim=True)
     own = moved - common
     if not torch.isfinite(moved).all() or float(own.norm()) <= 0.05 * float(moved.norm()) + 1e-12:

@@ -43,16 +43,24 @@ def kernel_reach(op: Op) -> tuple[int, ...]:
             tuple(op.inputs[1].shape[2:]),
         )
     elif _pools(op):
-        apart, kernel = 1, each(given(op, 1, "kernel_size", 1), axes)
-        if "max_pool" in name and "fractional" not in name:
-            apart = given(op, 4, "dilation", 1)
+        kernel = each(_window(op)[0], axes)
+        apart = given(op, 4, "dilation", 1) if "max_pool" in name else 1
     else:
         return (1,) * axes
     return tuple(d * (k - 1) + 1 for d, k in zip(each(apart, axes), kernel, strict=False))
 
 
 def _pools(op: Op) -> bool:
-    return "pool" in op.function and "adaptive" not in op.function and "unpool" not in op.function
+    """A pooling by a window of one size; those of adaptive and fractional ones lie over all of the map."""
+    others = ("adaptive", "fractional", "unpool")
+    return "pool" in op.function and not any(word in op.function for word in others)
+
+
+def _window(op: Op) -> tuple[Any, Any]:
+    """The kernel and the stride of a pooling; a norm's exponent stands before them."""
+    place = 2 if "lp_pool" in op.function else 1
+    kernel = given(op, place, "kernel_size", None)
+    return kernel, given(op, place + 1, "stride", None) or kernel
 
 
 def behind(op: Op, spans: Spans) -> Spans:
@@ -61,7 +69,7 @@ def behind(op: Op, spans: Spans) -> Spans:
     Cell j of a convolution (kernel k, stride s, padding p) looks at position j·s − p + (k − 1)/2 of what it is given.
     """
     name, axes = bare(op.function), len(spans)
-    if op.inputs[0].ndim != axes + 2 or op.output.ndim != axes + 2:
+    if op.inputs[0].ndim != axes + 2:
         return spans
     sides, made, reach = op.inputs[0].shape[2:], op.output.shape[2:], kernel_reach(op)
     if name in CONVOLUTIONS:
@@ -77,8 +85,7 @@ def behind(op: Op, spans: Spans) -> Spans:
             )
         )
     elif _pools(op):
-        stride = each(given(op, 2, "stride", None) or given(op, 1, "kernel_size", 1), axes)
-        padding = given(op, 3, "padding", 0)
+        stride, padding = each(_window(op)[1], axes), 0 if "lp_pool" in name else given(op, 3, "padding", 0)
     else:
         return spans
     pads = each(padding, axes)

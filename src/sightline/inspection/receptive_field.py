@@ -102,17 +102,18 @@ def _field_of_graph(root: nn.Module, graph: fx.Graph, given: ReceptiveField) -> 
     """The field at the end of a graph."""
     fields: dict[fx.Node, ReceptiveField | None] = {}
     for node in graph.nodes:
-        if node.op == "output":
+        if node.op != "output":
+            fields[node] = given if node.op == "placeholder" else _step(root, node, fields)
+        elif any(fields.get(n) for n in node.all_input_nodes):
             return _union(node, fields)
-        fields[node] = given if node.op == "placeholder" else _step(root, node, fields)
-    raise UnsupportedError(f"{type(root).__name__} has no output")
+    raise UnsupportedError(f"{type(root).__name__} has no output that depends on the image")
 
 
 def _step(
     root: nn.Module, node: fx.Node, fields: dict[fx.Node, ReceptiveField | None]
 ) -> ReceptiveField | None:
     """The field of one node; None if it is not a map (a constant, a parameter)."""
-    if node.op == "get_attr" or not any(fields.get(n) for n in node.all_input_nodes):
+    if not any(fields.get(n) for n in node.all_input_nodes):
         return None
     before = _union(node, fields)
     if node.op == "call_module":

@@ -203,14 +203,14 @@ class _Probe:
         return float(offset), float(offset + slope * count)
 
     def _levels(self, ramp: Floats, axis: int) -> Floats:
-        """The brightness in [0, 1] of each input row (axis 0) or column (1), and -1 where it is padding."""
+        """The brightness in [0, 1] of each input row (axis 0) or column (1), and NaN where it is padding."""
         grey = np.rint(ramp * 255).astype(np.uint8)
         photo = np.broadcast_to(grey[:, None] if axis == 0 else grey[None, :], self.photo_hw)
         shown = self._shown(photo)
         with np.errstate(divide="ignore", invalid="ignore"):
             level = np.where(self.visible, ((shown - self.black) / self.span).mean(axis=0), np.nan)
         some = self.visible.any(axis=1 - axis)
-        lines: Floats = np.full(self.input_hw[axis], -1.0)
+        lines: Floats = np.full(self.input_hw[axis], np.nan)
         rows = level if axis == 0 else level.T
         lines[some] = np.nanmean(rows[some], axis=1)
         spread = np.nanmax(np.abs(rows[some] - lines[some][:, None]))
