@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.errors import UnsupportedError
+from sightline.inspection.inputs import holding
 from sightline.inspection.layers import LayerRef
 from sightline.inspection.recording import record
 from sightline.inspection.rows import check_rows, may_move_rows
@@ -100,6 +101,7 @@ KEPT: list[Callable[[Tensor], Tensor]] = [
     lambda x: 1e-4 * x,
     lambda x: 1e4 * x,
     lambda x: x - 100,
+    lambda x: x.roll(1, 0) + 1e4,  # what differs by less than a thousandth is rounding
     lambda x: 0 * x,
     lambda x: x.mean((0, 1, 2, 3)).expand(len(x), 1),
     lambda x: (x > 0).float(),
@@ -123,6 +125,8 @@ MOVED: list[Callable[[Tensor], Tensor]] = [
     lambda x: 1e-4 * x.roll(1, 0),
     lambda x: 1e4 * x.roll(1, 0),
     lambda x: x.roll(1, 0) + 0.2 * x,
+    lambda x: x.roll(1, 0) + 10,
+    lambda x: swapped(x, 2, 3) if x[0].mean() < x[-1].mean() else x,  # two of the four, one way round
     lambda x: swapped(x, 1, 2).half(),
 ]
 
@@ -211,10 +215,30 @@ def test_the_batches_that_are_shown_are_the_same_each_time() -> None:
         return x
 
     x = torch.rand(2, 3, 4, 5)
-    for _ in range(2):
-        check_rows(Layer(function), x, [LayerRef("layer")])
-    assert all(torch.equal(a, b) for a, b in zip(shown[:4], shown[4:], strict=True))
+    for images in (x, x, 100 * x):
+        check_rows(Layer(function), images, [LayerRef("layer")])
+    assert all(torch.equal(a, b) for a, b in zip(shown[:4], shown[4:8], strict=True))
+    torch.testing.assert_close(torch.cat(shown[8:]), 100 * torch.cat(shown[:4]))  # as strong as the image
     straight, turned, first, second = shown[:4]
     assert torch.equal(straight.flip(0), turned)
     assert torch.equal(torch.cat([first, second]), straight[:2])
     assert (straight.mean((1, 2, 3)).diff() > 0).all()  # brighter and brighter
+
+
+class Masked(nn.Module):
+    """A layer that multiplies images by what is given with each of them."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer = Through(function)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        assert mask.shape == (len(x), 1, 1, 1)
+        return self.layer(x * mask).flatten(1)[:, :1]
+
+
+def test_each_image_that_is_shown_has_the_first_one_s_inputs() -> None:
+    masks, x = torch.tensor([2.0, 0.0, -1.0]).view(3, 1, 1, 1), torch.rand(3, 3, 4, 5)
+    check_rows(holding(Masked(lambda x: x), {"mask": masks}, 3), x, [LayerRef("layer")])
+    with pytest.raises(UnsupportedError, match="into another order"):
+        check_rows(holding(Masked(lambda x: x.roll(1, 0)), {"mask": masks}, 3), x, [LayerRef("layer")])

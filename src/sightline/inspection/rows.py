@@ -17,7 +17,7 @@ from sightline.errors import UnsupportedError
 from sightline.inspection.axes import bare, new_order
 from sightline.inspection.following import shown
 from sightline.inspection.guard import network_lock, original
-from sightline.inspection.inputs import for_first, for_rows
+from sightline.inspection.inputs import for_first
 from sightline.inspection.layers import LayerRef
 from sightline.inspection.probes import probe_image
 from sightline.inspection.recording import Op
@@ -71,14 +71,13 @@ def check_rows(network: nn.Module, images: Tensor, sites: Sequence[LayerRef]) ->
 def _keeps_rows(network: nn.Module, images: Tensor, site: LayerRef) -> bool:
     """Four images, brighter and brighter, in this order and the other way round, and the first two alone."""
     one = probe_image(images)
-    scale = float(one.float().std()) or 1.0
+    scale = float(one.float().std())
     levels = torch.arange(_IMAGES, device=one.device, dtype=one.dtype) * scale
     noise = torch.randn((_IMAGES, *one.shape[1:]), generator=torch.Generator().manual_seed(4))
     batch = one + levels.view(-1, *[1] * (one.ndim - 1)) + (scale * noise).to(one)
     network = for_first(network)
-    rows = for_rows(network, torch.zeros(_IMAGES, dtype=torch.long))
-    straight = shown(rows, batch, site)
-    turned = shown(rows, batch.flip(0), site)
+    straight = shown(network, batch, site)
+    turned = shown(network, batch.flip(0), site)
     if straight is None or turned is None or len(straight) != _IMAGES != len(turned):
         return True  # it takes no such batch
     if not _in_order(turned.flip(0), straight):
