@@ -13,7 +13,10 @@ from collections.abc import Iterable
 from typing import Any
 
 SLOWEST = 20.0  # a test that takes longer is left out
-READERS = ("tests/methods/test_defaults.py",)  # tests that read signatures without a call
+READERS = (
+    "tests/methods/test_defaults.py",
+    "tests/metrics/test_defaults.py",
+)  # read signatures without a call
 
 
 def choose(

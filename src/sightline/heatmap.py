@@ -207,9 +207,7 @@ def _rescale(maps: Tensor, how: str, percentile: float) -> Tensor:
         shifted = maps - maps.amin((-2, -1), keepdim=True)
     if how != "percentile":
         return _divide_by_max(shifted)  # ivr: all zeros if the 0.45-quantile is the maximum
-    percentile = check_value(
-        (Annotated[float, Range(0, 100)],), percentile, f"percentile is {shown(percentile)};"
-    )
+    percentile = check_value(PERCENTILE, percentile, f"percentile is {shown(percentile)};")
     scale = quantile(shifted, percentile / 100)[..., None, None]
     return torch.where(scale == 0, (shifted > 0).to(shifted), shifted / scale).clamp(max=1)
 

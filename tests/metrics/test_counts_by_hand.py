@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,6 +110,30 @@ def test_a_component_s_first_pixel_is_its_first_in_reading_order() -> None:
             expected = sorted(int(order[labels == i].min()) for i in range(1, count + 1))
             alive = table[(table[:, c.LOW] <= mask) & (mask <= table[:, c.HIGH])]
             assert sorted(alive[:, c.FIRST].tolist()) == expected
+
+
+def test_where_islands_can_be() -> None:
+    # The hole's box is rows 1 to 4 and columns 2 to 6; a hole without islands (Euler's number 1) is left out.
+    holes = np.zeros((2, c.COLUMNS), np.int32)
+    holes[0, c.X0 : c.Y1 + 1], holes[1, c.X0 : c.Y1 + 1] = (2, 1, 7, 5), (0, 0, 3, 3)
+    holes[1, c.EULER] = 1
+    expected = np.zeros((6, 9), np.uint8)
+    expected[1:5, 2:7] = c.AT_RIM
+    expected[2:4, 3:6] = c.EVERYWHERE
+    assert c.inside_holes(holes, 6, 9).tolist() == expected.tolist()
+    both = np.concatenate([holes[:1], holes[:1]])
+    both[1, c.X0 : c.Y1 + 1] = (
+        4,
+        2,
+        9,
+        6,
+    )  # a second hole: where one's inside is the other's rim, islands can be
+    expected = np.zeros((6, 9), np.uint8)
+    for x0, y0, x1, y1 in ((2, 1, 7, 5), (4, 2, 9, 6)):
+        expected[y0:y1, x0:x1][expected[y0:y1, x0:x1] == 0] = c.AT_RIM
+    for x0, y0, x1, y1 in ((3, 2, 6, 4), (5, 3, 8, 5)):
+        expected[y0:y1, x0:x1] = c.EVERYWHERE
+    assert c.inside_holes(both, 6, 9).tolist() == expected.tolist()
 
 
 def test_what_is_at_the_rim_of_a_hole_is_no_island() -> None:
@@ -336,6 +361,26 @@ def test_a_metric_s_maps_are_n_by_h_by_w(make: Callable[..., torch.nn.Module]) -
     with pytest.raises(InputError, match=r"expected \(N, h, w\) and one tensor \(B, 4\) per image"):
         score.update(torch.ones(1, 1, 4, 8), [WHOLE])
     assert not score.full_state_update
+
+
+def test_scores_of_two_devices_are_summed() -> None:
+    def halves(make: Callable[[], torch.nn.Module], *given: Any) -> tuple[float, float]:
+        one, other, both = make(), make(), make()
+        for score, times in ((one, 1), (other, 2), (both, 3)):
+            for _ in range(times):
+                score.update(*given)
+        one.merge_state(other)
+        assert int(one.images) == int(both.images) == 3
+        return float(one.compute()), float(both.compute())
+
+    heat = torch.tensor([[[1.0, 2, 3, 0], [4, 0, 0, 0]]])
+    boxes = [torch.tensor([[0.0, 0, 2, 2]])]
+    for make in (GTKnownLocalisation, MaxBoxAccuracy, HeatInBox):
+        merged, whole = halves(lambda make=make: make((2, 4)), heat, boxes)
+        assert merged == pytest.approx(whole)
+        assert merged > 0
+    merged, whole = halves(lambda: HeatOnBorder((20, 20)), torch.eye(20)[None])
+    assert merged == pytest.approx(whole) == pytest.approx(0.1)
 
 
 def test_the_best_threshold_in_a_training_loop_is_that_of_the_accumulator() -> None:

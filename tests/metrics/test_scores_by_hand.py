@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
-from torch import Tensor
+from torch import Tensor, nn
 
 from sightline.errors import InputError
 from sightline.metrics.calibration import calibration
@@ -21,8 +21,8 @@ from sightline.metrics.pointing import (
     relevance_rank_accuracy,
 )
 from sightline.metrics.registry import Column, MetricContext, get_metric, list_metrics
-from sightline.metrics.road import PERCENTILES, road
-from sightline.metrics.sanity import max_sensitivity, spearman
+from sightline.metrics.road import PERCENTILES, impute, road
+from sightline.metrics.sanity import can_reset, max_sensitivity, randomised_cascade, spearman
 
 # How heat spreads
 
@@ -186,6 +186,41 @@ def test_road_removes_shares_of_the_pixels_from_both_ends() -> None:
         road(score, torch.zeros(2, 3, 5, 5), heat[:1])
 
 
+def test_road_s_noise_is_that_of_its_seed_and_its_shares_are_rounded() -> None:
+    seen: list[Tensor] = []
+    heat = torch.arange(200.0).view(1, 10, 20)
+    road(
+        lambda x, rows: (seen.append(x), x.mean((1, 2, 3)))[1],
+        torch.zeros(1, 3, 10, 20),
+        heat,
+        (50, 0.4),
+        0.1,
+        3,
+    )
+    generator = torch.Generator().manual_seed(3)
+    for images, count in zip(seen, (100, 1), strict=True):
+        noise = 0.1 * torch.randn(3, 10, 20, generator=generator)
+        first = (torch.arange(200) < count).view(10, 20)
+        torch.testing.assert_close(images[0], noise * first.flip(0, 1))
+        torch.testing.assert_close(images[1], noise * first)
+
+
+def test_what_is_imputed_does_not_depend_on_the_scale_or_on_the_rest_of_the_batch() -> None:
+    images = torch.randn(2, 3, 24, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    removed = torch.zeros(2, 24, 24, dtype=torch.bool)
+    removed[0, 2, 2] = True  # done in one step
+    removed[1, 1:-1, 1:-1] = True
+    found = impute(images, removed)
+    torch.testing.assert_close(found[1:], impute(images[1:], removed[1:]), rtol=0, atol=1e-9)
+    exact = impute(images[1:], removed[1:], tolerance=1e-12)
+    torch.testing.assert_close(found[1:], exact, rtol=0, atol=1e-2)
+    for scale in (1e-4, 1e4):
+        torch.testing.assert_close(impute(images * scale, removed) / scale, found, rtol=0, atol=1e-9)
+    removed[0] = True
+    with pytest.raises(InputError, match="every pixel of an image is removed"):
+        impute(images, removed)
+
+
 def test_sensitivity_is_each_image_s_own_and_endless_where_nothing_becomes_something() -> None:
     images = torch.stack([torch.full((1, 1, 2), v) for v in (1.0, 0.0, 2.0)])
     found = max_sensitivity(lambda x: x[:, 0], images, radius=0.5, samples=4, seed=3)
@@ -209,6 +244,35 @@ def test_ranks_that_are_tied_take_their_mean() -> None:
     found = spearman(a, b)
     assert found.tolist() == pytest.approx([-4 / 4.5, 0])
     assert found.dtype == torch.float32
+    assert spearman(torch.tensor([[[1.0, 2]]]), torch.tensor([[[5.0, 4]]])).tolist() == pytest.approx([-1])
+
+
+class Scaled(nn.Linear):
+    """Has a weight of its own, layers of its own, and no weights that could be drawn again."""
+
+    reset_parameters = None  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.weight, self.inner = nn.Parameter(torch.ones(1)), nn.Linear(2, 2)
+
+
+def test_the_cascade_is_that_of_its_seed_and_of_layers_that_can_be_drawn_again() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), Scaled())
+    assert [can_reset(one) for one in net.modules()] == [False, True, False, False, True]
+
+    def last(seed: int) -> Tensor:
+        *_, (name, other) = randomised_cascade(net, seed)
+        assert name == "0"
+        return other[0].weight.detach().clone()
+
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    assert torch.equal(last(1), last(1))
+    assert not torch.equal(last(1), last(2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    with pytest.raises(InputError, match="no layer whose weights can be re-initialised"):
+        list(randomised_cascade(nn.Sequential(nn.ReLU())))
 
 
 def test_each_registered_metric_is_its_function_with_the_run_s_settings() -> None:

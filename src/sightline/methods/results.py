@@ -82,8 +82,7 @@ def _checked(method: Method, found: Any, evidence: Evidence, targets: int | None
         kind = f"complex tensor {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise InputError(f"method {method.name!r} returned a {kind}; expected a real tensor ({expected})")
     head, grid = list(found.shape[: len(leading)]), list(found.shape[len(leading) :])
-    ranks = {evidence.images.ndim - 2, *([evidence.activations.ndim - 2] if evidence.sites else [])}
-    fits = grid == pixels if method.signed else len(grid) in ranks and all(grid)
+    fits = grid == pixels if method.signed else len(grid) == 2 and all(grid)  # of signals and volumes: planes
     if head != leading or not fits:
         raise InputError(f"method {method.name!r} returned {tuple(found.shape)}; expected ({expected})")
     return found
