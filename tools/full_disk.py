@@ -230,6 +230,7 @@ class Trial:
     def __init__(self, name: str, verb: Verb, disk: Disk, place: Path) -> None:
         self.name, self.verb, self.disk, self.place = name, verb, disk, place
         first, self.writes = self._whole("first")
+        time.sleep(1)  # a date has the second: what holds one must differ
         second, _ = self._whole("second")
         self.expected = first
         self.changing = {

@@ -30,6 +30,7 @@ MOST_YAML_NODES = 100_000  # counted with every alias written out
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_BYTE = re.compile("[\udc80-\udcff]")
 _UNCLEAR = (LookupError, TypeError, AttributeError, AssertionError)  # their words alone say too little
 _KINDS = {
     stat.S_ISDIR: "a folder",
@@ -96,12 +97,24 @@ def reason(error: BaseException) -> str:
 
 
 def escaped(name: str) -> str:
-    """A file name that need not be text, as text: what is not UTF-8 as ``\\xNN``.
+    """A file name that need not be text, as text: what is not UTF-8 as ``\\xNN``, other half characters as ``\\uNNNN``.
 
-    >>> escaped("caf\\udce9.jpg")
-    'caf\\\\xe9.jpg'
+    >>> escaped("caf\\udce9.jpg"), escaped("\\ud83d.jpg"), escaped("café.jpg")
+    ('caf\\\\xe9.jpg', '\\\\ud83d.jpg', 'café.jpg')
     """
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    if name.isascii():
+        return name
+    bytes_ = _BYTE.sub(lambda one: f"\\x{ord(one[0]) - 0xDC00:02x}", name)  # as os.fsdecode stands for them
+    return bytes_.encode("utf-8", "backslashreplace").decode()
+
+
+def not_text(path: str) -> str:
+    """The message for a file whose name cannot stand in a table.
+
+    >>> not_text("caf\\udce9.jpg")
+    "caf\\\\xe9.jpg: the file's name is not UTF-8 text; rename it"
+    """
+    return f"{escaped(path)}: the file's name is not UTF-8 text; rename it"
 
 
 def missing(name: str) -> str:

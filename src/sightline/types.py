@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sightline.errors import InputError, unknown, with_new_names
+from sightline.files import escaped
 from sightline.options import Range, Share, check_fields, shown
 
 if TYPE_CHECKING:
@@ -246,7 +247,8 @@ class Sample:
     """One image of a data set: its source, its class and, for scoring only, where the object is.
 
     ``boxes_xyxy`` (B, 4) are the true boxes of class ``label`` in photo pixels, half-open.
-    ``masks`` are files of true masks; ``ignore_mask`` is a file of pixels that do not count (OpenImages).
+    ``masks`` are files of true masks; ``ignore_mask`` is a file of pixels that do not count (OpenImages). The ``id`` is
+    text, even where a file's name is not (`escaped`): tables and lists are keyed by it.
     """
 
     id: str
@@ -257,6 +259,7 @@ class Sample:
     ignore_mask: Path | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "id", escaped(self.id))
         object.__setattr__(self, "boxes_xyxy", checked_boxes(self.boxes_xyxy, f"{self.id}: boxes_xyxy"))
 
 
@@ -268,6 +271,9 @@ class Dataset:
     split: str
     samples: Sequence[Sample]
     categories: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "categories", tuple(map(escaped, self.categories)))
 
     def __len__(self) -> int:
         return len(self.samples)

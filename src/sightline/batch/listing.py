@@ -32,7 +32,7 @@ from sightline.data.items import (
     read_manifest,
 )
 from sightline.errors import InputError, no_such, unknown
-from sightline.files import MOST_PICTURE_BYTES, escaped, expanded, missing, reading, reason
+from sightline.files import MOST_PICTURE_BYTES, escaped, expanded, missing, not_text, reading, reason
 
 SCHEMA = pa.schema(
     [
@@ -107,7 +107,7 @@ def _as_text(item: Item) -> Item:
         "".join(text for text in (item.id, item.file, item.member) if text).encode()
     except UnicodeEncodeError:
         id, file, member = (text and escaped(text) for text in (item.id, item.file, item.member))
-        return Item(str(id), str(file), member, fault=f"{file}: the file's name is not UTF-8 text; rename it")
+        return Item(str(id), str(file), member, fault=not_text(item.file))
     return item
 
 

@@ -31,8 +31,7 @@ def report(
 
     text = folder_report(folder)
     path = out or folder / "report.html"
-    OutputFolder(path.parent).prepare().write_text(path.name, text)
-    size = len(text.encode())
+    size = OutputFolder(path.parent).prepare().write_text(path.name, text).stat().st_size
     if json:
         print_json({"report": str(path), "bytes": size})
     else:

@@ -11,6 +11,7 @@ import subprocess
 import tarfile
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ from sightline.methods.spec import MethodSpec, parse_method
 from sightline.pictures.overlay import colour_table
 from sightline.pipeline import explain, load_photos
 from sightline.reports.manifest import describe_run
-from sightline.reports.output_folder import OutputFolder, as_json
+from sightline.reports.output_folder import OutputFolder, as_json, write_atomically
 from sightline.types import BoxRule
 
 if TYPE_CHECKING:
@@ -147,9 +148,7 @@ def _fetch(cache: Path) -> None:
             for name in RUNTIME:
                 member = archive.extractfile(f"package/dist/{name}")
                 assert member is not None
-                part = cache / f"{name}.part"
-                part.write_bytes(member.read())
-                part.replace(cache / name)
+                write_atomically(cache / name, partial(shutil.copyfileobj, member))
 
 
 def page_graph(model: LoadedModel, specs: list[MethodSpec], top: int) -> PageGraph:

@@ -12,6 +12,7 @@ from typing import Any
 from sightline.data.items import expand_paths
 from sightline.data.photos import VIEWS
 from sightline.errors import InputError, unknown
+from sightline.files import escaped, not_text
 from sightline.labelling.review import write_review
 from sightline.labelling.sam import Refine, refined
 from sightline.labels import LabelledPhoto, Labels
@@ -22,7 +23,7 @@ from sightline.models.loading import LoadedModel
 from sightline.pipeline import explain, load_photos
 from sightline.progress import Progress
 from sightline.reports.manifest import describe_run
-from sightline.reports.output_folder import OutputFolder
+from sightline.reports.output_folder import OutputFolder, write_atomically
 from sightline.types import BoxRule
 
 KIND = "labels"
@@ -125,8 +126,12 @@ def label_files(
     with OutputFolder(out, KIND) as folder:
         described = {**options.as_dict(), "model": model.describe(), "refine": _name_of(refine)}
         done = _finished(folder.path / LOG, described)
-        left = {file: path for file, path in paths.items() if file not in done}
-        errors: list[dict[str, str]] = []
+        errors = [
+            {"path": escaped(file), "error": not_text(str(path))}
+            for file, path in paths.items()
+            if escaped(file) != file
+        ]
+        left = {file: path for file, path in paths.items() if file not in done and escaped(file) == file}
         with _open_log(folder.path / LOG, described, done) as log:
             for start in range(0, len(left), options.batch_size):
                 chunk = dict(list(left.items())[start : start + options.batch_size])
@@ -188,9 +193,7 @@ def _open_log(log: Path, described: dict[str, Any], done: dict[str, LabelledPhot
     """The log, open for appending, with its whole lines only."""
     lines = [described, *(photo.as_dict() for photo in done.values())]
     text = "".join(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines)
-    partial = log.with_name(f".{log.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, log)
+    write_atomically(log, lambda file: file.write(text.encode()))
     return log.open("a", encoding="utf-8")
 
 
