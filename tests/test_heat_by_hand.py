@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sightline import heatmap
 from sightline.boxes import (
@@ -138,6 +139,11 @@ def test_maps_that_show_nothing_are_told_before_they_are_enlarged() -> None:
             normalise(ramp, "percentile", wrong)
     for right in (0, 100):
         assert normalise(ramp, "percentile", right).max() == 1
+    assert normalise(torch.tensor([[5.0]])).tolist() == [[0]]
+    assert normalise(torch.tensor([[0.0, 0, 0, 0.5]]), "percentile", 50).tolist() == [[0, 0, 0, 1]]
+    for wrong in (3, (1, 1, 1, 1)):
+        with pytest.raises(InputError, match="expected a height and a width"):
+            make_heatmaps(torch.ones(2, 2), wrong)
 
 
 def test_quantiles_at_and_between_values() -> None:
@@ -151,6 +157,7 @@ def test_quantiles_at_and_between_values() -> None:
 def test_the_difference_of_two_maps_and_of_equal_ones() -> None:
     a, b = torch.tensor([[[3.0, 1]], [[1, 1]]]), torch.tensor([[[1.0, 5]], [[1, 1]]])
     assert difference(a, b, (1, 2)).tolist() == [[[0.5, -1]], [[0, 0]]]
+    assert difference(a / 16, b / 16, (1, 2)).tolist() == [[[0.5, -1]], [[0, 0]]]
     with pytest.raises(InputError, match="expected the same"):
         difference(a, b[:1], (1, 2))
 
@@ -187,6 +194,22 @@ def test_a_walk_over_few_rows_at_a_time_and_on_a_coarser_grid() -> None:
     for a, b in ((maps[0], features), (maps, features[0]), (maps[:2], features)):
         with pytest.raises(InputError, match="propagate was given maps"):
             propagate(a, b)
+
+
+@pytest.mark.parametrize("limit", [1_000, 10_000, 20_000, 30_000])
+def test_a_walk_keeps_at_most_so_many_numbers_in_memory_and_not_far_fewer(limit: int) -> None:
+    largest: list[int] = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = function(*args, **(kwargs or {}))
+            largest.append(out.numel() if isinstance(out, Tensor) else 0)
+            return out
+
+    maps, features = torch.rand(4, 1, 10, 10), torch.rand(4, 1, 10, 10)  # a matrix has 10,000 numbers
+    with Sizes():
+        propagate(maps, features, limit=limit)
+    assert limit * 0.9 < max(largest) <= limit
 
 
 # Boxes
@@ -243,6 +266,8 @@ def test_five_guesses_of_oblong_maps() -> None:
     assert boxes.tolist() == [[0, 0, 10, 4], [12, 0, 14, 1], [3, 1, 9, 2], [3, 1, 9, 2], [0, 0, 0, 0]]
     assert five_guesses(heat).class_ranks.tolist() == [0, 1, 2, 3, 4]
     assert five_guesses(heat).boxes_xyxy[2].tolist() == [0, 0, 0, 0]
+    faint = torch.full((5, 4, 20), 0.0822)  # 20.96 of 255: 20, which is not above 20
+    assert not five_guesses(faint, "heuristics").boxes_xyxy.any()
     nested = torch.zeros(5, 4, 20)
     for column, cut in (
         (0, 0.1),
@@ -291,6 +316,7 @@ def test_rows_that_are_probabilities_up_to_rounding() -> None:
     assert rule_for(far).name == "softmax"
     assert rule_for(near[:1]).name == "softmax"  # one row: within 1e-5
     assert rule_for(torch.tensor([[0.5, 0.500009]])).name == "none"
+    assert rule_for(torch.tensor([[0.5, 0.500014]])).name == "softmax"
     assert rule_for(torch.tensor([[0, 1]])).name == "none"
     assert [rule_for(torch.zeros(0, n)).name for n in (1, 2)] == ["sigmoid", "softmax"]
 
@@ -341,9 +367,13 @@ def test_probabilities_that_were_found_are_checked_wherever_they_are_used() -> N
         True,
     ]
     assert ScoreRule("softmax").probabilities(shares.half()).dtype == torch.float32
-    close(ScoreRule("softmax").probabilities(torch.tensor([[[0.0, 0], [0, 0]]])), [[[0.5, 0.5]] * 2])
-    with pytest.raises(InputError, match="the softmax of one output is always 1"):
-        ScoreRule("softmax").probabilities(torch.zeros(2, 1))
+    close(
+        ScoreRule("softmax").probabilities(torch.tensor([[[0.0, 3], [4, 4]]]).log()), [[[0, 1], [0.5, 0.5]]]
+    )
+    assert ScoreRule("softmax").probabilities(torch.zeros(2, 1, 4)).sum() == 2
+    for shape in ((2, 1), (2, 4, 1)):
+        with pytest.raises(InputError, match="the softmax of one output is always 1"):
+            ScoreRule("softmax").probabilities(torch.zeros(shape))
     looked = rule_for(shares, None, lambda: torch.sigmoid(torch.zeros(1, 2, requires_grad=True)))
     assert looked == unit
     linear = rule_for(shares, "auto", lambda: torch.ones(1, 2, requires_grad=True) @ torch.eye(2))

@@ -204,13 +204,11 @@ def _loose_and_tight(level: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
     boxes = torch.cat(_component_boxes(masks, "all"))
     if len(boxes) == 0:
         return torch.zeros(4), torch.zeros(4)
-    boxes = boxes[torch.argsort(-areas(boxes), stable=True)]
-    kept = boxes[:1]
-    for box in boxes[1:]:
-        if not (shared_areas(box, kept) > 0.5 * areas(kept)).any():
-            kept = torch.cat([kept, box[None]])
-            break  # only the first two are needed
-    return kept[0], kept[-1]
+    loose, *smaller = boxes[torch.argsort(-areas(boxes), stable=True)]
+    for box in smaller:
+        if shared_areas(box, loose) <= 0.5 * areas(loose):
+            return loose, box
+    return loose, loose
 
 
 def _as_boxes(boxes: Tensor) -> Tensor:

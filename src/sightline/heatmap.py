@@ -357,7 +357,8 @@ def _transitions(unit: Tensor, rows: slice, power: float) -> Tensor:
     """Rows of A = ReLU(f fᵀ)^power, each divided by its sum: unit vectors (N, C, P) -> (N, R, P)."""
     like = (unit[:, :, rows].transpose(1, 2) @ unit).clamp_(min=0).pow_(power)
     total = like.sum(2, keepdim=True)
-    own = torch.eye(unit.shape[2], dtype=unit.dtype, device=unit.device)[rows]
+    places = torch.arange(unit.shape[2], device=unit.device)
+    own = (places[rows, None] == places).to(unit)
     return torch.where(total > 0, like / total.where(total > 0, 1), own)
 
 

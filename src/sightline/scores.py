@@ -176,7 +176,7 @@ def sums_to_one(values: Tensor, tolerance: float = 1e-4) -> bool:
     >>> sums_to_one(torch.tensor([[0.25, 0.75]])), sums_to_one(torch.tensor([[0.25, 0.7]]))
     (True, False)
     """
-    apart = (values.double().sum(1) - 1).abs() if values.device.type != "mps" else (values.sum(1) - 1).abs()
+    apart = (values.float().sum(1) - 1).abs()
     return lies_in_unit(values) and bool((apart <= _rounding(values, tolerance)).all())
 
 
