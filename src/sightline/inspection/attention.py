@@ -51,7 +51,9 @@ class AttentionPass:
             raise InputError(
                 "no gradient reaches the attention from the target: it is computed without gradient"
             )
-        found = torch.autograd.grad(score.sum(), maps, retain_graph=True, allow_unused=True)
+        with torch.enable_grad():
+            total = score.sum()
+        found = torch.autograd.grad(total, maps, retain_graph=True, allow_unused=True)
         return [torch.zeros_like(a) if g is None else g for g, a in zip(found, maps, strict=True)]
 
     def shown(self, relevance: Tensor) -> Tensor:

@@ -161,7 +161,8 @@ def directional(edges: Sequence[Any], outputs: Sequence[Tensor]) -> list[Tensor 
     for output in outputs:
         if output.requires_grad and output.is_floating_point():
             weight = torch.randn(output.shape, generator=generator, dtype=torch.float32)
-            total = total + (output.float() * weight.to(output.device)).sum()
+            with torch.enable_grad():  # the caller may have switched it off
+                total = total + (output.float() * weight.to(output.device)).sum()
     if not isinstance(total, Tensor):
         return [None] * len(edges)
     return list(torch.autograd.grad(total, list(edges), allow_unused=True, retain_graph=True))

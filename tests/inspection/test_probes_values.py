@@ -1,0 +1,378 @@
+"""The images that a network is looked at with, pixel by pixel, and what is told by what moves in its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sightline.inspection.following import follows, patches_within, shown
+from sightline.inspection.layers import LayerRef
+from sightline.inspection.layout import Layout
+from sightline.inspection.probes import (
+    changed_patches,
+    fitting_layouts,
+    moves_in_place,
+    noisy_copies,
+    placed,
+    probe_image,
+    stands_row_by_row,
+)
+from toynets import Through
+
+
+def box(changed: Tensor) -> tuple[int, int, int, int]:
+    """The rows and columns [top, bottom, left, right) in which a mask (H, W) holds."""
+    rows, columns = changed.nonzero().T
+    found = (int(rows.min()), int(rows.max()) + 1, int(columns.min()), int(columns.max()) + 1)
+    assert int(changed.sum()) == (found[1] - found[0]) * (found[3] - found[2])
+    return found
+
+
+# Images
+
+
+def test_the_first_image_with_noise_as_strong_as_itself() -> None:
+    images = 5 * torch.rand(3, 3, 40, 40) + 7
+    noise = probe_image(images) - images[:1]
+    assert noise.shape == (1, 3, 40, 40)
+    assert float(noise.std()) == pytest.approx(float(images[0].std()), rel=0.03)
+    assert float(noise.mean()) == pytest.approx(0, abs=0.1)
+    torch.testing.assert_close(probe_image(images[:1]), probe_image(images))
+    torch.testing.assert_close(probe_image(10 * images), 10 * probe_image(images))
+
+
+@pytest.mark.parametrize(
+    "image", [torch.zeros(1, 3, 40, 40), torch.full((1, 3, 40, 40), torch.nan), torch.ones(1, 3, 40, 40) / 0]
+)
+def test_a_black_image_or_one_that_holds_no_numbers_is_noise(image: Tensor) -> None:
+    assert float(probe_image(image).std()) == pytest.approx(1, rel=0.05)
+    torch.testing.assert_close(probe_image(image), probe_image(torch.zeros(1, 3, 40, 40)))
+
+
+def test_one_pixel_that_is_no_number_makes_all_of_it_noise() -> None:
+    image = 9 + torch.rand(1, 3, 40, 40)
+    image[0, 1, 2, 3] = torch.inf
+    torch.testing.assert_close(probe_image(image), probe_image(torch.zeros(1, 3, 40, 40)))
+
+
+def test_an_image_of_one_number_has_noise_too() -> None:
+    assert float(probe_image(torch.full((1, 1), 5.0))) == pytest.approx(5 + 1.5410, abs=0.001)
+    assert probe_image(torch.zeros(1, 1, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_copies_have_noise_in_their_place_and_nowhere_else() -> None:
+    image = 3 * torch.rand(1, 3, 30, 40)
+    places = [(slice(0, 10), slice(5, 25)), (slice(10, 30), slice(0, 40))]
+    batch = noisy_copies(image, places)
+    assert torch.equal(batch[:1], image)
+    for copy, place in zip(batch[1:], places, strict=True):
+        difference = copy - image[0]
+        (rows, columns) = place
+        assert box(difference.ne(0).all(0)) == (rows.start, rows.stop, columns.start, columns.stop)
+        assert float(difference[(..., *place)].std()) == pytest.approx(2 * float(image.std()), rel=0.1)
+    assert torch.equal(batch, noisy_copies(image, places))
+    assert float(noisy_copies(torch.zeros(1, 3, 30, 40), places)[2].std()) == pytest.approx(2 * 0.8, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("sides", "boxes"),
+    [
+        ((96, 96), [(6, 18, 50, 62), (50, 62, 6, 18), (78, 90, 34, 46), (34, 46, 78, 90)]),
+        ((48, 96), [(3, 9, 50, 62), (25, 31, 6, 18), (39, 45, 34, 46), (17, 23, 78, 90)]),
+        ((4, 4), [(0, 1, 2, 3), (2, 3, 0, 1), (3, 4, 1, 2), (1, 2, 3, 4)]),
+    ],
+)
+def test_where_the_patches_are_that_are_changed(sides: tuple[int, int], boxes: list[Any]) -> None:
+    batch = changed_patches(torch.rand(1, 3, *sides))
+    assert [box((copy - batch[0]).ne(0).all(0)) for copy in batch[1:]] == boxes
+
+
+@pytest.mark.parametrize(
+    ("spans", "cuts"),
+    [
+        (((0, 36), (0, 72)), [(3, 9, 6, 18), (3, 9, 30, 42), (3, 9, 54, 66), (15, 21, 6, 18)]),
+        (((12, 24), (0, 72)), [(13, 15, 6, 18), (13, 15, 30, 42), (13, 15, 54, 66), (17, 19, 6, 18)]),
+        (((-12, 48), (36, 100)), [(3, 9, 39, 45), (3, 9, 51, 57), (3, 9, 63, 69), (15, 21, 39, 45)]),
+        (((0, 3), (0, 72)), [(0, 1, 6, 18), (0, 1, 30, 42), (0, 1, 54, 66), (1, 2, 6, 18)]),
+    ],
+)
+def test_nine_patches_within_a_part_of_the_image(spans: Any, cuts: list[Any]) -> None:
+    batch, centres = patches_within(torch.rand(1, 3, 36, 72), spans)
+    assert (len(batch), centres.shape) == (10, (9, 2))
+    found = [box((copy - batch[0]).ne(0).all(0)) for copy in batch[1:]]
+    assert found[:4] == cuts
+    top, left = max(0, spans[0][0]), max(0, spans[1][0])
+    bottom, right = min(36, spans[0][1]), min(72, spans[1][1])
+    for number, (y, x) in enumerate(centres.tolist()):
+        assert y == pytest.approx(top + (bottom - top) * (number // 3 + 0.5) / 3)
+        assert x == pytest.approx(left + (right - left) * (number % 3 + 0.5) / 3)
+
+
+# Layouts
+
+
+@pytest.mark.parametrize(
+    ("shape", "grids", "n", "expected"),
+    [
+        ((1, 8, 7, 7), [(7, 7)], 1, ["nchw"]),
+        ((1, 7, 7, 8), [(7, 7)], 1, ["nhwc"]),
+        ((1, 7, 7, 7), [(7, 7)], 1, ["nchw", "nhwc"]),
+        ((1, 8, 7, 6), [(7, 7)], 1, []),
+        ((2, 8, 7, 7), [(7, 7)], 1, []),
+        ((2, 8, 7, 7), [(7, 7)], 2, ["nchw"]),
+        ((1, 49, 8), [(7, 7)], 1, ["ntc:7x7"]),
+        ((1, 8, 49), [(7, 7)], 1, ["nct:7x7"]),
+        ((1, 65, 8), [(7, 7)], 1, ["ntc:16+7x7"]),
+        ((1, 66, 8), [(7, 7)], 1, []),
+        ((1, 48, 8), [(7, 7)], 1, []),
+        ((1, 7, 8), [(2, 2)], 1, ["ntc:3+2x2"]),  # fewer special tokens than patches
+        ((1, 8, 9), [(2, 2)], 1, []),
+        ((1, 8, 3), [(2, 2)], 1, []),
+        ((1, 50, 50), [(7, 7), (5, 10)], 1, ["ntc:5x10", "ntc:1+7x7", "nct:5x10", "nct:1+7x7"]),
+        ((1, 50), [(7, 7)], 1, []),
+        ((1, 1, 8, 7, 7), [(7, 7)], 1, []),
+    ],
+)
+def test_how_a_tensor_could_be_a_map(shape: tuple[int, ...], grids: Any, n: int, expected: list[str]) -> None:
+    assert [str(layout) for layout in fitting_layouts(torch.zeros(shape), grids, n)] == expected
+    assert fitting_layouts(torch.zeros(shape, dtype=torch.long), grids, n) == []
+
+
+CENTRES = ((0.125, 0.583), (0.583, 0.125), (0.875, 0.417), (0.417, 0.875))
+
+
+def maps_with(cells: list[tuple[int, int] | None], height: int, width: int) -> Tensor:
+    """Maps (5, 2, h, w) of which each copy moved most in one cell, and a little everywhere."""
+    maps = torch.zeros(5, 2, height, width)
+    for copy, cell in zip(maps[1:], cells, strict=True):
+        if cell is not None:
+            copy += 0.1
+            copy[:, cell[0], cell[1]] = -3
+    return maps
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "near", "far"),
+    [
+        (2, 2, [(0, 1)], [(0, 0), (1, 1)]),
+        (3, 3, [(0, 1)], [(0, 0), (0, 2), (1, 1)]),
+        (4, 4, [(0, 2)], [(0, 1), (0, 3), (1, 2)]),
+        (5, 5, [(0, 2), (1, 2), (0, 3)], [(2, 2), (0, 4), (0, 1)]),
+        (16, 16, [(0, 9), (3, 9), (1, 7), (1, 10)], [(4, 9), (1, 6), (1, 11)]),
+        (32, 32, [(1, 18), (6, 18), (3, 16), (3, 21)], [(0, 18), (7, 18), (3, 15), (3, 22)]),
+        (2, 16, [(0, 9), (0, 7)], [(1, 9), (0, 6)]),
+    ],
+)
+def test_three_of_four_cells_must_move_where_their_patches_were_changed(
+    height: int, width: int, near: list[Any], far: list[Any]
+) -> None:
+    right = [(int(y * height), int(x * width)) for y, x in CENTRES]
+    assert moves_in_place(maps_with([*right], height, width))
+    assert moves_in_place(100 + maps_with([*right], height, width))
+    assert not moves_in_place(maps_with([*right[:2], None, None], height, width))
+    assert not moves_in_place(torch.zeros(5, 2, height, width))
+    for cells, moves in ((near, True), (far, False)):
+        for cell in cells:
+            assert moves_in_place(maps_with([cell, *right[1:3], None], height, width)) == moves
+
+
+def test_one_cell_or_three_axes_of_positions_tell_nothing() -> None:
+    assert not moves_in_place(torch.rand(5, 2, 1, 1))
+    assert not moves_in_place(torch.rand(5, 2, 2, 4, 4))
+    assert moves_in_place(maps_with([(0, 1), (0, 0), (0, 0), (0, 1)], 1, 2))
+
+
+class Takes(nn.Module):
+    """A function of the image as a layer, called as often as wanted; one image at a time where ``single``."""
+
+    def __init__(self, function: Callable[[Tensor], Any], single: bool = False, calls: int = 1) -> None:
+        super().__init__()
+        self.layer, self.single, self.calls, self.behind = Through(function), single, calls, nn.Identity()
+
+    def forward(self, x: Tensor) -> Any:
+        if self.single and len(x) > 1:
+            raise ValueError("one image at a time")
+        for _ in range(self.calls):
+            out = self.layer(x)
+        if isinstance(out, Tensor):
+            out.mul_(0)  # what follows works in place
+        return self.behind(x)
+
+
+def patches(x: Tensor, side: int = 8) -> Tensor:
+    """(N, C, H, W) -> (N, h · w, C)"""
+    return torch.nn.functional.avg_pool2d(x, side).flatten(2).transpose(1, 2)
+
+
+def with_special(x: Tensor, count: int, side: int = 8) -> Tensor:
+    return torch.cat([x.mean((2, 3))[:, None].expand(-1, count, -1), patches(x, side)], 1)
+
+
+TOKENS, ONE_MORE, CHANNELS = Layout("ntc", 0, (6, 6)), Layout("ntc", 1, (6, 6)), Layout("nct", 0, (6, 6))
+
+
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize(
+    ("function", "candidates", "expected"),
+    [
+        (patches, [TOKENS], TOKENS),
+        (patches, [CHANNELS, TOKENS], TOKENS),
+        (patches, [ONE_MORE, TOKENS], TOKENS),
+        (patches, [ONE_MORE], None),
+        (lambda x: with_special(x, 1), [TOKENS, ONE_MORE], ONE_MORE),
+        (lambda x: (patches(x), None), [TOKENS], TOKENS),
+        (lambda x: patches(x).mT.contiguous(), [CHANNELS], CHANNELS),
+        (lambda x: patches(x).flip(1), [TOKENS], None),
+        (lambda x: patches(x).roll(1, 1), [TOKENS], TOKENS),  # a cell further is near enough
+        (lambda x: patches(x).roll(18, 1), [TOKENS], None),
+        (lambda x: {"tokens": patches(x)}, [TOKENS], None),
+    ],
+)
+def test_the_first_layout_under_which_the_right_cells_move(
+    function: Callable[[Tensor], Any], candidates: list[Layout], expected: Layout | None, single: bool
+) -> None:
+    net, place = Takes(function, single), ("layer", 0)
+    found = placed(net, torch.rand(1, 3, 48, 48), {place: candidates})
+    assert found == ({} if expected is None else {place: expected})
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_calls_are_placed_by_their_numbers(single: bool) -> None:
+    net = Takes(patches, single, calls=3)
+    assert placed(net, torch.rand(1, 3, 48, 48), {("layer", 1): [TOKENS]}) == {("layer", 1): TOKENS}
+    found = placed(net, torch.rand(1, 3, 48, 48), {("layer", 0): [TOKENS], ("layer", 3): [TOKENS]})
+    assert found == {("layer", 0): TOKENS}
+
+
+def test_a_network_that_fails_with_one_image_too_fails() -> None:
+    def fails(x: Tensor) -> Tensor:
+        raise ValueError("never")
+
+    with pytest.raises(ValueError, match="never"):
+        placed(Takes(fails), torch.rand(1, 3, 48, 48), {("layer", 0): [TOKENS]})
+
+
+def reordered(order: Callable[[Tensor], Tensor], special: int = 0) -> Callable[[Tensor], Tensor]:
+    """Tokens of a grid of 6 × 6 in another order: of a grid of their numbers."""
+    numbers = order(torch.arange(36).view(6, 6)).flatten()
+    return lambda x: torch.cat([(t := with_special(x, special))[:, :special], t[:, special:][:, numbers]], 1)
+
+
+@pytest.mark.parametrize(
+    ("function", "prefix", "stands"),
+    [
+        (patches, 0, True),
+        (lambda x: with_special(x, 2), 2, True),
+        (reordered(lambda grid: grid, 1), 1, True),
+        (reordered(lambda grid: grid.T), 0, False),  # column by column
+        (
+            reordered(lambda grid: torch.cat([row.flip(0) if i % 2 else row for i, row in enumerate(grid)])),
+            0,
+            False,
+        ),
+        (reordered(lambda grid: grid.flip(0)), 0, False),
+        (reordered(lambda grid: grid.flip(1)), 0, False),
+        (reordered(lambda grid: grid.roll(1, 1)), 0, False),
+        (reordered(lambda grid: grid.roll(2, 0)), 0, False),
+        (
+            lambda x: torch.cat([patches(x), x.mean((2, 3))[:, None]], 1),
+            1,
+            False,
+        ),  # the special one comes last
+        (lambda x: torch.cat([patches(x)[:, :18], x.mean((2, 3))[:, None], patches(x)[:, 18:]], 1), 1, False),
+        (lambda x: 0 * patches(x), 0, True),  # nothing moves
+        (lambda x: (patches(x), None), 0, True),
+        (lambda x: patches(x)[:, 1:], 0, True),  # of another number: nothing is known
+    ],
+)
+def test_tokens_that_stand_row_by_row(function: Callable[[Tensor], Any], prefix: int, stands: bool) -> None:
+    net, layout = Takes(function), Layout("ntc", prefix, (6, 6))
+    assert stands_row_by_row(net, torch.rand(1, 3, 48, 48), ("layer", 0), layout) == stands
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+@pytest.mark.parametrize("grid", [(2, 2), (3, 3), (3, 6), (6, 3), (1, 6), (6, 1)])
+def test_small_grids_and_lines_of_tokens(grid: tuple[int, int]) -> None:
+    image, layout = torch.rand(1, 3, 8 * grid[0], 8 * grid[1]), Layout("ntc", 0, grid)
+    assert stands_row_by_row(Takes(patches), image, ("layer", 0), layout)
+    assert not stands_row_by_row(Takes(lambda x: patches(x).flip(1)), image, ("layer", 0), layout)
+
+
+def test_what_is_no_picture_or_is_not_reached_is_not_tried() -> None:
+    turned, image = Takes(lambda x: patches(x).flip(1)), torch.rand(1, 3, 48, 48)
+    assert not stands_row_by_row(turned, image, ("layer", 0), TOKENS)
+    assert stands_row_by_row(turned, image, ("layer", 1), TOKENS)
+    assert not stands_row_by_row(Takes(lambda x: patches(x).flip(1), calls=2), image, ("layer", 1), TOKENS)
+    assert stands_row_by_row(turned, image, ("layer", 0), Layout("ntc", 0, (36,)))
+    assert stands_row_by_row(Takes(lambda x: x.flip(2)), torch.rand(1, 3, 48), ("layer", 0), TOKENS)
+
+
+# What moves follows the patch
+
+
+def blurred(x: Tensor) -> Tensor:
+    return torch.nn.functional.avg_pool2d(x, 4, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda x: x, True),
+        (blurred, True),
+        (lambda x: 1e-3 * x, True),
+        (lambda x: blurred(x).flip(2), False),
+        (lambda x: blurred(x).flip(3), False),
+        (lambda x: blurred(x).transpose(2, 3).contiguous(), False),
+        (lambda x: blurred(x).roll(9, 3), False),
+        (lambda x: torch.nn.functional.pad(x, (16, 0)), False),  # 8 of 64 further right, and a tenth may be
+        (lambda x: torch.nn.functional.pad(x, (0, 0, 0, 16)), False),
+        (lambda x: torch.nn.functional.pad(x, (12, 0)), True),
+        (lambda x: torch.nn.functional.pad(x, (0, 0, 0, 12)), True),
+        (lambda x: x[:, :, :24], False),
+        (lambda x: 0 * x, None),
+        (lambda x: x.mean((2, 3), keepdim=True).expand(-1, -1, 6, 6), False),  # the same everywhere
+        (lambda x: x / 0, None),
+        (lambda x: torch.nn.functional.avg_pool2d(x, 24), True),  # of two rows and columns nothing is asked
+        (lambda x: x.flatten(2), None),
+        (lambda x: x[:1], None),
+    ],
+)
+def test_whether_what_moves_follows_the_patch(
+    function: Callable[[Tensor], Tensor], expected: bool | None
+) -> None:
+    net = nn.Sequential(Through(function))
+    assert follows(net, torch.rand(1, 3, 48, 48), LayerRef("0")) is expected
+
+
+def test_of_a_part_of_the_image_and_of_other_layouts() -> None:
+    image = torch.rand(1, 3, 48, 48)
+    cut, covers = nn.Sequential(Through(lambda x: x[:, :, 24:])), ((24.0, 48.0), (0.0, 48.0))
+    assert follows(cut, image, LayerRef("0", covers=covers)) is True
+    assert follows(cut, image, LayerRef("0")) is False
+    tokens = LayerRef("0", layout=TOKENS)
+    assert follows(nn.Sequential(Through(patches)), image, tokens) is True
+    assert follows(nn.Sequential(Through(lambda x: patches(x).flip(1))), image, tokens) is False
+    assert follows(nn.Sequential(Through(lambda x: x)), torch.rand(1, 3, 48), LayerRef("0")) is None
+    assert follows(Takes(lambda x: x, single=True), image, LayerRef("layer")) is None
+
+
+def test_what_a_layer_shows() -> None:
+    net, x = Takes(lambda x: x + 1, calls=2), torch.rand(2, 3, 4, 4)
+    for site in (LayerRef("layer"), LayerRef("layer", call=1)):
+        found = shown(net, x, site)
+        assert found is not None
+        assert torch.equal(found, x + 1)  # as it was, though what follows works in place
+    assert shown(net, x, LayerRef("layer", call=2)) is None
+    assert shown(Takes(lambda x: [x, x]), x, LayerRef("layer")) is None
+    assert shown(Takes(lambda x: x, single=True), x, LayerRef("layer")) is None
+    operation = shown(net, x, LayerRef("layer", op=1, function="add"))
+    assert operation is not None
+    assert torch.equal(operation, x + 1)
+    assert shown(net, x, LayerRef("layer", op=1, function="relu")) is None
+    assert shown(net, x, LayerRef("layer", op=9, function="add")) is None
+    assert not any(module._forward_hooks for module in net.modules())
