@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from sightline.batch.worker import BatchOptions
 from sightline.errors import InputError
 from sightline.models.loading import LoadedModel
 from sightline.reports.output_folder import OutputFolder
+from sightline.types import BoxRule
 from toybatch import SMALL, contents
 
 ALONE = LocalEngine(workers=0)
@@ -32,6 +36,7 @@ def store() -> Iterator[Any]:
     """An empty store in memory."""
     found = fsspec.filesystem("memory")
     found.store.clear()
+    found.pseudo_dirs[:] = [""]
     yield found
     found.store.clear()
 
@@ -91,7 +96,8 @@ def test_a_store_that_fails_in_the_middle_is_one_line_and_the_same_call_complete
         put(self, local, remote, **options)
 
     monkeypatch.setattr(type(store), "put_file", fails)
-    with pytest.raises(InputError, match=r"^memory://bucket/run cannot be written to: the store is away$"):
+    said = f"^{OUT}/results/part-00001.parquet cannot be written: the store is away$"
+    with pytest.raises(InputError, match=said):
         explain_batch(model, [photos], OUT, OPTIONS, ALONE)
     assert not manifest(store)["complete"]
     assert sent[-1].endswith("results/part-00001.parquet")  # its heatmaps are there, so it is not finished
@@ -121,14 +127,74 @@ def test_of_two_runs_that_begin_at_once_the_one_whose_manifest_is_gone_stops(
     def other(done: int, total: int) -> None:
         if done == 2:
             folder = shards.Folder(OUT)
-            store.rm_file("/bucket/run/manifest.json")
-            folder.begin({**manifest_before, "options": {**manifest_before["options"], "view": "crop"}})
+            folder.place.write_manifest("batch", {**like, "options": {**like["options"], "view": "crop"}})
 
     explain_batch(model, [photos], "memory://bucket/like", OPTIONS, ALONE)
-    manifest_before = json.loads(store.cat_file("/bucket/like/manifest.json"))
+    like = json.loads(store.cat_file("/bucket/like/manifest.json"))
     with pytest.raises(InputError, match=r"holds another run: view is 'crop' there and 'whole' here"):
         explain_batch(model, [photos], OUT, OPTIONS, ALONE, other)
     assert store.find("/bucket/run/results") == []
+
+
+def test_a_shard_of_another_run_is_no_shard_of_this_one(model: LoadedModel, photos: Path, store: Any) -> None:
+    lower = BatchOptions(**SMALL, rule=BoxRule(0.1))
+    explain_batch(model, [photos], "memory://bucket/like", lower, ALONE)
+    explain_batch(model, [photos], OUT, BatchOptions(**SMALL, rule=BoxRule(0.6)), ALONE)
+    store.copy(
+        "/bucket/like/manifest.json", "/bucket/run/manifest.json"
+    )  # as the later of two that began at once
+    explain_batch(model, [photos], OUT, lower, ALONE)
+    like = {name: store.cat_file(f"/bucket/like/{name}") for name in objects(store)}
+    assert objects(store) == like
+
+
+def test_what_disappears_during_the_run_is_named(
+    model: LoadedModel, photos: Path, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(done: int, total: int) -> None:
+        if done == 4:
+            store.rm_file("/bucket/run/manifest.json")
+
+    with pytest.raises(
+        InputError, match=rf"^{OUT}/manifest.json disappeared during the run; run the same command"
+    ):
+        explain_batch(model, [photos], OUT, BatchOptions(**SMALL), ALONE, gone)
+    explain_batch(model, [photos], "memory://bucket/new", BatchOptions(**SMALL), ALONE)
+    store.pipe_file("/bucket/new/errors.parquet", b"<html>")
+    with pytest.raises(
+        InputError, match=r"^memory://bucket/new/errors.parquet cannot be read: .*failures of this run$"
+    ):
+        shards.Folder("memory://bucket/new").reasons(5)
+
+
+def test_a_manifest_of_odd_types_is_another_run(model: LoadedModel, photos: Path, store: Any) -> None:
+    store.pipe_file(
+        "/bucket/run/manifest.json", b'{"kind": "batch", "options": 3, "model": null, "input": []}'
+    )
+    with pytest.raises(
+        InputError, match=r"holds another run: .*; and \d+ more; give another output folder"
+    ) as told:
+        explain_batch(model, [photos], OUT, OPTIONS, ALONE)
+    assert len(str(told.value)) < 400
+
+
+def test_an_object_is_no_folder(model: LoadedModel, photos: Path, store: Any) -> None:
+    store.pipe_file("/bucket/run", b"mine")
+    with pytest.raises(InputError, match=f"^{OUT} is a file; expected a folder$"):
+        explain_batch(model, [photos], OUT, OPTIONS, ALONE)
+
+
+def test_a_full_folder_for_temporary_files_is_named(
+    model: LoadedModel, photos: Path, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", full)
+    with pytest.raises(
+        InputError, match=r"^the folder for temporary files .* cannot be written to: No space left"
+    ):
+        explain_batch(model, [photos], OUT, OPTIONS, ALONE)
 
 
 def test_its_own_output_and_earlier_runs_overlays_are_no_photos(
@@ -157,6 +223,8 @@ def test_its_own_output_and_earlier_runs_overlays_are_no_photos(
         ("simplecache::s3://b/run", "'simplecache::s3://b/run' is no place for results"),
         ("oss://bucket/run", "oss://bucket/run cannot be used: .*ossfs"),  # a package that is not installed
         ("", "the output folder is ''; expected a path"),
+        ("s3://", "'s3://' names no bucket; expected a URL such as s3://bucket/run"),
+        (None, "the output folder is None; expected a path or a URL"),
     ],
 )
 def test_what_is_no_place_for_results_is_refused(out: str, reason: str) -> None:
@@ -167,7 +235,10 @@ def test_what_is_no_place_for_results_is_refused(out: str, reason: str) -> None:
 def test_a_place_is_told_by_its_name(tmp_path: Path) -> None:
     assert isinstance(place_of("s3:odd"), Disk)
     assert isinstance(place_of(tmp_path), Disk)
-    assert str(place_of(f"file://{tmp_path}")) == str(tmp_path)
+    for same in (f"file://{tmp_path}", Path(f"file://{tmp_path}"), f"FILE://{tmp_path}"):
+        assert str(place_of(same)) == str(tmp_path)
+    assert str(place_of("file://out/run")) == str(Path("out/run"))
+    assert str(place_of("MEMORY:/bucket/Run")) == "memory://bucket/Run"
     store = place_of("memory://bucket/run/")
     assert isinstance(store, Store)
     assert (str(store), str(store.below("overlays"))) == (

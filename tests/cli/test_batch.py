@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pandas as pd
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
 
 import toybatch
 
@@ -52,21 +55,50 @@ def test_batch_makes_shards_of_what_the_panels_show(
     assert not list((tmp_path / "road").glob("*.png"))
 
 
-def test_results_in_an_object_store(batch: Any, photos: Path, tmp_path: Path) -> None:
-    fsspec.filesystem("memory").store.clear()
+class Bucket(MemoryFileSystem):  # type: ignore[misc]
+    """A store in memory that is called gs."""
+
+    protocol, store, pseudo_dirs = "gs", {}, [""]
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(MemoryFileSystem._strip_protocol(path.removeprefix("gs://")))
+
+
+@pytest.fixture
+def bucket() -> Iterator[str]:
+    fsspec.register_implementation("gs", Bucket, clobber=True)
+    yield "gs://bucket"
+    _registry.pop("gs")
+    Bucket.store.clear()
+
+
+def test_results_in_an_object_store(batch: Any, photos: Path, tmp_path: Path, bucket: str) -> None:
     (photos / "broken.png").write_bytes(b"text")
     for _ in range(2):  # the second finds all of it done
-        result = batch(photos, "--overlays", "--out", "memory://bucket/run")
+        result = batch(photos, "--overlays", "--out", f"{bucket}/run")
         assert result.code == 3
-        assert result.out.endswith("3 images, 3 rows in 1 shard: memory://bucket/run/results\n")
+        assert result.out.endswith("3 images, 3 rows in 1 shard: gs://bucket/run/results\n")
         assert result.err.startswith("sightline: 1 of 4 images could not be read:\n")
-    result = batch(photos, "--view", "crop", "--out", "memory://bucket/run")
+    result = batch(photos, "--view", "crop", "--out", f"{bucket}/run")
     assert result.code == 2
-    assert result.err.startswith("sightline: memory://bucket/run holds another run: view is 'whole' there")
+    assert result.err.startswith("sightline: gs://bucket/run holds another run: view is 'whole' there")
     result = batch(photos, "--out", "ftp://host/run")
     assert result.code == 2
     assert result.err.startswith("sightline: 'ftp://host/run' is no place for results; expected a folder")
+    result = batch(photos, "--out", "memory://bucket/run")
+    assert result.code == 2
+    assert result.err.startswith(
+        "sightline: memory://bucket/run is gone when this command ends; expected a folder"
+    )
     assert not list(Path.cwd().glob("*:*"))
+    Bucket.store["/bucket/mine/results/mine.parquet"] = Bucket.store.pop("/bucket/run/errors.parquet")
+    result = batch(photos, "--out", f"{bucket}/mine")
+    said = (
+        "sightline: gs://bucket/mine/results is there already and was not written by `sightline batch`; give"
+    )
+    assert (result.code, result.err.startswith(said)) == (2, True)
+    assert [name for name in Bucket.store if "/mine/" in name] == ["/bucket/mine/results/mine.parquet"]
 
 
 def test_explain_of_a_list_or_a_tar_is_batch(explain: Any, photos: Path, tmp_path: Path) -> None:

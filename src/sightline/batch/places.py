@@ -5,6 +5,7 @@ Either way a file is there when it is whole, and not before: on a disk by its na
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -20,7 +21,14 @@ import filelock
 from sightline.data.items import MANIFEST, is_url
 from sightline.errors import InputError
 from sightline.files import decode, parse_json, reason
-from sightline.reports.output_folder import OutputFolder, as_json, check_owner, write_atomically
+from sightline.reports.output_folder import (
+    OutputFolder,
+    as_json,
+    check_owner,
+    foreign,
+    make_folder,
+    write_atomically,
+)
 
 # In these an object appears at once and whole, and replaces the one before it.
 STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "memory")
@@ -57,6 +65,9 @@ class Place(Protocol):
         Raises `InputError` if the place cannot be used, holds another kind of run, or is being written to.
         """
 
+    def check_free(self, kind: str, names: Sequence[str]) -> None:
+        """Before a first run: raise `InputError` if one of its files or folders is there already."""
+
     def clean(self, folders: Sequence[str]) -> None:
         """Remove what a killed run left half-written, here and below these folders."""
 
@@ -88,15 +99,21 @@ def place_of(out: str | os.PathLike[str]) -> Place:
     Traceback (most recent call last):
     sightline.errors.InputError: 'https://host/run' is no place for results; expected a folder, or a URL of s3, gs or az
     """
-    where = ONE_SLASH.sub("://", os.fspath(out)) if isinstance(out, os.PathLike) else out
+    if not isinstance(out, (str, os.PathLike)):
+        raise InputError(f"the output folder is {out!r}; expected a path or a URL")
+    given = os.fspath(out)
+    where = ONE_SLASH.sub("://", given)
     if not is_url(where):
         return Disk(where)
     protocol, _, path = where.partition("://")
-    if protocol == "file":
-        return Disk(path)
-    if protocol not in STORES or "::" in where:
-        raise InputError(f"{where!r} is no place for results; expected a folder, or a URL of s3, gs or az")
-    return Store(where)
+    if protocol.lower() == "file":
+        whole = isinstance(out, os.PathLike) or path.startswith("/")  # of file:///x a Path keeps one slash
+        return Disk(f"/{path.lstrip('/')}" if whole else path)
+    if protocol.lower() not in STORES or "::" in where:
+        raise InputError(f"{given!r} is no place for results; expected a folder, or a URL of s3, gs or az")
+    if not path.strip("/"):
+        raise InputError(f"{given!r} names no bucket; expected a URL such as {protocol}://bucket/run")
+    return Store(f"{protocol.lower()}://{path}")
 
 
 class Disk:
@@ -144,6 +161,9 @@ class Disk:
                     (self.path / ".lock").unlink(missing_ok=True)
                 lock.release()
 
+    def check_free(self, kind: str, names: Sequence[str]) -> None:
+        OutputFolder(self.path, kind).check_free(names)
+
     def clean(self, folders: Sequence[str]) -> None:
         found = [
             *self.path.glob(PARTIAL),
@@ -171,7 +191,11 @@ class Disk:
             return None
 
     def write(self, name: str, write: Write) -> int:
-        self._write(name, write, durable=True)
+        make_folder((self.path / name).parent)
+        try:
+            self._write(name, write, durable=True)
+        except IsADirectoryError:
+            raise InputError(f"{self.path / name} is a folder; expected a file") from None
         return (self.path / name).stat().st_size
 
     def write_each(self, files: Mapping[str, bytes]) -> dict[str, str]:
@@ -201,7 +225,7 @@ class Store:
         import fsspec
 
         self.url = url.rstrip("/")
-        with self._access("used"):
+        with self._access("", "used"):
             self.store, self.root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
 
     def __repr__(self) -> str:
@@ -218,9 +242,18 @@ class Store:
 
     @contextmanager
     def claimed(self, kind: str) -> Iterator[None]:
+        with self._access("", "read"):
+            is_object = self.store.isfile(self.root)
+        if is_object:
+            raise InputError(f"{self.url} is a file; expected a folder")
         if (found := self.manifest()) is not None:
             check_owner(found, kind, self.url)
         yield
+
+    def check_free(self, kind: str, names: Sequence[str]) -> None:
+        for name in names:
+            if self._objects(name):
+                raise InputError(foreign(f"{self.url}/{name}", kind))
 
     def clean(self, folders: Sequence[str]) -> None:
         pass  # an object that was not sent whole is not there
@@ -240,7 +273,7 @@ class Store:
         self.write(MANIFEST, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
     def read(self, name: str) -> bytes | None:
-        with self._access("read"):
+        with self._access(name, "read"):
             try:
                 content: bytes = self.store.cat_file(self._key(name))
             except FileNotFoundError:
@@ -248,7 +281,7 @@ class Store:
         return content
 
     def size(self, name: str) -> int | None:
-        with self._access("read"):
+        with self._access(name, "read"):
             try:
                 return int(self.store.info(self._key(name))["size"])
             except FileNotFoundError:
@@ -256,31 +289,44 @@ class Store:
 
     def write(self, name: str, write: Write) -> int:
         """Write a file on this machine, then send it: it may be larger than memory should hold twice."""
-        with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
-            file = Path(folder) / "object"
-            with file.open("wb") as opened:
-                write(opened)
-            with self._access("written to"):
+        with contextlib.ExitStack() as stack:
+            try:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sightline-"))
+                file = Path(folder) / "object"
+                with file.open("wb") as opened:
+                    write(opened)
+            except OSError as error:
+                raise InputError(
+                    f"the folder for temporary files (TMPDIR) cannot be written to: {reason(error)}"
+                ) from None
+            with self._access(name, "written"):
                 self.store.put_file(str(file), self._key(name))
             return file.stat().st_size
 
     def write_each(self, files: Mapping[str, bytes]) -> dict[str, str]:
         """Many at a time, where the store's package can."""
-        with self._access("written to"):
+        with self._access("overlays", "written"):
             self.store.pipe({self._key(name): content for name, content in files.items()})
         return {}
+
+    def _objects(self, name: str) -> list[Any]:
+        with self._access(name, "read"):
+            try:
+                return list(self.store.ls(self._key(name), detail=False))
+            except FileNotFoundError:
+                return []
 
     def _key(self, name: str) -> str:
         return f"{self.root}/{name}"
 
     @contextmanager
-    def _access(self, how: str) -> Iterator[None]:
+    def _access(self, name: str, how: str) -> Iterator[None]:
         try:
             yield
-        except (
-            Exception
-        ) as error:  # each store has its own errors; one that is not installed raises ImportError
-            raise InputError(f"{self.url} cannot be {how}: {reason(error)}") from error
+        except Exception as error:  # each store has its own; one that is not installed raises ImportError
+            endless = "its package calls itself without end; is the bucket in another region?"
+            why = endless if isinstance(error, RecursionError) else reason(error)
+            raise InputError(f"{'/'.join(filter(None, [self.url, name]))} cannot be {how}: {why}") from error
 
 
 def _put(content: bytes, file: BinaryIO) -> None:
@@ -294,7 +340,7 @@ def ignores_case(folder: Path) -> bool:
     >>> ignores_case(Path(tempfile.mkdtemp())) in (True, False)
     True
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     probe = folder / ".sightline-case.part"
     probe.touch()
     try:

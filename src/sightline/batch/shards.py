@@ -12,6 +12,7 @@ A shard is done once its Parquet file exists. It is written last. The folder may
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
 import socket
@@ -28,14 +29,17 @@ import pyarrow.parquet as pq
 from sightline.batch.listing import items_of
 from sightline.batch.places import Place, place_of
 from sightline.batch.worker import ROWS, Array, BatchOptions, BatchResult
-from sightline.data.items import Item
+from sightline.data.items import MANIFEST, Item
 from sightline.errors import InputError
+from sightline.files import reading
 from sightline.reports.manifest import differences
 from sightline.reports.output_folder import as_json
 
 KIND = "batch"
 SAME = ("model", "options", "input")  # two runs that differ here do not share a folder
 KEY = b"sightline"
+AGAIN = "run the same command again"
+MOST_TOLD = 3  # differences from another run
 RESULTS, HEATMAPS, OVERLAYS, ERRORS_FILE = "results", "heatmaps", "overlays", "errors.parquet"
 READERS = 16  # threads that ask whether shards are there
 COLUMNS = ROWS.append(pa.field("heatmap_file", pa.string())).append(pa.field("heatmap_row", pa.int32()))
@@ -79,6 +83,7 @@ class Folder:
     def __init__(self, out: str | os.PathLike[str]) -> None:
         self.place = place_of(out)
         self._begun: dict[str, Any] = {}
+        self._run = ""  # in each shard: which run's it is
 
     @property
     def overlays(self) -> Place:
@@ -105,17 +110,22 @@ class Folder:
         Raises `InputError` with the differences if the folder holds a different run.
         """
         self._begun = json.loads(as_json(manifest))
+        parts = {part: self._begun.get(part) for part in SAME}
+        self._run = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
         there = self.place.manifest()
         if there is not None:
             self._check_same(there)
-        self.place.clean([RESULTS, HEATMAPS, *([OVERLAYS] if there is not None else [])])
+        else:
+            self.place.check_free(KIND, (RESULTS, HEATMAPS, OVERLAYS, ERRORS_FILE))
+        self.place.clean([RESULTS, HEATMAPS, OVERLAYS])
         process = {"pid": os.getpid(), "host": socket.gethostname()}
         self.place.write_manifest(KIND, {**self._begun, "complete": False, "process": process})
 
     def _check_same(self, there: dict[str, Any]) -> None:
         if different := differences(there, self._begun, SAME):
+            more = f"; and {len(different) - MOST_TOLD} more" if len(different) > MOST_TOLD else ""
             raise InputError(
-                f"{self.place} holds another run: {'; '.join(different)}; "
+                f"{self.place} holds another run: {'; '.join(different[:MOST_TOLD])}{more}; "
                 "give another output folder, or the same options"
             )
 
@@ -133,7 +143,7 @@ class Folder:
         except (OSError, pa.ArrowException):
             return None
         said: dict[str, Any] = json.loads((found.metadata or {}).get(KEY, b"{}"))
-        if said.get("shard") != shard:
+        if said.get("shard") != shard or said.get("run", self._run) != self._run:
             return None
         if said["heatmap_bytes"] and self.place.size(heatmaps(shard)) != said["heatmap_bytes"]:
             return None
@@ -145,7 +155,9 @@ class Folder:
         Raises `InputError` if another run has begun here since, which no lock could keep away.
         """
         if not self.place.is_locked:
-            self._check_same(self.place.manifest() or {})
+            if not (there := self.place.manifest()):
+                raise InputError(f"{self.place}/{MANIFEST} disappeared during the run; {AGAIN}")
+            self._check_same(there)
         kept = [one.heatmaps for one in done if one.heatmaps is not None]
         written = self.place.write(heatmaps(shard), lambda file: write_arrays(file, kept)) if kept else 0
         rows = pa.concat_tables([one.rows for one in done]).combine_chunks()
@@ -155,6 +167,7 @@ class Folder:
         rows = rows.append_column(COLUMNS.field("heatmap_row"), places)
         said = {
             "shard": shard,
+            "run": self._run,
             "images": len(rows["image_id"].unique()),
             "heatmap_bytes": written,
             "errors": [[item.id, item.path, reason] for one in done for item, reason in one.errors],
@@ -168,9 +181,7 @@ class Folder:
         finished = self.finished(shards)
         for shard in shards:
             if shard not in finished:
-                raise InputError(
-                    f"{self.place}/{part(shard)} disappeared during the run; run the same command again"
-                )
+                raise InputError(f"{self.place}/{part(shard)} is missing or not of this run; {AGAIN}")
             counts["images"] += finished[shard]["images"]
             counts["rows"] += finished[shard]["rows"]
             failed += finished[shard]["errors"]
@@ -185,8 +196,9 @@ class Folder:
 
     def reasons(self, most: int) -> list[str]:
         """The first ``most`` reasons of errors.parquet."""
-        found = pq.read_table(pa.BufferReader(self.place.read(ERRORS_FILE) or b""), columns=["reason"])
-        reasons: list[str] = found["reason"].slice(0, most).to_pylist()
+        with reading(f"{self.place}/{ERRORS_FILE}", "the failures of this run"):
+            found = pq.read_table(pa.BufferReader(self.place.read(ERRORS_FILE) or b""), columns=["reason"])
+            reasons: list[str] = found["reason"].slice(0, most).to_pylist()
         return reasons
 
 

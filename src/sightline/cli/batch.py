@@ -219,6 +219,10 @@ def _prepare(out: str | Path) -> None:
     from sightline.cli._output import prepare_folder
 
     place = place_of(out)
+    if str(place).startswith("memory://"):
+        raise InputError(
+            f"{place} is gone when this command ends; expected a folder, or a URL of s3, gs or az"
+        )
     if isinstance(place, Disk):
         prepare_folder(place.path, KIND)
     else:

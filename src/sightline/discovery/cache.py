@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import InputError
-from sightline.reports.output_folder import write_atomically
+from sightline.reports.output_folder import make_folder, write_atomically
 
 ROWS, SECONDS = 512, 20.0  # a shard is written at this many rows, or after this long
 
@@ -40,7 +40,7 @@ class VectorCache:
         self._shards: list[Any] = []
         self._places: dict[bytes, tuple[int, int]] = {}
         if self.folder is not None:
-            _make_folder(self.folder)
+            make_folder(self.folder, "the cache ")
             write_atomically(self.folder / "key.json", lambda file: file.write(text.encode()))
             for path in sorted(self.folder.glob("shard-*.npy")):
                 self._open(path)
@@ -89,10 +89,3 @@ class VectorCache:
         self._pending.clear()
         self._since = time.monotonic()
         self._open(path)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise InputError(f"the cache {folder.parent} is a file or inside one; expected a folder") from None

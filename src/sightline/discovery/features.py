@@ -26,7 +26,7 @@ from sightline.inspection.structure import LayerRef, inspect_network
 from sightline.models.weights import tensors_sha256
 from sightline.pipeline import as_batch
 from sightline.progress import tracked
-from sightline.reports.output_folder import write_atomically
+from sightline.reports.output_folder import make_folder, write_atomically
 from sightline.types import ImageSource, Sample
 
 Source = ImageSource | str | Sample
@@ -62,7 +62,7 @@ class Features:
         path = Path(path)
         if path.suffix not in SUFFIXES:
             raise InputError(f"{path}: features are saved as {' or '.join(SUFFIXES)}")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write = self._parquet if path.suffix == ".parquet" else self._npz
         write_atomically(path, partial(write, columns))
         return path

@@ -24,7 +24,7 @@ from sightline.inspection.inputs import held_names
 from sightline.inspection.structure import inspect_network
 from sightline.pipeline import explain
 from sightline.reports.manifest import describe_run
-from sightline.reports.output_folder import write_atomically
+from sightline.reports.output_folder import make_folder, write_atomically
 from sightline.scores import ScoreRule
 from sightline.types import BoxRule
 
@@ -78,7 +78,7 @@ def export_onnx(
     entry = proto.metadata_props.add()
     entry.key, entry.value = KEY, json.dumps(description, sort_keys=True)
     onnx.checker.check_model(proto)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_atomically(path, lambda file: file.write(proto.SerializeToString()))
     return {**description, "bytes": path.stat().st_size}
 

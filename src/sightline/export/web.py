@@ -29,7 +29,7 @@ from sightline.methods.spec import MethodSpec, parse_method
 from sightline.pictures.overlay import colour_table
 from sightline.pipeline import explain, load_photos
 from sightline.reports.manifest import describe_run
-from sightline.reports.output_folder import OutputFolder, as_json, write_atomically
+from sightline.reports.output_folder import OutputFolder, as_json, make_folder, write_atomically
 from sightline.types import BoxRule
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _fetch(cache: Path) -> None:
         if done.returncode or packed is None:
             reason = (done.stderr.strip().splitlines() or ["npm failed"])[0]
             raise InputError(f"npm could not fetch {PACKAGE}: {reason}; run {how}")
-        cache.mkdir(parents=True, exist_ok=True)
+        make_folder(cache, "the cache ")
         with tarfile.open(packed) as archive:
             for name in RUNTIME:
                 member = archive.extractfile(f"package/dist/{name}")

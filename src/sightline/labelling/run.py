@@ -174,12 +174,14 @@ def _finished(log: Path, described: dict[str, Any]) -> dict[str, LabelledPhoto]:
     """The photos that an earlier run finished; a line that a kill cut short is dropped."""
     if not log.is_file():
         return {}
-    lines = log.read_text(encoding="utf-8").split("\n")[:-1]
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
     try:
-        first = json.loads(lines[0]) if lines else described
+        first = dict(json.loads(lines[0]))
         done = [LabelledPhoto.from_dict(json.loads(line)) for line in lines[1:]]
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{log} is damaged; delete it, or give another output folder") from None
+    except (LookupError, ValueError, TypeError):
+        raise InputError(
+            f"{log} is damaged, or not of `sightline boxes` or `masks`; delete it, or give another output folder"
+        ) from None
     told = json.loads(json.dumps(described, default=str))
     if first != told:
         differ = [name for name in told if first.get(name) != told[name]] or ["options"]

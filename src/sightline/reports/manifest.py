@@ -42,7 +42,8 @@ def differences(
     """
     found = []
     for part in parts:
-        old, new = there.get(part, {}), wanted.get(part, {})
+        old, new = there.get(part), wanted.get(part, {})
+        old = old if isinstance(old, dict) else {}
         if "standard" in old:  # from before it was renamed relative_to
             old = {"relative_to": old["standard"], **old}
         for name in dict.fromkeys([*old, *new]):

@@ -33,7 +33,10 @@ KINDS = (
     "explanation",
     "watch",
 )
-VERBS = {"watch": "explain --watch"}  # of the kinds that are not verbs
+VERBS = {
+    "watch": "explain --watch",
+    "labels": "boxes` or `sightline masks",
+}  # of the kinds that are not verbs
 REPORTS = ("evaluate", "faithfulness", "discover")
 REPORT_FILES = ("table.md", "table.csv", "per_class.csv", "results.json", "curve.png")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Windows drive has one letter
@@ -95,16 +98,12 @@ class OutputFolder:
             new.append(path)
             path = path.parent
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path, "the output folder ")
             self._new = new
             probe = self.path / ".sightline"
             write_atomically(probe, lambda file: file.write(b""))
             probe.unlink(missing_ok=True)
             self._clean()
-        except (FileExistsError, NotADirectoryError):
-            raise InputError(
-                f"the output folder {self.path} is a file, or lies below one; expected a folder"
-            ) from None
         except OSError as error:
             self.discard()
             raise InputError(
@@ -116,6 +115,12 @@ class OutputFolder:
         """Raise `InputError` if the folder's manifest is of another kind of run, or of another program."""
         if self.kind is not None and os.path.lexists(self.path / MANIFEST):
             check_owner(self.manifest() or {}, self.kind, str(self.path))
+
+    def check_free(self, names: Iterable[str]) -> None:
+        """Before a first run: raise `InputError` if one of its files is there already, so somebody else's."""
+        if self.manifest() is None:
+            for name in names:
+                self._refuse_foreign(name)
 
     def taken(self) -> set[str]:
         """The names in this folder that are not files of the run before: those are not overwritten."""
@@ -133,10 +138,7 @@ class OutputFolder:
 
     def _refuse_foreign(self, name: str) -> None:
         if self.kind is not None and name not in self._owned() and os.path.lexists(self.path / name):
-            raise InputError(
-                f"{self.path / name} is there already and was not written by `sightline {self.kind}`; "
-                "give another output folder"
-            )
+            raise InputError(foreign(str(self.path / name), self.kind))
 
     def begin(self, manifest: dict[str, Any], names: Iterable[str]) -> None:
         """Write a manifest that says which files will come, so that even a killed run's are known to be its own."""
@@ -184,7 +186,7 @@ class OutputFolder:
         self._refuse_foreign(name)
         if self.kind is not None and name not in self._announced:
             self.begin(self._begun or describe_run(), [name, *self._announced])
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_atomically(path, write, durable=durable)
         self._written[name] = None
         return path
@@ -219,6 +221,29 @@ class OutputFolder:
             path, lambda file: file.write(text.encode("utf-8", "backslashreplace")), durable=durable
         )
         return path
+
+
+def foreign(path: str, kind: str) -> str:
+    """The message for a file of somebody else's where a run would write its own.
+
+    >>> foreign("out/table.md", "evaluate")
+    'out/table.md is there already and was not written by `sightline evaluate`; give another output folder'
+    """
+    verb = VERBS.get(kind, kind)
+    return f"{path} is there already and was not written by `sightline {verb}`; give another output folder"
+
+
+def make_folder(path: Path, what: str = "") -> None:
+    """Create a folder and those that hold it; `InputError` if one of them is a file.
+
+    >>> make_folder(Path(__file__) / "new", "the cache ")
+    Traceback (most recent call last):
+    sightline.errors.InputError: the cache ...output_folder.py/new is a file, or lies below one; expected a folder
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"{what}{path} is a file, or lies below one; expected a folder") from None
 
 
 def check_owner(found: dict[str, Any], kind: str, place: str) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from sightline.errors import InputError
 from sightline.models.weights import file_sha256, read_weights
-from sightline.reports.output_folder import write_atomically
+from sightline.reports.output_folder import make_folder, write_atomically
 
 KEY = "sightline"  # the metadata entry with the description, as JSON
 
@@ -29,7 +29,7 @@ def save_checkpoint(
         for name, tensor in network.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     # In memory first: safetensors' own writer does not say that the disk is full by an OSError.
     content = save(tensors, metadata={KEY: json.dumps(description, sort_keys=True)})
     write_atomically(path, lambda file: file.write(content))

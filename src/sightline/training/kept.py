@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset as TorchDataset
 
 from sightline.progress import tracked
-from sightline.reports.output_folder import write_atomically
+from sightline.reports.output_folder import make_folder, write_atomically
 from sightline.training.augment import augment
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def kept_maps(module: Classifier, photos: LabelledPhotos, views: int | None) -> 
         batches = list(_batches(module, trunk, photos, views))
         maps = torch.cat(batches).reshape(len(photos), views or 1, *batches[0].shape[1:])
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             content = save({"maps": maps.contiguous()})
             write_atomically(path, lambda file: file.write(content))
     return KeptMaps(maps, photos.labels, photos.ids, photos.categories)

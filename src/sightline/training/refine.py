@@ -33,7 +33,7 @@ from sightline.models.families.gapnet import GapNet
 from sightline.models.families.refined import RefinedNet
 from sightline.models.loading import LoadedModel, load_model, tiny40_file
 from sightline.reports.manifest import describe_run
-from sightline.reports.output_folder import OutputFolder, write_atomically
+from sightline.reports.output_folder import OutputFolder, make_folder, write_atomically
 from sightline.training.box_data import BoxData, BoxedPhotos, KeptViews
 from sightline.training.box_module import BoxRegression
 from sightline.training.checkpoint import read_checkpoint, save_checkpoint, sha256
@@ -60,6 +60,9 @@ class Teacher:
     model: LoadedModel
     path: Path
     description: dict[str, Any]
+
+
+FILES = ("weights.safetensors", "threshold.json", "scores.json", "scores.md", "round-1")  # and `recipe.yaml`
 
 
 def refine(
@@ -163,7 +166,9 @@ def _begin(recipe: RefineRecipe, out: Path, resume: bool) -> None:
         raise InputError(
             f"{out} already contains a run; continue it with --resume, or choose another run.out"
         )
-    if path.exists():
+    if not path.exists():
+        OutputFolder(out, "refine").check_free(FILES)
+    else:
         began, now = read_refine_recipe(path).as_dict(), recipe.as_dict()
         began["run"], now["run"] = {"seed": began["run"]["seed"]}, {"seed": now["run"]["seed"]}
         differs = next((part for part in now if now[part] != began[part]), None)
@@ -173,7 +178,7 @@ def _begin(recipe: RefineRecipe, out: Path, resume: bool) -> None:
                 "choose another run.out"
             )
         return
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     text = yaml.safe_dump(recipe.as_dict(), sort_keys=False)
     write_atomically(path, lambda file: file.write(text.encode()))
 
@@ -222,7 +227,7 @@ def _first_boxes(
         found = _fold_boxes(recipe, teacher, train, threshold, out, resume)
     if not found.used.any():
         raise InputError("no pseudo-box is left to train on; widen teacher.area or lower min_confidence")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     found.save(path)
     return read_pseudo_boxes(path)  # so that a resumed run uses the same rounded numbers
 
@@ -270,7 +275,7 @@ def _train_round(
     weights = folder / "weights.safetensors"
     if weights.exists():
         return weights
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     rows = boxes.used.nonzero()[:, 0].tolist()
     ids = [boxes.ids[i] for i in rows]
     size = input_hw(recipe, teacher)
@@ -353,7 +358,7 @@ def _regressed(recipe: RefineRecipe, weights: Path, photos: Photos, rows: Sequen
 def _blend(recipe: RefineRecipe, before: PseudoBoxes, own: Tensor, path: Path) -> PseudoBoxes:
     """The next round's boxes: (1 - b) · the previous ones + b · the regressor's."""
     mixed = torch.lerp(before.boxes, own.to(before.boxes), recipe.self_training.blend)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     replace(before, boxes=mixed).save(path)
     return read_pseudo_boxes(path)
 

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from sightline.data import load_dataset
 from sightline.errors import InputError
 from sightline.models.families.gapnet import build_classifier
+from sightline.reports.manifest import describe_run
 from sightline.reports.output_folder import OutputFolder, write_atomically
 from sightline.training.callbacks import EpochLog, ResumeFile
 from sightline.training.checkpoint import save_checkpoint, sha256, start_from
@@ -29,6 +30,8 @@ from sightline.training.kept import KeptMaps
 from sightline.training.module import Classifier
 from sightline.training.recipe import Recipe, read_recipe
 from sightline.types import Dataset
+
+FILES = ("recipe.yaml", "weights.safetensors", "log.csv", "resume.ckpt")
 
 
 def train_recipe(
@@ -44,6 +47,7 @@ def train_recipe(
     folder = OutputFolder(recipe.run.out, "train")
     folder.check_owner()
     resume_file = out / "resume.ckpt"
+    folder.check_free(FILES)
     if resume_file.exists() and not resume:
         raise InputError(
             f"{out} already contains a run; continue it with --resume, or choose another run.out"
@@ -56,9 +60,9 @@ def train_recipe(
         data.keep_maps(module)
     with quiet():
         trainer = make_trainer(recipe, out)
-        out.mkdir(parents=True, exist_ok=True)
         if trainer.is_global_zero:
             folder.prepare()
+            folder.begin(describe_run(), FILES)
             text = yaml.safe_dump(
                 recipe.as_dict(), sort_keys=False
             )  # written atomically: other processes read it
