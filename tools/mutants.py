@@ -278,7 +278,9 @@ class Trial:
                 say(f"{found['outcome']} {found['seconds']} s {mutant.file}:{mutant.line} {found['by']}")
 
         spread(
-            self.given.jobs, [key for key in left if self.chosen[key].file.startswith(self.given.only)], one
+            self.given.jobs,
+            [key for key in left if self.chosen[key].file.startswith(tuple(self.given.only))],
+            one,
         )
 
     def in_one_session(self, session: Session) -> None:
@@ -294,7 +296,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--count", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="only mutants of files that begin so")
+    parser.add_argument("--only", nargs="+", default=[""], help="only mutants of files that begin so")
     parser.add_argument("--results", type=Path, default=Path("out/mutants.jsonl"))
     parser.add_argument("--again", action="store_true", help="try those again that have survived")
     parser.add_argument("--report", action="store_true", help="print what is known; try nothing")
