@@ -36,8 +36,8 @@ ROOT = Path(__file__).resolve().parents[1]
 EQUIVALENT = ROOT / "tools" / "mutants_equivalent.txt"
 SOURCES = ("engine.py", "inspection", "methods", "boxes.py", "heatmap.py", "scores.py", "targets", "metrics")
 TESTS = (  # and each source's doctests
-    "tests/evaluation/test_against_slow.py", "tests/evaluation/test_faithfulness.py", "tests/inspection",
-    "tests/methods", "tests/metrics", "tests/models/test_preprocess.py", "tests/test_attribution.py",
+    "tests/evaluation/test_faithfulness.py", "tests/inspection", "tests/methods", "tests/metrics",
+    "tests/models/test_preprocess.py", "tests/test_attribution.py",
     "tests/test_box_rule.py", "tests/test_boxes.py", "tests/test_broken_promises.py", "tests/test_classes_by_hand.py",
     "tests/test_contract.py", "tests/test_engine.py", "tests/test_explanation.py", "tests/test_heat_by_hand.py",
     "tests/test_heatmap.py",
