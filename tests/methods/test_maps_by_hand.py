@@ -76,6 +76,8 @@ def test_scales_are_each_over_their_maximum_and_their_mean_over_its_own() -> Non
 
     found = scaled(first, [1, 2], resized)(NET, x, torch.zeros(2, 1))
     assert found.tolist() == [[[[1, 0.5], [0.5, 0.5]]], [[[0.5, 0.5], [0.5, 1]]]]
+    faint = scaled(first, [1, 2], lambda size_hw: torch.full((2, 1, 4, 4), 0.03))(NET, x, torch.zeros(2, 1))
+    close(faint[1, 0], [[1 / 3, 1 / 3], [1 / 3, 1]])  # 1 % of the other's maximum counts half: 0.5 of 1.5
     for wrong in ((), (0.0,), (1, -1.0), (math.inf,)):
         with pytest.raises(InputError, match="expected one or more factors of the input size above 0"):
             scaled(first, wrong)
@@ -104,6 +106,8 @@ def test_a_map_below_two_per_cent_of_the_largest_counts_in_proportion() -> None:
         [large, torch.tensor([[[[1.0, -4]]]])]
     )  # its size is that of its largest magnitude
     close(hollow, [[[[0.125, -0.5]]]])
+    _, just = without_faint([large, torch.tensor([[[[2.0, -8]]]])])
+    close(just, [[[[1, -4]]]])
     two_images = torch.tensor([[[[100.0, 0]]], [[[1.0, 0]]]])
     close(without_faint([two_images, torch.ones(2, 1, 1, 2)])[1][:, 0, 0, 0], [0.5, 1.0])
 

@@ -1,9 +1,8 @@
-"""Method strings, and the pass that a method needs: every part alone and with others, each refusal in its words."""
+"""Method strings and combinators: every part alone and with others, each refusal in its words."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,17 +10,15 @@ import torch
 from torch import Tensor, nn
 
 import sightline
-from sightline.errors import InputError, UnsupportedError
-from sightline.heatmap import upsample
-from sightline.inspection.layout import Layout
-from sightline.methods import get_method
-from sightline.methods.combinators import combined, tencrop
+from sightline.errors import InputError
+from sightline.heatmap import place, resample, upsample
+from sightline.methods import register_method, unregister_method
+from sightline.methods.combinators import combined, flipped, propagated, scaled, smoothed, tencrop
 from sightline.methods.named import forget_method_name, name_method, named_methods
-from sightline.methods.observation import MOST_SHARED, observe_for, own_pass, shareable, shared_passes
 from sightline.methods.options import parse_options
 from sightline.methods.spec import Affinity, MethodSpec, Smooth, parse_method, parse_methods
 from sightline.types import BoxRule
-from toynets import TokenToy, build, make_images, prepare
+from toynets import prepare
 
 WALK = Affinity(power=(6.0, 3.0, 4.0), stages=3)
 
@@ -199,143 +196,66 @@ def test_combinators_go_from_the_inside_out_and_photos_are_read_again_by_the_out
     assert layers == [["a", "b"]]
 
 
-# The pass that a method needs
-
-
-def test_methods_of_one_layer_share_a_pass_of_the_same_images() -> None:
-    net, x = build("gap"), make_images(2)
-    cam, gradcam, hires = get_method("cam"), get_method("gradcam"), get_method("hirescam")
-    assert [shareable(get_method(m)) for m in ("cam", "fullycam", "rise", "guided_gradcam")] == [
-        True,
-        False,
-        False,
-        False,
-    ]
-    assert observe_for(cam, net, x)[0] is not observe_for(cam, net, x)[0]
-    with shared_passes():
-        one = observe_for(cam, net, x)[0]
-        assert observe_for(gradcam, net, x.clone())[0] is one
-        assert observe_for(hires, net, x, "features")[0] is one
-        for other in (
-            observe_for(gradcam, net, x.flip(-1))[0],
-            observe_for(gradcam, net, x[:1])[0],
-            observe_for(gradcam, net, x, "features.1")[0],
-            observe_for(gradcam, build("gap"), x)[0],
-            observe_for(get_method("rise"), net, x)[0],
-        ):
-            assert other is not one
-        with own_pass():
-            assert observe_for(gradcam, net, x)[0] is not one
-    with shared_passes():
-        kept = [observe_for(cam, net, x + i)[0] for i in range(MOST_SHARED + 1)]
-        assert observe_for(cam, net, x + 1)[0] is kept[1]
-        assert observe_for(cam, net, x)[0] is not kept[0]
-
-
 @pytest.mark.parametrize(
-    ("method", "how", "message"),
+    "around",
     [
-        (
-            "rise",
-            {"layer": "features"},
-            "'rise' explains the image's pixels and takes no layer; got 'features'",
-        ),
-        ("cam", {"layout": 3}, "layout=3; expected 'auto', a Layout, or its text"),
-        ("cam", {"layout": "nhwc"}, "layout='nhwc' was given without a layer"),
-        (
-            "gradcam",
-            {"layer": ["features.1", "features.4"]},
-            "explains one layer; got 2; 'fullycam' fuses several",
-        ),
-        ("gradcam", {"layer": []}, "explains one layer; got 0"),
-        ("fullycam", {"options": {"layers": []}}, r"layers=\[\]; expected 'convs', 'stages' or names"),
+        flipped,
+        tencrop,
+        lambda method: scaled(method, [1, 2]),
+        lambda method: smoothed(method, Smooth(2)),
+        lambda method: propagated(method, Affinity(stages=("0",))),
     ],
 )
-def test_a_layer_that_a_method_cannot_take(method: str, how: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        observe_for(get_method(method), build("gap"), make_images(1), **how)
-
-
-def test_a_layer_alone_in_a_list_is_that_layer() -> None:
-    net, x = build("gap"), make_images(1)
-    _, sites = observe_for(get_method("gradcam"), net, x, ["features.1"])
-    assert [site.name for site in sites] == ["features.1"]
-    _, sites = observe_for(get_method("fullycam"), net, x, ["features.1", "features.4"])
-    assert [site.name for site in sites] == ["features.1", "features.4"]
-    _, sites = observe_for(get_method("gradcam"), net, x, "features.1", layout=Layout.parse("nchw"))
-    assert str(sites[0].layout) == "nchw"
-
-
-class Cut(torch.autograd.Function):
-    """Passes on what it gets, and no gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> None:
-        return None
-
-
-class Deaf(nn.Module):
-    def __init__(self, cut: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.body, self.fc, self.cut = nn.Conv2d(3, 4, 3), nn.Linear(4, 2), cut
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.cut(self.body(x)).mean((2, 3)))
-
-
-@pytest.mark.parametrize(
-    ("cut", "message"),
-    [(Tensor.detach, "no gradient reaches layer 'body'"), (Cut.apply, "does not depend on layer 'body'")],
-)
-def test_a_layer_that_no_gradient_reaches_is_refused_by_methods_that_need_one(
-    cut: Callable[[Tensor], Tensor], message: str
+def test_the_layer_that_was_asked_for_reaches_the_method_through_each_combinator(
+    around: Callable[..., Any],
 ) -> None:
-    net = prepare(Deaf(cut))
-    with pytest.raises(InputError, match=message):
-        sightline.explain(net, make_images(1), "gradcam", 0, layer="body")
-    assert sightline.explain(net, make_images(1), "recipro_cam", 0, layer="body").maps.max() > 0
+    asked: list[Any] = []
+
+    def first(model: nn.Module, images: Tensor, classes: Tensor, *, layer: Any = None) -> Tensor:
+        asked.append(layer)
+        model(images)
+        return images[:, :1]
+
+    net = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten(), nn.LazyLinear(2))
+    net(torch.zeros(1, 3, 7, 7))
+    size = nn.Sequential(net[0], nn.AdaptiveAvgPool2d(7), *net[1:]).eval()
+    around(first)(size, torch.rand(1, 3, 7, 7), torch.zeros(1, 1), layer="mine")
+    assert set(asked) == {"mine"}
 
 
-class Late(nn.Module):
-    """Its scores are the head's, times a factor that can be changed after the network was looked at."""
+class Half(nn.Module):
+    """Sees the left half of an image of 16 × 64 pixels, by a map of 8 × 16 cells."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.body, self.fc, self.factor = nn.Conv2d(3, 4, 3), nn.Linear(4, 2), 1.0
+        self.body, self.fc = nn.Sequential(nn.Conv2d(3, 6, 3, 2, padding=1), nn.ReLU()), nn.Linear(6, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.fc(self.body(x).relu().mean((2, 3)))
-        return y if self.factor == 1 else y * self.factor
+        return self.fc(self.body(x[..., :32]).mean((2, 3)))
 
 
-@pytest.mark.parametrize("size", [1e-2, 1.0, 1e3])
-def test_scores_that_are_half_a_per_cent_beside_the_head_s_are_no_longer_the_head_s(size: float) -> None:
-    net, x = prepare(Late()), make_images(1)
-    with torch.no_grad():
-        net.fc.weight.mul_(size)
-        net.fc.bias.mul_(size)
-    sightline.explain(net, x, "cam", 0)
-    net.factor = 1.0045
-    assert sightline.explain(net, x, "cam", 0).maps.shape == (1, 1, 14, 14)
-    net.factor = 1.0055
-    with pytest.raises(UnsupportedError, match="cam needs a head of pooling and one linear layer"):
-        sightline.explain(net, x, "cam", 0)
+@pytest.mark.parametrize(("grid", "size"), [(28, (8, 16)), (4, (2, 5))])
+def test_a_walk_of_no_steps_shows_a_crop_s_map_where_it_was_on_the_grid_that_was_asked_for(
+    grid: int, size: tuple[int, int]
+) -> None:
+    net = prepare(Half())
+    x = torch.randn(1, 3, 16, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    text = f"gradcam:affinity.steps=0:affinity.grid={grid}"
+    found = sightline.explain(net, x, text, 1, layer="body").maps
+    plain = sightline.explain(net, x, "gradcam", 1, layer="body").maps
+    whole, covers = ((0.0, 16.0), (0.0, 64.0)), ((0.0, 16.0), (0.0, 32.0))
+    there = upsample(resample(plain, whole, covers, (8, 16)), size)
+    torch.testing.assert_close(found, place(there, covers, (16, 64)))
 
 
-def test_methods_say_what_they_need_instead() -> None:
-    x = make_images(1)
-    with pytest.raises(UnsupportedError, match="fuses convolutions and this network has none"):
-        sightline.explain(prepare(TokenToy()), x, "fullycam", 0)
-    with pytest.raises(
-        UnsupportedError, match=r"cam reads the layer before the pooling, 'features', not 'features\.1'"
-    ):
-        sightline.explain(build("gap"), x, "cam", 0, layer="features.1")
-    with pytest.raises(UnsupportedError, match="cam needs a head of pooling and one linear layer"):
-        sightline.explain(build("vgg end"), x, "cam", 0)
-    target = SimpleNamespace(classes=None)
-    with pytest.raises(UnsupportedError, match="cam explains a class by its weights, not a callable target"):
-        get_method("cam").function(observe_for(get_method("cam"), build("gap"), x)[0], target)
+def test_an_option_without_default_must_be_given_to_each_method_that_has_one() -> None:
+    def needy(evidence: Any, target: Any, *, power: float) -> Tensor:
+        raise NotImplementedError
+
+    register_method("needy", paper="a test")(needy)
+    try:
+        with pytest.raises(InputError, match="method 'needy' needs its option 'power'"):
+            parse_methods(["cam", "needy"])
+        assert parse_methods(["cam", "needy"], ["power=2"])[1].options == {"power": 2.0}
+    finally:
+        unregister_method("needy")
