@@ -120,3 +120,11 @@ def report_errors(errors: Sequence[dict[str, str]], total: int) -> None:
     print(f"sightline: {len(errors)} of {total} images could not be read:", file=sys.stderr)
     for entry in errors:
         print(f"  {entry['error']}", file=sys.stderr)
+
+
+def report_skipped(skipped: Mapping[str, str], most: int = 5, where: str = "") -> None:
+    """Print the first skipped images, with the reasons, on stderr; ``where`` all of them are."""
+    for image, why in list(skipped.items())[:most]:
+        print(f"skipped {why if why.startswith(image) else f'{image}: {why}'}", file=sys.stderr)
+    if len(skipped) > most:
+        print(f"… {len(skipped)} skipped in all{where}", file=sys.stderr)

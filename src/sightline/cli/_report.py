@@ -29,6 +29,7 @@ def finish(report: Report | FaithfulnessReport, out: Path, json: bool) -> None:
 
 def _show(report: Report | FaithfulnessReport, files: Sequence[Path], out: Path, worst: int = 5) -> None:
     """The caption, the table, the worst classes, what was skipped, and where the files are."""
+    from sightline.cli._print import report_skipped
     from sightline.reports.tables import class_table
 
     for line in report.caption():
@@ -38,10 +39,7 @@ def _show(report: Report | FaithfulnessReport, files: Sequence[Path], out: Path,
         headings, cells = class_table(report.rows[0])
         typer.echo(f"worst classes of {report.rows[0].label} (all in per_class.csv):")
         print_grid(headings, cells[:worst])
-    for image, why in list(report.skipped.items())[:worst]:
-        typer.echo(f"skipped {image}: {why}", err=True)
-    if len(report.skipped) > worst:
-        typer.echo(f"… {len(report.skipped)} skipped in all: results.json", err=True)
+    report_skipped(report.skipped, worst, ": results.json")
     sheets = [path.name for path in files if path.name.startswith("contact_sheet")]
     others = [path.name for path in files if path.name not in sheets]
     typer.echo(f"{', '.join(others)}{f' and {len(sheets)} contact sheets' if sheets else ''} in {out}")

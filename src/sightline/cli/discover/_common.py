@@ -46,6 +46,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print only results.json.", r
 def finish(result: Result, out: Path, json: bool = False, also: Sequence[Path] = ()) -> None:
     """Save and print a result; exit with code 3 if images were skipped."""
     from sightline.cli import SOME_FAILED
+    from sightline.cli._print import report_skipped
     from sightline.cli._report import print_grid
 
     files = [*also, *result.save(out)]
@@ -59,12 +60,3 @@ def finish(result: Result, out: Path, json: bool = False, also: Sequence[Path] =
     if result.skipped:
         report_skipped(result.skipped)
         raise typer.Exit(SOME_FAILED)
-
-
-def report_skipped(skipped: object, most: int = 5) -> None:
-    """Print the first skipped images, with the reasons, on stderr."""
-    entries = list(dict(skipped).items())  # type: ignore[call-overload]
-    for image, why in entries[:most]:
-        typer.echo(f"skipped {image}: {why}", err=True)
-    if len(entries) > most:
-        typer.echo(f"… {len(entries)} skipped in total", err=True)

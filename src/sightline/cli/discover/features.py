@@ -170,7 +170,7 @@ def _extract_only(
 ) -> None:
     """Save one feature file per model; for a split, with its labels and class names."""
     from sightline.cli import SOME_FAILED
-    from sightline.cli.discover._common import report_skipped
+    from sightline.cli._print import report_skipped
     from sightline.discovery.features import extract_features
 
     errors: dict[str, str] = {}
