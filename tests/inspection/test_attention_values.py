@@ -163,10 +163,16 @@ def test_a_head_of_zeros_shows_the_class_token_or_all_patches(special: int) -> N
 def test_one_head_without_an_axis_of_its_own() -> None:
     def single(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (one.transpose(1, 2).flatten(2) for one in (q, k, v))
-        return ((q @ k.mT).softmax(-1) @ v).unflatten(2, (HEADS, -1)).transpose(1, 2)
+        out = (q @ k.mT).softmax(-1) @ v if written else F.scaled_dot_product_attention(q, k, v, scale=1)
+        return out.unflatten(2, (HEADS, -1)).transpose(1, 2)
 
-    seen = attend(Net(Block(single)).eval(), images())
+    net, x = Net(Block(single)).eval(), images()
+    written = False
+    fused = attend(net, x)
+    written = True
+    seen = attend(net, x)
     assert seen.maps[0].shape == (2, T, T)
+    torch.testing.assert_close(seen.maps[0], fused.maps[0])
     assert torch.equal(over_heads(seen.maps[0]), seen.maps[0])
     assert torch.equal(over_heads(seen.maps[0][:, None].repeat(1, 2, 1, 1)), seen.maps[0])
 
@@ -182,6 +188,55 @@ def test_a_softmax_over_what_is_no_square_is_passed_on() -> None:
 
     seen = attend(Pooled(Gated(softmaxed)).eval(), images())
     assert [tuple(one.shape) for one in seen.maps] == [(2, HEADS, T, T)]
+
+
+class Chosen(Net):
+    """One of three special tokens is pooled."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = self.blocks[0](self.tokens(x))
+        return self.fc(self.norm(t)[:, 1])
+
+
+def test_the_row_of_the_token_that_is_pooled() -> None:
+    seen = attend(Chosen(Block(softmaxed), special=3).eval(), images())
+    assert (seen.prefix, seen.rows.tolist()) == (3, [False, True] + [False] * 13)
+
+
+class Asked(Net):
+    """One learned query gathers what the tokens say, behind the blocks: that is a pooling."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = self.norm(self.blocks[0](self.tokens(x)))
+        q = self.token.expand(len(x), -1, -1)[:, None, :1]
+        return self.fc(F.scaled_dot_product_attention(q, t[:, None], t[:, None])[:, 0, 0])
+
+
+def test_a_pooling_by_one_query_is_no_attention_to_other_tokens() -> None:
+    seen = attend(Asked(Block(softmaxed)).eval(), images())
+    assert [tuple(one.shape) for one in seen.maps] == [(2, HEADS, T, T)]
+    assert bool(seen.rows.all())
+
+
+@pytest.mark.parametrize("size", [(4, 8), (8, 4)])
+def test_two_tokens_attend_to_each_other(size: tuple[int, int]) -> None:
+    net = Net(Block(softmaxed), Block(softmaxed), special=0).eval()
+    assert [tuple(one.shape) for one in attend(net, torch.rand(2, 3, *size)).maps] == [(2, HEADS, 2, 2)] * 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"is_causal": True}, {"is_causal": True, "scale": 0.3}, {"enable_gqa": True}, {"enable_gqa": True, "scale": 2}],
+)  # fmt: skip
+def test_what_is_not_followed_is_computed_as_it_is_written(options: dict[str, Any]) -> None:
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        few = HEADS // 2 if "enable_gqa" in options else HEADS
+        return F.scaled_dot_product_attention(q, k[:, :few], v[:, :few], **options)
+
+    net, x = Net(Block(softmaxed), Block(attention)).eval(), images()
+    seen = attend(net, x)
+    assert len(seen.maps) == 1
+    torch.testing.assert_close(seen.output, net(x))
 
 
 # What is made of a pass
@@ -247,6 +302,14 @@ class Decoder(Multi):
         return x + self.attn(x, x * 2, x * 2)[0]
 
 
+class AddsZeros(Multi):
+    """Attends to a token of zeros as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = nn.MultiheadAttention(DIM, HEADS, batch_first=True, add_zero_attn=True)
+
+
 @pytest.mark.parametrize(
     ("blocks", "reason"),
     [
@@ -260,6 +323,7 @@ class Decoder(Multi):
         ([Decoder()], "it attends to other tokens, or through masks"),
         ([Multi(attn_mask=torch.zeros(T, T))], "it attends to other tokens, or through masks"),
         ([Multi(), Multi(attn_mask=torch.zeros(T, T))], "it attends to other tokens, or through masks"),
+        ([AddsZeros()], "it attends to other tokens, or through masks"),
         ([Multi(key_padding_mask=torch.zeros(2, T))], "it attends to other tokens, or through masks"),
         ([Block(shrunk), Decoder()], "it attends to other tokens, or to fewer of them"),
         ([Block(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True))], "it has no self-attention"),

@@ -9,8 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sightline.inspection.following import follows, patches_within, shown
-from sightline.inspection.layers import LayerRef
 from sightline.inspection.layout import Layout
 from sightline.inspection.probes import (
     changed_patches,
@@ -62,6 +60,19 @@ def test_one_pixel_that_is_no_number_makes_all_of_it_noise() -> None:
 def test_an_image_of_one_number_has_noise_too() -> None:
     assert float(probe_image(torch.full((1, 1), 5.0))) == pytest.approx(5 + 1.5410, abs=0.001)
     assert probe_image(torch.zeros(1, 1, dtype=torch.float64)).dtype == torch.float64
+    two = torch.tensor([[3.0, 5.0]])
+    torch.testing.assert_close(probe_image(two) - two, 2**0.5 * probe_image(torch.zeros(1, 2)))
+
+
+def test_the_noise_is_the_same_whatever_precision_is_usual() -> None:
+    image, place = torch.rand(1, 3, 30, 40), [(slice(0, 10), slice(5, 25))]
+    expected = probe_image(image), noisy_copies(image, place)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = probe_image(image), noisy_copies(image, place)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_copies_have_noise_in_their_place_and_nowhere_else() -> None:
@@ -83,33 +94,14 @@ def test_copies_have_noise_in_their_place_and_nowhere_else() -> None:
     [
         ((96, 96), [(6, 18, 50, 62), (50, 62, 6, 18), (78, 90, 34, 46), (34, 46, 78, 90)]),
         ((48, 96), [(3, 9, 50, 62), (25, 31, 6, 18), (39, 45, 34, 46), (17, 23, 78, 90)]),
+        ((160, 160), [(10, 30, 83, 103), (83, 103, 10, 30), (130, 150, 57, 77), (57, 77, 130, 150)]),
         ((4, 4), [(0, 1, 2, 3), (2, 3, 0, 1), (3, 4, 1, 2), (1, 2, 3, 4)]),
+        ((3, 3), [(0, 1, 2, 3), (2, 3, 0, 1), (2, 3, 1, 2), (1, 2, 2, 3)]),
     ],
 )
 def test_where_the_patches_are_that_are_changed(sides: tuple[int, int], boxes: list[Any]) -> None:
     batch = changed_patches(torch.rand(1, 3, *sides))
     assert [box((copy - batch[0]).ne(0).all(0)) for copy in batch[1:]] == boxes
-
-
-@pytest.mark.parametrize(
-    ("spans", "cuts"),
-    [
-        (((0, 36), (0, 72)), [(3, 9, 6, 18), (3, 9, 30, 42), (3, 9, 54, 66), (15, 21, 6, 18)]),
-        (((12, 24), (0, 72)), [(13, 15, 6, 18), (13, 15, 30, 42), (13, 15, 54, 66), (17, 19, 6, 18)]),
-        (((-12, 48), (36, 100)), [(3, 9, 39, 45), (3, 9, 51, 57), (3, 9, 63, 69), (15, 21, 39, 45)]),
-        (((0, 3), (0, 72)), [(0, 1, 6, 18), (0, 1, 30, 42), (0, 1, 54, 66), (1, 2, 6, 18)]),
-    ],
-)
-def test_nine_patches_within_a_part_of_the_image(spans: Any, cuts: list[Any]) -> None:
-    batch, centres = patches_within(torch.rand(1, 3, 36, 72), spans)
-    assert (len(batch), centres.shape) == (10, (9, 2))
-    found = [box((copy - batch[0]).ne(0).all(0)) for copy in batch[1:]]
-    assert found[:4] == cuts
-    top, left = max(0, spans[0][0]), max(0, spans[1][0])
-    bottom, right = min(36, spans[0][1]), min(72, spans[1][1])
-    for number, (y, x) in enumerate(centres.tolist()):
-        assert y == pytest.approx(top + (bottom - top) * (number // 3 + 0.5) / 3)
-        assert x == pytest.approx(left + (right - left) * (number % 3 + 0.5) / 3)
 
 
 # Layouts
@@ -132,7 +124,7 @@ def test_nine_patches_within_a_part_of_the_image(spans: Any, cuts: list[Any]) ->
         ((1, 7, 8), [(2, 2)], 1, ["ntc:3+2x2"]),  # fewer special tokens than patches
         ((1, 8, 9), [(2, 2)], 1, []),
         ((1, 8, 3), [(2, 2)], 1, []),
-        ((1, 50, 50), [(7, 7), (5, 10)], 1, ["ntc:5x10", "ntc:1+7x7", "nct:5x10", "nct:1+7x7"]),
+        ((1, 50, 50), [(7, 7), (10, 5)], 1, ["ntc:10x5", "ntc:1+7x7", "nct:10x5", "nct:1+7x7"]),
         ((1, 50), [(7, 7)], 1, []),
         ((1, 1, 8, 7, 7), [(7, 7)], 1, []),
     ],
@@ -162,6 +154,7 @@ def maps_with(cells: list[tuple[int, int] | None], height: int, width: int) -> T
         (3, 3, [(0, 1)], [(0, 0), (0, 2), (1, 1)]),
         (4, 4, [(0, 2)], [(0, 1), (0, 3), (1, 2)]),
         (5, 5, [(0, 2), (1, 2), (0, 3)], [(2, 2), (0, 4), (0, 1)]),
+        (8, 8, [(2, 4), (0, 4)], [(3, 4), (0, 6), (0, 2)]),
         (16, 16, [(0, 9), (3, 9), (1, 7), (1, 10)], [(4, 9), (1, 6), (1, 11)]),
         (32, 32, [(1, 18), (6, 18), (3, 16), (3, 21)], [(0, 18), (7, 18), (3, 15), (3, 22)]),
         (2, 16, [(0, 9), (0, 7)], [(1, 9), (0, 6)]),
@@ -184,6 +177,9 @@ def test_one_cell_or_three_axes_of_positions_tell_nothing() -> None:
     assert not moves_in_place(torch.rand(5, 2, 1, 1))
     assert not moves_in_place(torch.rand(5, 2, 2, 4, 4))
     assert moves_in_place(maps_with([(0, 1), (0, 0), (0, 0), (0, 1)], 1, 2))
+    assert not moves_in_place(
+        maps_with([None, (1, 0), None, None], 2, 1)
+    )  # the first cell of nothing is no hit
 
 
 class Takes(nn.Module):
@@ -303,76 +299,73 @@ def test_small_grids_and_lines_of_tokens(grid: tuple[int, int]) -> None:
     assert not stands_row_by_row(Takes(lambda x: patches(x).flip(1)), image, ("layer", 0), layout)
 
 
+def swapped(grid: Tensor) -> Tensor:
+    """The first two cells of each row in each other's place."""
+    return grid[:, [1, 0, *range(2, grid.shape[1])]]
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "stands"), [(3, 6, False), (6, 3, False), (4, 4, True), (4, 6, True)]
+)
+def test_a_neighbour_may_move_instead_where_the_grid_has_four_cells_a_side(
+    height: int, width: int, stands: bool
+) -> None:
+    numbers = swapped(torch.arange(height * width).view(height, width)).flatten()
+    net, image = Takes(lambda x: patches(x)[:, numbers]), torch.rand(1, 3, 8 * height, 8 * width)
+    assert stands_row_by_row(net, image, ("layer", 0), Layout("ntc", 0, (height, width))) == stands
+
+
+def test_one_cell_may_move_another_one_s_token() -> None:
+    def leaning(*cells: int) -> Callable[[Tensor], Tensor]:
+        """Token 8 leans on other cells five times as much as their own tokens do."""
+
+        def function(x: Tensor) -> Tensor:
+            tokens = patches(x).clone()
+            tokens[:, 8] += 5 * tokens[:, list(cells)].sum(1)
+            return tokens
+
+        return function
+
+    image = torch.rand(1, 3, 48, 48)
+    assert stands_row_by_row(Takes(leaning(35)), image, ("layer", 0), TOKENS)
+    assert not stands_row_by_row(Takes(leaning(35, 30)), image, ("layer", 0), TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("grid", "sides", "rows", "columns"),
+    [
+        ((6, 6), (50, 48), [(0, 8), (8, 16), (25, 33), (33, 41), (41, 50)], [(0, 8), (40, 48)]),
+        ((7, 2), (70, 40), [(0, 10), (10, 20), (30, 40), (40, 50), (60, 70)], [(0, 20), (20, 40)]),
+        ((2, 2), (16, 16), [(0, 8), (8, 16)], [(0, 8), (8, 16)]),
+        ((6, 6), (3, 6), [(0, 1), (1, 2), (2, 3)], [(0, 1), (5, 6)]),  # two cells share a row of pixels
+    ],
+)
+def test_the_cells_that_are_tried_lie_at_both_ends_of_five_rows(
+    grid: Any, sides: Any, rows: Any, columns: Any
+) -> None:
+    given: list[Tensor] = []
+
+    def function(x: Tensor) -> Tensor:
+        given.append(x)
+        return torch.zeros(1, grid[0] * grid[1], 3)
+
+    net = Takes(function)
+    behind: list[int] = []
+    net.behind.register_forward_hook(lambda *_: behind.append(1))
+    stands_row_by_row(net, torch.rand(1, 3, *sides), ("layer", 0), Layout("ntc", 0, grid))
+    changed = {box((x - given[0])[0].ne(0).all(0)) for x in given[1:]}
+    assert changed == {(*row, *column) for row in rows for column in columns}
+    assert {len(x) for x in given} == {1}
+    assert not behind  # a pass ends where enough is seen
+
+
 def test_what_is_no_picture_or_is_not_reached_is_not_tried() -> None:
     turned, image = Takes(lambda x: patches(x).flip(1)), torch.rand(1, 3, 48, 48)
     assert not stands_row_by_row(turned, image, ("layer", 0), TOKENS)
+    assert not stands_row_by_row(
+        Takes(lambda x: patches(x).flip(1), single=True), image, ("layer", 0), TOKENS
+    )
     assert stands_row_by_row(turned, image, ("layer", 1), TOKENS)
     assert not stands_row_by_row(Takes(lambda x: patches(x).flip(1), calls=2), image, ("layer", 1), TOKENS)
     assert stands_row_by_row(turned, image, ("layer", 0), Layout("ntc", 0, (36,)))
     assert stands_row_by_row(Takes(lambda x: x.flip(2)), torch.rand(1, 3, 48), ("layer", 0), TOKENS)
-
-
-# What moves follows the patch
-
-
-def blurred(x: Tensor) -> Tensor:
-    return torch.nn.functional.avg_pool2d(x, 4, 2, 1)
-
-
-@pytest.mark.parametrize(
-    ("function", "expected"),
-    [
-        (lambda x: x, True),
-        (blurred, True),
-        (lambda x: 1e-3 * x, True),
-        (lambda x: blurred(x).flip(2), False),
-        (lambda x: blurred(x).flip(3), False),
-        (lambda x: blurred(x).transpose(2, 3).contiguous(), False),
-        (lambda x: blurred(x).roll(9, 3), False),
-        (lambda x: torch.nn.functional.pad(x, (16, 0)), False),  # 8 of 64 further right, and a tenth may be
-        (lambda x: torch.nn.functional.pad(x, (0, 0, 0, 16)), False),
-        (lambda x: torch.nn.functional.pad(x, (12, 0)), True),
-        (lambda x: torch.nn.functional.pad(x, (0, 0, 0, 12)), True),
-        (lambda x: x[:, :, :24], False),
-        (lambda x: 0 * x, None),
-        (lambda x: x.mean((2, 3), keepdim=True).expand(-1, -1, 6, 6), False),  # the same everywhere
-        (lambda x: x / 0, None),
-        (lambda x: torch.nn.functional.avg_pool2d(x, 24), True),  # of two rows and columns nothing is asked
-        (lambda x: x.flatten(2), None),
-        (lambda x: x[:1], None),
-    ],
-)
-def test_whether_what_moves_follows_the_patch(
-    function: Callable[[Tensor], Tensor], expected: bool | None
-) -> None:
-    net = nn.Sequential(Through(function))
-    assert follows(net, torch.rand(1, 3, 48, 48), LayerRef("0")) is expected
-
-
-def test_of_a_part_of_the_image_and_of_other_layouts() -> None:
-    image = torch.rand(1, 3, 48, 48)
-    cut, covers = nn.Sequential(Through(lambda x: x[:, :, 24:])), ((24.0, 48.0), (0.0, 48.0))
-    assert follows(cut, image, LayerRef("0", covers=covers)) is True
-    assert follows(cut, image, LayerRef("0")) is False
-    tokens = LayerRef("0", layout=TOKENS)
-    assert follows(nn.Sequential(Through(patches)), image, tokens) is True
-    assert follows(nn.Sequential(Through(lambda x: patches(x).flip(1))), image, tokens) is False
-    assert follows(nn.Sequential(Through(lambda x: x)), torch.rand(1, 3, 48), LayerRef("0")) is None
-    assert follows(Takes(lambda x: x, single=True), image, LayerRef("layer")) is None
-
-
-def test_what_a_layer_shows() -> None:
-    net, x = Takes(lambda x: x + 1, calls=2), torch.rand(2, 3, 4, 4)
-    for site in (LayerRef("layer"), LayerRef("layer", call=1)):
-        found = shown(net, x, site)
-        assert found is not None
-        assert torch.equal(found, x + 1)  # as it was, though what follows works in place
-    assert shown(net, x, LayerRef("layer", call=2)) is None
-    assert shown(Takes(lambda x: [x, x]), x, LayerRef("layer")) is None
-    assert shown(Takes(lambda x: x, single=True), x, LayerRef("layer")) is None
-    operation = shown(net, x, LayerRef("layer", op=1, function="add"))
-    assert operation is not None
-    assert torch.equal(operation, x + 1)
-    assert shown(net, x, LayerRef("layer", op=1, function="relu")) is None
-    assert shown(net, x, LayerRef("layer", op=9, function="add")) is None
-    assert not any(module._forward_hooks for module in net.modules())

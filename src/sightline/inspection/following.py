@@ -39,8 +39,7 @@ def follows(network: nn.Module, image: Tensor, site: LayerRef) -> bool | None:
         return None
     maps = layout.to_map(tensor).double()
     moved = (maps[1:] - maps[:1]).norm(dim=1)
-    common = moved.mean(0, keepdim=True)
-    own = moved - common
+    own = moved - moved.mean(0)
     if not torch.isfinite(moved).all() or float(own.norm()) <= 0.05 * float(moved.norm()) + 1e-12:
         return None
     return _correlate(moved, centres, spans)
@@ -57,7 +56,7 @@ def _correlate(moved: Tensor, centres: Tensor, spans: Spans) -> bool | None:
         if moved.shape[axis + 1] < 3:
             continue
         line = moved.sum(2 - axis)
-        places = torch.arange(line.shape[1], dtype=line.dtype, device=line.device)
+        places = torch.arange(line.shape[1], device=line.device)
         at = (line * places).sum(1) / weight
         found = torch.corrcoef(torch.stack([at.cpu(), centres[:, axis].to(at.dtype)]))[0, 1]
         if math.isfinite(float(found)) and float(found) < _FOLLOWS:
