@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -65,7 +66,6 @@ def test_what_of_an_output_is_explained() -> None:
     ("net", "why"),
     [
         (Net(pooled, lambda y: torch.ones(1, 2)), "its output does not depend on the image"),
-        (Net(pooled, lambda y: y.detach() * 0 + 1), ""),
         (
             Through(lambda x: F.conv2d(x, torch.ones(2, 3, 3, 3))),
             r"its output is a map itself, \(1, 2, 4, 4\)",
@@ -74,20 +74,11 @@ def test_what_of_an_output_is_explained() -> None:
         (Through(lambda x: F.conv2d(x, torch.ones(2, 3, 6, 6)).flatten(1)), "the image itself"),
         (Through(lambda x: x.mean((2, 3))), "what it pools or flattens is the image itself"),
         (Through(lambda x: x.flatten(1)), "what it pools or flattens is the image itself"),
-        (
-            Through(lambda x: F.adaptive_avg_pool2d(F.conv2d(x, torch.ones(2, 3, 6, 6)), 1).flatten(1)),
-            "its last map has one position: the image is too small for this network",
-        ),
         (Net(lambda a: a.roll(1, 2)[:, :, 0, 0]), "is not pooled"),
-        (Net(lambda a: pooled(a.flatten(0, 1)[None])[:, :4], before=lambda x: x), ""),
     ],
 )
 def test_why_there_is_no_target(net: nn.Module, why: str) -> None:
     found = find(net)
-    if not why:
-        return
-    import re
-
     assert found.target is None
     assert re.search(why, found.why_no_target), found.why_no_target
     assert found.why_no_head == found.why_no_target
@@ -159,7 +150,7 @@ class Beside(nn.Module):
         ((0.0, 0.0), "branches.1", []),
     ],
 )
-def test_of_branches_side_by_side_the_one_with_a_gradient_is_meant(
+def test_of_several_branches_the_one_with_a_gradient_is_meant(
     uses: Any, target: str | None, named: list[str]
 ) -> None:
     found = find(Beside(*uses))
@@ -206,9 +197,8 @@ def test_suggestions_are_the_target_and_the_last_of_the_outermost() -> None:
     assert Structure(layers=rows).suggestions() == "'d', 'b', 'a', 'b.0', 'a.0'"
     assert Structure(target=LayerRef("t"), layers=rows).suggestions() == "'t', 'd', 'b', 'a', 'b.0'"
     assert Structure(layers=rows[:1]).suggestions(shapes=True) == "'a' (1 × 2 × 3)"
-    assert why_patchless(Structure(target=LayerRef("t")), LayerRef("x", call=1)).startswith(
-        "layer 'x#1': only its class"
-    )
+    why = why_patchless(Structure(target=LayerRef("t")), LayerRef("x", call=1))
+    assert why.startswith("layer 'x#1': only its class token leads to the score")
 
 
 # What is remembered
@@ -309,11 +299,9 @@ def test_what_layers_show_while_something_else_runs_the_network() -> None:
     assert [tuple(one.shape) for one in seen()] == [(2, 4, 8, 8), (2, 4, 4, 4)]
     assert torch.equal(seen()[0], a)
     assert not any(one.requires_grad for one in seen())
-    with (
-        pytest.raises(InputError, match=r"layer 'fc' showed no map \(N, C, h, w\) of 2 images"),
-        watched(net, ["fc"], x) as seen,
-    ):
+    with watched(net, ["fc"], x) as seen:
         net(x)
+    with pytest.raises(InputError, match=r"layer 'fc' showed no map \(N, C, h, w\) of 2 images"):
         seen()
     with pytest.raises(InputError, match="unknown layer 'nothing'"), watched(net, ["nothing"], x):
         pass
