@@ -39,7 +39,7 @@ TESTS = (  # and each source's doctests
     "tests/evaluation/test_faithfulness.py", "tests/inspection", "tests/methods", "tests/metrics",
     "tests/models/test_preprocess.py", "tests/test_attribution.py",
     "tests/test_box_rule.py", "tests/test_boxes.py", "tests/test_broken_promises.py", "tests/test_classes_by_hand.py",
-    "tests/test_contract.py", "tests/test_engine.py", "tests/test_explanation.py", "tests/test_heat_by_hand.py",
+    "tests/test_contract.py", "tests/test_engine.py", "tests/test_engine_values.py", "tests/test_explanation.py", "tests/test_heat_by_hand.py",
     "tests/test_heatmap.py",
     "tests/test_misleading_refusals.py", "tests/test_numbers_at_the_border.py", "tests/test_once_survived.py",
     "tests/test_one_door.py", "tests/test_registry.py", "tests/test_scores.py", "tests/test_targets.py",
