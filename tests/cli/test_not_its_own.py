@@ -89,3 +89,10 @@ def test_where_a_folder_should_be_is_a_file(sightline: Any, tmp_path: Path) -> N
     result = sightline(*common, "--method", "cam", "--threshold", 0.2, "--out", tmp_path / "file" / "out")
     assert result.code == 2
     assert result.err.startswith(f"sightline: {tmp_path / 'file' / 'out'} is a file, or lies below one;")
+
+
+def test_where_a_file_should_be_is_a_folder(photos: Path, sightline: Any, model: Any, tmp_path: Path) -> None:
+    assert sightline("explain", photos, *model, "--out", tmp_path / "out").code == 0
+    (tmp_path / "page.html").mkdir()
+    result = sightline("report", tmp_path / "out", "--out", tmp_path / "page.html")
+    assert (result.code, result.err) == (2, f"sightline: Is a directory: {tmp_path / 'page.html'}\n")

@@ -59,6 +59,9 @@ _DISK = {
     errno.EROFS,
     errno.ENAMETOOLONG,
     errno.EIO,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.EEXIST,
 }
 
 
@@ -234,7 +237,8 @@ def _one_line(error: Exception) -> str | None:
     if hasattr(error, "format_message"):  # a usage error, from whichever copy of click
         return f"{error.format_message().rstrip('.')} (see: {_help_for(error)})"
     if isinstance(error, OSError) and error.errno in _DISK:
-        return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
+        name = error.filename2 or error.filename  # of a renaming: the file that it was for
+        return f"{error.strerror}: {name}" if name else str(error.strerror)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out of memory; try a smaller --batch-size"
     return None
