@@ -90,6 +90,8 @@ def spans(function: Function, sides: tuple[int, ...] = (H, W)) -> Any:
         (lambda m: F.conv2d(F.pad(m, (2, 0, 0, 0)), ones(3, 3)), WHOLE),
         (lambda m: F.conv2d(F.pad(m, (3, 3, 3, 3)), ones(3, 3)), ((-3, H + 3), (-3, W + 3))),
         (lambda m: F.conv2d(F.pad(m, (0, 3, 0, 0)), ones(3, 3)), ((0, H), (0, W + 3))),
+        (lambda m: F.conv2d(F.pad(m, (3, 0, 0, 0)), ones(3, 3)), ((0, H), (-3, W))),
+        (lambda m: F.conv2d(F.pad(m, (0, 0, 3, 0)), ones(3, 3)), ((-3, H), (0, W))),
         (lambda m: F.conv2d(F.pad(m, (2, 2, 2, 2)), ones(1, 1)), ((-2, H + 2), (-2, W + 2))),
         (lambda m: F.conv2d(F.pad(m, (2, 2, 0, 0)), ones(1, 3)), WHOLE),
         (lambda m: F.conv2d(F.pad(m, (2, 2, 2, 2)), ones(1, 3)), ((-2, H + 2), (-2, W + 2))),

@@ -107,6 +107,8 @@ def falls(x: Tensor) -> bool:
             ((0, H), (-8, W)),
         ),  # too weak to be the image
         (lambda x: torch.cat([x, WEAK * x[..., -8:].flip(3)], 3), ((0, H), (0, W + 8))),
+        (lambda x: 20 * torch.cat([x, WEAK * x[..., -8:].flip(3)], 3), ((0, H), (0, W + 8))),
+        (lambda x: torch.cat([x, WEAK * x[..., -8:].flip(3)], 3) / 20, ((0, H), (0, W + 8))),
         (lambda x: warped(x, 0.5), WHOLE),
         (lambda x: warped(x[:, :, 4:20, 6:30], 0.5), ((4, 20), (6, 30))),
         (lambda x: warped(resized(x[..., 6:30], H, 60), 0.8), ((0, H), (6, 30))),

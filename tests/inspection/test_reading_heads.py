@@ -91,6 +91,17 @@ def test_one_linear_layer_on_the_pooled_map_is_the_head(
     assert reader.linear_head(maps, maps.mean((2, 3))) == expected
 
 
+def test_a_mean_may_be_spelled_as_a_sum_over_the_area() -> None:
+    reader = read(Headed(nn.Linear(C, 3), lambda y: y, lambda a: a.sum((2, 3)) / (H * W)))
+    maps = reader.ops[0].output
+    for pooled in (maps.amax((2, 3)), maps.mean((2, 3))):  # the mean is tried beside what is pooled
+        assert reader.linear_head(maps, pooled) == Head("linear", "head", pooling="mean")
+    largest = read(Headed(nn.Linear(C, 3), lambda y: y, lambda a: a.amax((2, 3))))
+    maps = largest.ops[0].output
+    assert largest.linear_head(maps, maps.amax((2, 3))) == Head("linear", "head", pooling="max")
+    assert largest.linear_head(maps, maps.mean((2, 3))) is None
+
+
 class Shared(nn.Module):
     """Its head is a plain function, on the weights of a module that never runs."""
 

@@ -66,6 +66,7 @@ POOLINGS: list[tuple[Function, bool]] = [
     (lambda a: (a > 0).sum((2, 3)), False),
     (lambda a: a.roll(1, 2).mean((2, 3)), True),  # the last two of four axes, whatever was done before
     (lambda a: a.roll(1, 2).mean((1, 2)), False),
+    (lambda a: a.permute(0, 1, 3, 2).mean((2, 3)), True),
     (lambda a: a.mean((2, 3), keepdim=True).roll(1, 1).mean((2, 3)), False),  # of one position
     (lambda a: a[0].mean((1, 2)), False),
     (lambda a: a.permute(0, 2, 3, 1).amax((1, 2)), True),
@@ -230,6 +231,8 @@ def test_calls_and_operations_are_numbered() -> None:
     first, second = (named(reader, "relu", i).output_key for i in (0, 1))
     assert (str(reader.site_of(first)), str(reader.site_of(second))) == ("0.relu#0", "0.relu#1")
     assert str(reader.site_of(named(reader, "sub").output_key)) == "0:sub@2"
+    nhwc = Layout("nhwc")
+    assert {reader.site_of(key, nhwc).layout for key in (first, named(reader, "sub").output_key)} == {nhwc}
     calls = {reader.named(call) for call in reader.recorder.calls}
     assert calls == {"", "0", "0.conv", "0.relu#0", "0.relu#1"}
     row = next(reader.row(call, NCHW, {"0.relu#1"}) for call in reader.recorder.calls if call.call == 1)

@@ -142,8 +142,8 @@ class Coverage:
                 return
             found = moved(self.exact[first], changes[2:], op.inputs[0].shape[2:])
         else:
-            found = behind(op, self.exact[first]) if first in self.exact else widest(known)
-            found = widest([found, *known[1:]]) if len(known) > 1 else found
+            found = behind(op, self.exact[first]) if first in self.exact else known[0]
+            found = widest([found, *known[1:]])
         for key in self._writes.get(op.index, [op.output_key]):
             self.exact.setdefault(key, found)
 

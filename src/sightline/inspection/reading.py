@@ -58,7 +58,7 @@ class Reader:
         if layout is None or layout.order in ("ntc", "nct") or not tensor.is_floating_point():
             return None
         sides = [tensor.shape[axis] for axis in layout.spatial_axes]
-        return layout if max(sides) > 1 and (len(sides) == 1 or tensor.shape[1:].numel() > 1) else None
+        return layout if max(sides) > 1 else None
 
     def input_layout(self, op: Op) -> Layout | None:
         if not op.inputs:
