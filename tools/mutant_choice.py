@@ -1,17 +1,17 @@
 """Which tests are tried on a mutant, and in what order.
 
 A test that calls the changed function may still say nothing of it: it calls a hundred others, or it is the ninth case
-of one that has passed eight times. So the tests take turns, one case of each test function after another, and within a
-turn those come first that are quick and call little else.
+of one that has passed eight times. So those come first that are quick and call little else, and that killed other
+mutants of the file; each further case of a test function counts for less.
 """
 
 from __future__ import annotations
 
 import ast
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import Counter
 from typing import Any
 
+EVERYWHERE = (0, 10**9)  # the lines of a whole file
 SLOWEST = 20.0  # a test that takes longer is left out
 READERS = (
     "tests/methods/test_defaults.py",
@@ -24,8 +24,8 @@ def choose(
 ) -> dict[str, float]:
     """The tests to try on a mutant of ``file`` whose line ``changed`` is another, in order, and their seconds.
 
-    They are those that call the changed function, ``budget`` seconds' worth of them: one case of each test function,
-    then a second one, …; within each turn first those that killed other mutants of the file (``kills``, by name).
+    They are those that call the changed function, ``budget`` seconds' worth of them. ``kills``: how many mutants of the
+    file a test has killed, by its name.
 
     >>> calls = {"seconds": 1.0, "passed": True, "calls": [["a.py", 1]]}
     >>> tests = {"t.py::f[0]": calls, "t.py::f[1]": calls, "t.py::g": {**calls, "seconds": 2.0}, "t.py::h": calls}
@@ -42,18 +42,16 @@ def choose(
     def trusted(name: str) -> bool:  # autograd's threads do not survive a fork
         return tests[name]["passed"] and "thread" not in name and tests[name]["seconds"] < SLOWEST
 
-    def cost(name: str) -> tuple[int, float, str]:
-        """Killers first, then by seconds and by how many functions a test calls besides the changed one."""
-        return -kills[name], (tests[name]["seconds"] + 0.01) * len(tests[name]["calls"]), name
+    def cost(name: str) -> float:
+        """Seconds times the number of functions that a test calls besides the changed one; killers are cheap."""
+        return (tests[name]["seconds"] + 0.01) * len(tests[name]["calls"]) / (1 + kills[name])
 
     chosen, total = {}, 0.0
-    for name in readers + _turns(sorted(filter(trusted, filter(covers, tests)), key=cost)):
+    costs = {name: cost(name) for name in sorted(tests) if covers(name) and trusted(name)}
+    for name in readers + _in_turns(costs):
         if total < budget:
             chosen[name], total = tests[name]["seconds"], total + tests[name]["seconds"]
     return chosen
-
-
-EVERYWHERE = (0, 10**9)
 
 
 def lines_of_function(file: str, changed: int, tree: ast.Module, tests: dict[str, Any]) -> tuple[int, int]:
@@ -70,12 +68,15 @@ def lines_of_function(file: str, changed: int, tree: ast.Module, tests: dict[str
     return EVERYWHERE
 
 
-def _turns(names: Iterable[str]) -> list[str]:
-    """In this order, but no second case of a test function before every function's first."""
-    turns: dict[str, int] = defaultdict(int)
-    placed = []
-    for name in names:
-        function = name.partition("[")[0]
-        placed.append((turns[function], len(placed), name))
-        turns[function] += 1
-    return [name for _, _, name in sorted(placed)]
+def _in_turns(costs: dict[str, float]) -> list[str]:
+    """The cheapest first, where the second case of a test function counts twice its cost, the third three times, ….
+
+    >>> _in_turns({"f[a]": 1.0, "f[b]": 1.5, "g": 2.0, "f[c]": 1.6})
+    ['f[a]', 'g', 'f[b]', 'f[c]']
+    """
+    turns: Counter[str] = Counter()
+    weighed = {}
+    for name in sorted(costs, key=lambda one: costs[one]):
+        turns[name.partition("[")[0]] += 1
+        weighed[name] = costs[name] * turns[name.partition("[")[0]]
+    return sorted(weighed, key=lambda one: weighed[one])

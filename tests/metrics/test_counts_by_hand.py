@@ -279,7 +279,7 @@ def test_masks_of_the_truth() -> None:
 def test_ilsvrc_of_one_and_five_guesses() -> None:
     boxes = torch.tensor([[[0.0, 0, 1, 1]] * 4 + [[0, 0, 4, 4]] * 2])
     score = ILSVRC()
-    assert (score.keep, score.images) == (False, 0)
+    assert repr(score) == "ILSVRC(keep=False, images=0, right={})"
     classes = torch.tensor([[9, 9, 9, 9, 7, 7]])
     truth = [torch.tensor([[0.0, 0, 4, 4]])]
     score.update(classes, boxes, torch.tensor([7]), truth, known_boxes=torch.tensor([[0.0, 0, 2, 4]]))
