@@ -117,6 +117,20 @@ def test_whether_a_score_leads_to_the_layer() -> None:
     assert not image.reaches(lambda out: out["fixed"][:, 0])
 
 
+def test_one_of_several_layers_may_have_no_part_in_the_score() -> None:
+    class Aside(Net):
+        def forward(self, x: Tensor) -> Any:
+            self.b(self.relu(self.a(x)))
+            return self.a(x * 1).mean((2, 3))
+
+    sites = [LayerRef("b"), LayerRef("a", call=1)]
+    both = observe(Aside().eval(), X, sites)
+    assert not bool(both.of_layer(0).gradient(second).any())  # type: ignore[arg-type]
+    assert bool(both.of_layer(1).gradient(second).any())  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="the target does not depend on layer 'b'"):
+        observe(Aside().eval(), X, sites[:1]).gradient(second)  # type: ignore[arg-type]
+
+
 def test_other_images_and_other_activations() -> None:
     net = Net()
     evidence = seen(net, X, "relu")

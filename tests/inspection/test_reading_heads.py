@@ -255,16 +255,24 @@ def test_lines_side_by_side_and_whether_they_share_a_trunk(trunk: bool) -> None:
     assert reader.share_a_trunk([calls["b"]], [calls["a"]])
 
 
+class Scaled(nn.Conv2d):
+    """A projection that is given something of its own besides."""
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        return super().forward(x) * scale
+
+
 class Projected(nn.Module):
     """Three projections of one norm's output, as to queries, keys and values."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm, self.q, self.k, self.v = (nn.Conv2d(3, 3, 1) for _ in range(4))
+        self.norm = nn.Conv2d(3, 3, 1)
+        self.q, self.k, self.v = (Scaled(3, 3, 1) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
         t = self.norm(x)
-        return (self.q(t) + self.k(t) + self.v(t)).mean((2, 3))
+        return (self.q(t, torch.ones(1)) + self.k(t, torch.ones(1)) + self.v(t, torch.ones(1))).mean((2, 3))
 
 
 def test_of_several_calls_that_were_given_one_tensor_what_came_before_is_meant() -> None:

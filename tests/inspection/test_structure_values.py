@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sightline.errors import InputError
 from sightline.inspection.layers import LayerRef, LayerRow, Structure, why_patchless
+from sightline.inspection.naming import named_layer
 from sightline.inspection.stages import last_stages, watched
 from sightline.inspection.structure import explained, forget, inspect_network
 from sightline.targets import ClassScore
@@ -72,6 +73,7 @@ def test_what_of_an_output_is_explained() -> None:
         ),
         (Through(lambda x: (x.mean((1, 2, 3)), x.relu())), r"its output is a map itself, \(1, 3, 6, 6\)"),
         (Through(lambda x: F.conv2d(x, torch.ones(2, 3, 6, 6)).flatten(1)), "the image itself"),
+        (Through(lambda x: F.conv2d(x, torch.ones(2, 3, 3, 3)).flatten(2)), "is not pooled"),
         (Through(lambda x: x.mean((2, 3))), "what it pools or flattens is the image itself"),
         (Through(lambda x: x.flatten(1)), "what it pools or flattens is the image itself"),
         (Net(lambda a: a.roll(1, 2)[:, :, 0, 0]), "is not pooled"),
@@ -306,3 +308,12 @@ def test_what_layers_show_while_something_else_runs_the_network() -> None:
     with pytest.raises(InputError, match="unknown layer 'nothing'"), watched(net, ["nothing"], x):
         pass
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+
+
+def test_a_layer_whose_first_axis_is_not_the_batch_is_named() -> None:
+    folded = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), Through(lambda a: a.flatten(2).transpose(0, 2)))
+    net = nn.Sequential(folded, Through(lambda t: t.mean((0, 2))[None]))
+    with pytest.raises(
+        InputError, match=r"layer '0' returns \(36, 4, 1\) for 1 image: its first axis is not the batch"
+    ):
+        named_layer(net.eval(), "0", torch.rand(1, 3, 6, 6))

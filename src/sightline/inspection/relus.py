@@ -43,7 +43,7 @@ def guide_relus(output: Any, switch: Switch) -> None:
     count = 0
 
     def clamp(grads: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        return (grads[0].clamp(min=0), *grads[1:]) if switch.guided else None
+        return (grads[0].clamp(min=0),) if switch.guided else None
 
     while todo:
         node = todo.pop()
