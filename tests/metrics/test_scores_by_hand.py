@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from sightline.errors import InputError
 from sightline.metrics.calibration import calibration
 from sightline.metrics.complexity import border_share, entropy, gini
-from sightline.metrics.faithfulness import centre_maps, deletion, drop_and_increase, insertion
+from sightline.metrics.faithfulness import (
+    centre_maps,
+    class_probability,
+    deletion,
+    drop_and_increase,
+    insertion,
+)
 from sightline.metrics.pointing import (
     class_mean_weights,
     energy_in_mask,
@@ -105,6 +111,14 @@ def test_classes_weigh_the_same_however_many_images_they_have() -> None:
 
 def mean(images: Tensor, rows: Tensor) -> Tensor:
     return images.mean((1, 2, 3)) * (1 + rows)
+
+
+def test_a_network_without_class_scores_has_no_probability() -> None:
+    score = class_probability(nn.Identity(), torch.tensor([0]))
+    with pytest.raises(
+        InputError, match=r"the network has no scores \(N, C\); faithfulness needs a classifier"
+    ):
+        score(torch.zeros(1, 3, 2, 2), torch.tensor([0]))
 
 
 def test_drop_and_increase_of_each_image() -> None:
