@@ -78,7 +78,7 @@ def levels_at_least(values: Array, cuts: Array) -> Array:
         for x in range(values.shape[1]):
             value = values[y, x]
             if value > 0:
-                k = min(int(min(value * scale, 65535.0)), cuts.size)  # a guess, then corrected
+                k = min(int(min(float(value) * scale, 65535.0)), cuts.size)  # a guess, then corrected
                 while k < cuts.size and cuts[k] <= value:
                     k += 1
                 while k > 0 and cuts[k - 1] > value:
