@@ -317,3 +317,12 @@ def test_a_layer_whose_first_axis_is_not_the_batch_is_named() -> None:
         InputError, match=r"layer '0' returns \(36, 4, 1\) for 1 image: its first axis is not the batch"
     ):
         named_layer(net.eval(), "0", torch.rand(1, 3, 6, 6))
+
+
+def test_patches_before_convolutions_do_not_hide_them() -> None:
+    rest = (nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    stem, conv = nn.Conv2d(3, 4, 4, stride=4), nn.Conv2d(4, 4, 3, padding=1)
+    found = inspect_network(nn.Sequential(stem, nn.ReLU(), conv, *rest).eval(), torch.rand(1, 3, 16, 16))
+    assert [str(site) for site in found.convs] == ["1", "3"]
+    alone = inspect_network(nn.Sequential(stem, *rest).eval(), torch.rand(1, 3, 16, 16))
+    assert alone.convs == ()  # an embedding of patches
