@@ -60,6 +60,7 @@ class Range:
 
 Count = Annotated[int, Range(1)]
 Seed = Annotated[int, Range(0, 2**63 - 1)]
+Resamples = Annotated[int, Range(1, 1_000_000)]  # of a bootstrap
 Positive = Annotated[float, Range(0, above=True)]
 NotNegative = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1, noun="a share")]

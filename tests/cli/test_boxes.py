@@ -60,3 +60,14 @@ def test_the_backend_says_its_process_and_stops(
     assert done.out.startswith("listening on http://127.0.0.1:")
     assert threading.active_count() >= 1
     assert sightline("label-studio", photos / "a.png", *model, "--port", 0).code == 2
+
+
+@pytest.mark.parametrize("name", ["dog", "\udcff"])
+def test_a_class_that_does_not_exist_leaves_no_folder_behind(
+    sightline: Any, photos: Any, model: Any, tmp_path: Any, name: str
+) -> None:
+    result = sightline("boxes", photos, *model, "--classes", name, "--out", tmp_path / "out")
+    assert result.code == 2
+    assert result.err.startswith("sightline: unknown class ")
+    assert not (tmp_path / "out").exists()
+    assert sightline("boxes", photos, *model, "--classes", "boxer", "--out", tmp_path / "out").code == 0

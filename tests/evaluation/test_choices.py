@@ -10,6 +10,8 @@ from torch import nn
 
 from sightline.errors import InputError
 from sightline.evaluation import evaluate
+from sightline.evaluation.faithfulness import FaithfulnessOptions
+from sightline.evaluation.options import EvaluationOptions
 from sightline.models.loading import LoadedModel, load_model
 from sightline.types import BoxRule, Dataset, Sample
 
@@ -174,3 +176,12 @@ def test_methods_share_one_forward_pass(eye: LoadedModel, val: Dataset) -> None:
         report = evaluate(eye, val, methods, gt_only=True)
     assert passes.count(len(val)) == 2
     assert [row.scores for row in report.rows] == alone
+
+
+@pytest.mark.parametrize("resamples", [0, -1, 10**7, 10**30])
+def test_resamples_that_none_or_nobody_can_wait_for_are_refused(resamples: int) -> None:
+    for options in (EvaluationOptions, FaithfulnessOptions):
+        with pytest.raises(
+            InputError, match=f"resamples is {resamples}; expected an integer from 1 to 1e.06"
+        ):
+            options(resamples=resamples)

@@ -28,7 +28,7 @@ from sightline.metrics.faithfulness import Score, centre_maps, class_probability
 from sightline.metrics.pointing import box_mask, class_mean_weights
 from sightline.metrics.registry import Column, Metric, MetricContext, chosen_metrics
 from sightline.models.loading import load_model
-from sightline.options import Seed, check_fields
+from sightline.options import Resamples, Seed, check_fields
 from sightline.reports.tables import Row
 from sightline.scores import ScoreRule
 from sightline.types import Dataset, Sample
@@ -61,7 +61,7 @@ class FaithfulnessOptions:
     seed: Seed = 0
     batch_size: int = 32
     workers: int = 1
-    resamples: int = 2000
+    resamples: Resamples = 2000
     unknown_classes: str = "refuse"
 
     def __post_init__(self) -> None:

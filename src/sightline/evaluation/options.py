@@ -11,7 +11,7 @@ from sightline.errors import InputError, unknown, with_new_names
 from sightline.metrics.accumulators import BoxTally, PixelTally
 from sightline.metrics.localisation import grid_index
 from sightline.metrics.protocols import PROTOCOLS
-from sightline.options import Count, check_fields
+from sightline.options import Count, Resamples, check_fields
 from sightline.types import BoxRule
 
 ON_BAD = ("refuse", "skip")
@@ -46,7 +46,7 @@ class EvaluationOptions:
     unknown_classes: str = "refuse"
     batch_size: int = 32
     workers: int = 1
-    resamples: int = 2000
+    resamples: Resamples = 2000
     cases: int = 4
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ class EvaluationOptions:
         ):
             if given not in valid:
                 raise unknown(what, given, valid)
-        for name in ("batch_size", "workers", "resamples", "limit", "input_size"):
+        for name in ("batch_size", "workers", "limit", "input_size"):
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise InputError(f"{name}={number}; expected 1 or more")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sightline.data.items import expand_paths
 from sightline.data.photos import VIEWS
@@ -191,12 +192,18 @@ def _finished(log: Path, described: dict[str, Any]) -> dict[str, LabelledPhoto]:
     return {photo.file: photo for photo in done}
 
 
-def _open_log(log: Path, described: dict[str, Any], done: dict[str, LabelledPhoto]) -> Any:
-    """The log, open for appending, with its whole lines only."""
+@contextmanager
+def _open_log(log: Path, described: dict[str, Any], done: dict[str, LabelledPhoto]) -> Iterator[IO[str]]:
+    """The log, open for appending, with its whole lines only; a run that finishes no photo leaves none behind."""
     lines = [described, *(photo.as_dict() for photo in done.values())]
     text = "".join(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines)
-    write_atomically(log, lambda file: file.write(text.encode()))
-    return log.open("a", encoding="utf-8")
+    write_atomically(log, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+    try:
+        with log.open("a", encoding="utf-8") as opened:
+            yield opened
+    finally:
+        if not done:
+            log.unlink(missing_ok=True)
 
 
 def _label(
