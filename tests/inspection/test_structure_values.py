@@ -326,3 +326,21 @@ def test_patches_before_convolutions_do_not_hide_them() -> None:
     assert [str(site) for site in found.convs] == ["1", "3"]
     alone = inspect_network(nn.Sequential(stem, *rest).eval(), torch.rand(1, 3, 16, 16))
     assert alone.convs == ()  # an embedding of patches
+
+
+class Gated(nn.Module):
+    """A convolution, an operation of its map's shape that is no norm, and a ReLU; then the same with a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.norm, self.relu, self.fc = nn.BatchNorm2d(4), nn.ReLU(), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gated = self.relu(self.a(x).softmax(1) - 0.2)
+        return self.fc(self.relu(self.norm(self.b(gated))).mean((2, 3)))
+
+
+def test_a_convolution_is_taken_behind_its_norm_and_activation_and_no_further() -> None:
+    found = inspect_network(Gated().eval(), torch.rand(1, 3, 8, 8))
+    assert [str(site) for site in found.convs] == ["a", "relu#1"]
