@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sightline.engine import Evidence, OtherPathError, logits_with_graph, observe
 from sightline.errors import InputError, UnsupportedError
+from sightline.inspection.inputs import holding
 from sightline.inspection.layers import Head, LayerRef
 from sightline.inspection.layout import Layout
 from sightline.inspection.structure import inspect_network
@@ -277,3 +278,23 @@ def test_a_failure_of_the_network_is_one_line() -> None:
     evidence = seen(Net(lambda a: a if a.shape[2] == 6 else fails(a)), X, "a")
     with pytest.raises(InputError, match="not today"):
         evidence.rescore(torch.rand(1, 3, 7, 7))
+
+
+class Scaled(nn.Module):
+    """Two layers of one shape; the network takes more than the image, so that it cannot be cut behind the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.fc = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        return self.fc((self.b(self.a(x)) * scale).mean((2, 3)))
+
+
+def test_of_several_layers_the_first_is_replaced() -> None:
+    inner, scale = Scaled().eval(), torch.full((1, 1, 1, 1), 3.0)
+    network, images = holding(inner, {"scale": scale}), torch.rand(2, 3, 4, 4)
+    evidence = observe(network, images, [LayerRef("a"), LayerRef("b")])
+    changed = torch.rand(2, 4, 4, 4)
+    expected = inner.fc((inner.b(changed) * scale).mean((2, 3)))
+    torch.testing.assert_close(evidence.rescore_from(changed), expected.detach())
