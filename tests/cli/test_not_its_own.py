@@ -50,12 +50,10 @@ def test_a_training(sightline: Any, tmp_path: Path, name: str) -> None:
     assert (tmp_path / "out" / name).read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "scores.md", "round-1"])
-def test_a_refinement(sightline: Any, tmp_path: Path, name: str) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / name).write_text("mine")
-    common = [
-        "refine",
+@pytest.fixture
+def refine(sightline: Any, tmp_path: Path) -> Any:
+    """``refine`` of a model that is not there: what is refused before it is looked for."""
+    given = [
         "--data",
         tmp_path,
         "--dataset",
@@ -65,7 +63,14 @@ def test_a_refinement(sightline: Any, tmp_path: Path, name: str) -> None:
         "--model",
         tmp_path / "m.safetensors",
     ]
-    result = sightline(*common, "--method", "cam", "--threshold", 0.2, "--out", tmp_path / "out")
+    return lambda *arguments: sightline("refine", *given, "--method", "cam", "--threshold", 0.2, *arguments)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "scores.md", "round-1"])
+def test_a_refinement(refine: Any, tmp_path: Path, name: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("mine")
+    result = refine("--out", tmp_path / "out")
     assert result.code == 2
     assert result.err.startswith(
         f"sightline: {tmp_path / 'out' / name} is there already and was not written by"
@@ -73,20 +78,9 @@ def test_a_refinement(sightline: Any, tmp_path: Path, name: str) -> None:
     assert (tmp_path / "out" / name).read_text() == "mine"
 
 
-def test_where_a_folder_should_be_is_a_file(sightline: Any, tmp_path: Path) -> None:
+def test_where_a_folder_should_be_is_a_file(refine: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    common = [
-        "refine",
-        "--data",
-        tmp_path,
-        "--dataset",
-        "folder",
-        "--split",
-        "train",
-        "--model",
-        tmp_path / "m.safetensors",
-    ]
-    result = sightline(*common, "--method", "cam", "--threshold", 0.2, "--out", tmp_path / "file" / "out")
+    result = refine("--out", tmp_path / "file" / "out")
     assert result.code == 2
     assert result.err.startswith(f"sightline: {tmp_path / 'file' / 'out'} is a file, or lies below one;")
 

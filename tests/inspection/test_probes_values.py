@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from looks import Takes, box, patches
 from sightline.inspection.layout import Layout
 from sightline.inspection.probes import (
     changed_patches,
@@ -19,16 +20,6 @@ from sightline.inspection.probes import (
     probe_image,
     stands_row_by_row,
 )
-from toynets import Through
-
-
-def box(changed: Tensor) -> tuple[int, int, int, int]:
-    """The rows and columns [top, bottom, left, right) in which a mask (H, W) holds."""
-    rows, columns = changed.nonzero().T
-    found = (int(rows.min()), int(rows.max()) + 1, int(columns.min()), int(columns.max()) + 1)
-    assert int(changed.sum()) == (found[1] - found[0]) * (found[3] - found[2])
-    return found
-
 
 # Images
 
@@ -180,28 +171,6 @@ def test_one_cell_or_three_axes_of_positions_tell_nothing() -> None:
     assert not moves_in_place(
         maps_with([None, (1, 0), None, None], 2, 1)
     )  # the first cell of nothing is no hit
-
-
-class Takes(nn.Module):
-    """A function of the image as a layer, called as often as wanted; one image at a time where ``single``."""
-
-    def __init__(self, function: Callable[[Tensor], Any], single: bool = False, calls: int = 1) -> None:
-        super().__init__()
-        self.layer, self.single, self.calls, self.behind = Through(function), single, calls, nn.Identity()
-
-    def forward(self, x: Tensor) -> Any:
-        if self.single and len(x) > 1:
-            raise ValueError("one image at a time")
-        for _ in range(self.calls):
-            out = self.layer(x)
-        if isinstance(out, Tensor):
-            out.mul_(0)  # what follows works in place
-        return self.behind(x)
-
-
-def patches(x: Tensor, side: int = 8) -> Tensor:
-    """(N, C, H, W) -> (N, h · w, C)"""
-    return torch.nn.functional.avg_pool2d(x, side).flatten(2).transpose(1, 2)
 
 
 def with_special(x: Tensor, count: int, side: int = 8) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,29 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from readings import C, Function, H, N, W, conv, named, read
 from sightline.inspection.layers import LayerRef
 from sightline.inspection.layout import NCHW, Layout
-from sightline.inspection.reading import Reader
-from sightline.inspection.recording import Op, key_of, record
+from sightline.inspection.recording import key_of
 from toynets import Through
-
-N, C, H, W = 2, 4, 6, 5
-Function = Callable[[Tensor], Any]
-WEIGHT = torch.rand(C, 3, 3, 3, generator=torch.Generator().manual_seed(0)) - 0.4
-
-
-def conv(x: Tensor, stride: int = 1) -> Tensor:
-    return F.conv2d(x, WEIGHT, None, stride, 1)
-
-
-def read(net: nn.Module | Function, *shape: int, n: int = N) -> Reader:
-    net = net if isinstance(net, nn.Module) else Through(net)
-    return Reader(net, record(net.eval(), torch.rand(n, *(shape or (3, H, W)))))
-
-
-def named(reader: Reader, function: str, number: int = 0) -> Op:
-    return [op for op in reader.ops if op.function == function][number]
-
 
 # Poolings
 

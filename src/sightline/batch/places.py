@@ -18,15 +18,15 @@ from typing import Any, BinaryIO, Protocol
 
 import filelock
 
-from sightline.data.items import MANIFEST, is_url
+from sightline.data.items import MANIFEST, is_url, parse_manifest
 from sightline.errors import InputError
-from sightline.files import decode, parse_json, reason
+from sightline.files import reason
 from sightline.reports.output_folder import (
     OutputFolder,
-    as_json,
     check_owner,
     foreign,
     make_folder,
+    manifest_bytes,
     write_atomically,
 )
 
@@ -191,28 +191,26 @@ class Disk:
             return None
 
     def write(self, name: str, write: Write) -> int:
-        make_folder((self.path / name).parent)
+        path = self.path / name
+        make_folder(path.parent)
         try:
-            self._write(name, write, durable=True)
+            write_atomically(path, write, durable=True)
         except IsADirectoryError:
-            raise InputError(f"{self.path / name} is a folder; expected a file") from None
-        return (self.path / name).stat().st_size
+            raise InputError(f"{path} is a folder; expected a file") from None
+        return path.stat().st_size
 
     def write_each(self, files: Mapping[str, bytes]) -> dict[str, str]:
         failed = {}
         for name, content in files.items():
+            path = self.path / name
             try:
-                self._write(name, partial(_put, content), durable=False)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, partial(_put, content), durable=False)
             except OSError as error:
                 if error.errno not in OF_ONE_FILE:
                     raise
                 failed[name] = reason(error)
         return failed
-
-    def _write(self, name: str, write: Write, durable: bool) -> None:
-        path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, write, durable=durable)
 
 
 class Store:
@@ -262,15 +260,10 @@ class Store:
         """The content of manifest.json; empty if that is something else."""
         if (content := self.read(MANIFEST)) is None:
             return None
-        try:
-            found = parse_json(decode(content, MANIFEST), MANIFEST)
-        except InputError:
-            return {}
-        return found if isinstance(found, dict) else {}
+        return parse_manifest(content)
 
     def write_manifest(self, kind: str, manifest: dict[str, Any]) -> None:
-        text = as_json({"kind": kind, **manifest}) + "\n"
-        self.write(MANIFEST, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+        self.write(MANIFEST, partial(_put, manifest_bytes(kind, manifest)))
 
     def read(self, name: str) -> bytes | None:
         with self._access(name, "read"):

@@ -83,11 +83,16 @@ class Folder:
     def __init__(self, out: str | os.PathLike[str]) -> None:
         self.place = place_of(out)
         self._begun: dict[str, Any] = {}
-        self._run = ""  # in each shard: which run's it is
 
     @property
     def overlays(self) -> Place:
         return self.place.below(OVERLAYS)
+
+    @property
+    def _run(self) -> str:
+        """Which run this is, as each shard says."""
+        parts = {part: self._begun.get(part) for part in SAME}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def elsewhere(self) -> Folder:
         """This folder for a process with another working folder."""
@@ -110,8 +115,6 @@ class Folder:
         Raises `InputError` with the differences if the folder holds a different run.
         """
         self._begun = json.loads(as_json(manifest))
-        parts = {part: self._begun.get(part) for part in SAME}
-        self._run = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
         there = self.place.manifest()
         if there is not None:
             self._check_same(there)

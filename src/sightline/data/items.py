@@ -166,11 +166,21 @@ def read_manifest(content: bytes) -> dict[str, Any]:
     >>> read_manifest(b'{"sightline": "1.0"}'), read_manifest(b'{"kind": "batch"}'), read_manifest(b"{")
     ({'sightline': '1.0'}, {}, {})
     """
+    found = parse_manifest(content)
+    return found if "sightline" in found else {}
+
+
+def parse_manifest(content: bytes) -> dict[str, Any]:
+    """The object of a manifest.json, of whatever program; empty if it holds something else.
+
+    >>> parse_manifest(b'{"kind": "batch"}'), parse_manifest(b"[]"), parse_manifest(b"{")
+    ({'kind': 'batch'}, {}, {})
+    """
     try:
         found = parse_json(decode(content, MANIFEST), MANIFEST)
     except InputError:
         return {}
-    return found if isinstance(found, dict) and "sightline" in found else {}
+    return found if isinstance(found, dict) else {}
 
 
 def files_in(manifest: dict[str, Any]) -> list[str]:

@@ -215,11 +215,8 @@ class OutputFolder:
         return path
 
     def _write_manifest(self, manifest: dict[str, Any], durable: bool) -> Path:
-        text = as_json({"kind": self.kind, **manifest}) + "\n"
-        path = self.path / MANIFEST
-        write_atomically(
-            path, lambda file: file.write(text.encode("utf-8", "backslashreplace")), durable=durable
-        )
+        path, content = self.path / MANIFEST, manifest_bytes(self.kind, manifest)
+        write_atomically(path, lambda file: file.write(content), durable=durable)
         return path
 
 
@@ -263,6 +260,15 @@ def check_owner(found: dict[str, Any], kind: str, place: str) -> None:
     if theirs != kind and ("kind" in found or not old):
         article = "an" if kind[0] in "aeio" else "a"
         raise InputError(f"{place}/{MANIFEST} is not of {article} {kind} run; give another output folder")
+
+
+def manifest_bytes(kind: str | None, manifest: dict[str, Any]) -> bytes:
+    """The content of manifest.json.
+
+    >>> manifest_bytes("batch", {})
+    b'{\\n "kind": "batch"\\n}\\n'
+    """
+    return (as_json({"kind": kind, **manifest}) + "\n").encode("utf-8", "backslashreplace")
 
 
 def as_json(content: dict[str, Any]) -> str:
