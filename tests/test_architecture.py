@@ -39,7 +39,6 @@ EXTRAS = {
     "tensorboard": ("training",),
     "pyarrow": ("batch",),
     "fsspec": ("batch",),
-    "filelock": ("batch",),
     "ray": ("batch",),
     "sklearn": ("discovery",),
     "skimage": (),

@@ -15,7 +15,7 @@ from sightline.demo_photos import photo_path
 EXTRAS = {
     "evaluate": ["numba", "llvmlite", "scipy", "cv2"],
     "train": ["lightning", "pytorch_lightning", "lightning_utilities", "torchmetrics", "tensorboard"],
-    "batch": ["pyarrow", "fsspec", "filelock"],
+    "batch": ["pyarrow", "fsspec"],
     "ray": ["ray"],
     "discovery": ["sklearn", "joblib"],
     "onnx": ["onnx", "onnxruntime", "onnxscript"],
@@ -54,7 +54,6 @@ NEEDS = [
     ("lightning", "train", ["refine", "recipe.yaml"]),
     ("pyarrow", "batch", ["batch", PHOTO, "--out", "{out}"]),
     ("everything", "ray", ["batch", PHOTO, "--engine", "ray", "--out", "{out}"]),
-    ("filelock", "batch", ["batch", PHOTO, "--out", "{out}"]),
     ("fsspec", "batch", ["batch", PHOTO, "--out", "{out}"]),
     ("ray", "ray", ["batch", PHOTO, "--engine", "ray", "--out", "{out}"]),
     ("onnx", "onnx", ["export", "--out", "{out}/m.onnx"]),

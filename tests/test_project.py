@@ -41,6 +41,7 @@ def test_the_base_is_what_explain_needs():
             "torchvision",
             "timm",
             "safetensors",
+            "filelock",
             "pillow",
             "numpy",
             "matplotlib",

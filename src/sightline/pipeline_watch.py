@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from sightline.data.items import images_below, is_inside
 from sightline.errors import InputError, UnsupportedError
@@ -25,7 +25,7 @@ from sightline.pipeline_files import (
     panel_names,
 )
 from sightline.reports.manifest import differences
-from sightline.reports.output_folder import OutputFolder, as_json
+from sightline.reports.output_folder import OutputFolder, as_json, locked
 
 KIND = "watch"
 JOURNAL = "journal.jsonl"
@@ -95,7 +95,7 @@ class Journal:
     """What was done, one line of JSON per photo, written as soon as it is done; a killed run loses nothing finished.
 
     A line of its own names the panels that are about to be written, so that they are known to be this run's. A line
-    that was cut off (a full disk, a power cut) is left out. `InputError` if another run is writing into the folder.
+    that was cut off (a full disk, a power cut) is left out.
     """
 
     def __init__(self, path: Path) -> None:
@@ -107,11 +107,6 @@ class Journal:
             self._note(line)
         torn = bool(self.states or self.panels) and not path.read_bytes().endswith(b"\n")
         self._file = path.open("ab", buffering=0)
-        try:
-            _lock(self._file, path.parent)
-        except InputError:
-            self._file.close()
-            raise
         if torn:
             self._file.write(b"\n")
 
@@ -155,20 +150,6 @@ class Journal:
         }
 
 
-def _lock(file: IO[bytes], folder: Path) -> None:
-    """Keep other processes out, where the system can; it releases the lock when this process ends, even if killed."""
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(
-            f"another run is writing into {folder}; stop it, or give another output folder"
-        ) from None
-    except (ImportError, OSError):  # Windows; a file system without locks
-        return
-
-
 def watch_folder(
     model: LoadedModel,
     folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
@@ -203,7 +184,8 @@ def watch_folder(
     if not isinstance(model, LoadedModel):
         model = load_model(model)
     manifest = json.loads(as_json(describe(model, options)))
-    with OutputFolder(out, KIND) as folder:
+    folder = OutputFolder(out, KIND)
+    with folder, locked(folder):
         _check_same(folder, manifest)
         manifest["methods"] = (folder.manifest() or {}).get("methods", {})
         with closing(Journal(folder.path / JOURNAL)) as journal:

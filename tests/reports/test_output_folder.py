@@ -11,7 +11,7 @@ from typing import BinaryIO
 import pytest
 
 from sightline.errors import InputError
-from sightline.reports.output_folder import OutputFolder, file_name, write_atomically
+from sightline.reports.output_folder import OutputFolder, file_name, locked, write_atomically
 
 
 def _fail(path: Path, written: str | None = None) -> None:
@@ -183,3 +183,25 @@ def test_file_names_are_never_shared_and_stay_inside() -> None:
     for name in names:
         assert os.path.normpath(name) == name or name.endswith("/%")
         assert not name.startswith(("/", ".."))
+
+
+def _run(path: Path, *, finish: bool) -> None:
+    folder = OutputFolder(path, "watch")
+    with folder, locked(folder):
+        with pytest.raises(InputError, match=re.escape(f"another run is writing into {path}; wait for it")):
+            _run(path, finish=True)
+        if finish:
+            folder.finish({})
+
+
+def test_a_folder_is_one_runs_at_a_time_and_free_afterwards(tmp_path: Path) -> None:
+    _run(tmp_path / "a", finish=False)
+    assert list(tmp_path.iterdir()) == []  # nothing was started: not even the lock stays
+    _run(tmp_path / "a", finish=True)
+    _run(tmp_path / "a", finish=True)
+
+
+def test_a_folder_that_cannot_be_locked(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(InputError, match=r"cannot be locked: .+; give another output folder"):
+        _run(tmp_path, finish=True)

@@ -2,4 +2,4 @@
 
 from sightline.errors import require
 
-require("batch", "pyarrow", "fsspec", "filelock")
+require("batch", "pyarrow", "fsspec")

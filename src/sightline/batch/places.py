@@ -16,8 +16,6 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-import filelock
-
 from sightline.data.items import MANIFEST, is_url, parse_manifest
 from sightline.errors import InputError
 from sightline.files import reason
@@ -25,6 +23,7 @@ from sightline.reports.output_folder import (
     OutputFolder,
     check_owner,
     foreign,
+    locked,
     make_folder,
     manifest_bytes,
     write_atomically,
@@ -144,22 +143,9 @@ class Disk:
     @contextmanager
     def claimed(self, kind: str) -> Iterator[None]:
         """Create and lock the folder; the system releases the lock when this process ends, even if killed."""
-        with OutputFolder(self.path, kind):
-            lock = filelock.FileLock(self.path / ".lock", timeout=0)
-            try:
-                lock.acquire()
-            except filelock.Timeout:
-                who = (self.manifest() or {}).get("process", {})
-                by = f" (process {who['pid']} on {who['host']})" if who else ""
-                raise InputError(
-                    f"another run{by} is writing into {self}; wait for it, or give another output folder"
-                ) from None
-            try:
-                yield
-            finally:
-                if not (self.path / MANIFEST).exists():  # nothing was started: leave nothing behind
-                    (self.path / ".lock").unlink(missing_ok=True)
-                lock.release()
+        folder = OutputFolder(self.path, kind)
+        with folder, locked(folder):
+            yield
 
     def check_free(self, kind: str, names: Sequence[str]) -> None:
         OutputFolder(self.path, kind).check_free(names)
