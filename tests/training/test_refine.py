@@ -192,6 +192,29 @@ def test_so_many_photos_of_each_class_teach(tiny):
     assert sorted(taught.labels) == [0] * 7 + [1] * 7
 
 
+def test_photos_that_cannot_be_read_are_left_out_and_listed(tiny, tmp_path):
+    def broken(data: Dataset) -> Dataset:
+        gone = replace(data.samples[1], source=tmp_path / "gone.png")
+        return replace(data, samples=[data.samples[0], gone, *data.samples[2:]])
+
+    recipe = tiny(
+        data={"skip_unreadable": True, "choose_on": "held out"},
+        teacher={"threshold": None},
+        optimiser={"epochs": 1},
+    )
+    weights = refine(recipe, train=broken(squares(24)), held_out=broken(squares(12, start=500, blind=False)))
+    manifest, chosen = (
+        json.loads(weights.with_name(f"{n}.json").read_text()) for n in ("manifest", "threshold")
+    )
+    assert (list(manifest["skipped"]), manifest["dataset"]["photos"]) == (["s1"], 23)
+    assert (list(chosen["skipped"]), chosen["images"]) == (["s501"], 11)
+    strict = tiny(out="strict", optimiser={"epochs": 1})
+    with pytest.raises(
+        InputError, match=r"gone\.png.*; mend or remove it, or leave such photos out with data\.skip"
+    ):
+        refine(strict, train=broken(squares(24)))
+
+
 class Killed(Exception):
     pass
 

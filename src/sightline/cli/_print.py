@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import typer
+
 WHOLE = ("photo", "panel", "method", "score")  # columns whose entries stay on one line
 UNTRAINED = "the classification layer is untrained: classes and boxes mean nothing"
 
@@ -128,3 +130,12 @@ def report_skipped(skipped: Mapping[str, str], most: int = 5, where: str = "") -
         print(f"skipped {why if why.startswith(image) else f'{image}: {why}'}", file=sys.stderr)
     if len(skipped) > most:
         print(f"… {len(skipped)} skipped in all{where}", file=sys.stderr)
+
+
+def end_with_skipped(skipped: Mapping[str, str]) -> None:
+    """If images were skipped: print the first of them, and exit with code 3."""
+    from sightline.cli import SOME_FAILED
+
+    if skipped:
+        report_skipped(skipped)
+        raise typer.Exit(SOME_FAILED)

@@ -58,7 +58,7 @@ def refine(
     sightline refine --model bundled --data tiny-imagenet-40.zip --method layercam --threshold 0.3
     ```
     """
-    from sightline.cli._print import print_json
+    from sightline.cli._print import end_with_skipped, print_json
     from sightline.files import read_json
     from sightline.training.refine import plan
     from sightline.training.refine import refine as run
@@ -84,13 +84,14 @@ def refine(
             typer.echo("\n".join(lines))
         return
     weights = run(resolved, resume=resume)
+    manifest, scores = read_json(weights.with_name("manifest.json")), weights.with_name("scores.md")
     if json:
-        print_json({"weights": str(weights), **read_json(weights.with_name("manifest.json"))})
-        return
-    scores = weights.with_name("scores.md")
-    if scores.exists():
-        typer.echo(scores.read_text(encoding="utf-8"))
-    typer.echo(f"weights: {weights}")
+        print_json({"weights": str(weights), **manifest})
+    else:
+        if scores.exists():
+            typer.echo(scores.read_text(encoding="utf-8"))
+        typer.echo(f"weights: {weights}")
+    end_with_skipped(manifest["skipped"])
 
 
 def _overrides(named: Mapping[str, object]) -> list[str]:

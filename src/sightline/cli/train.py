@@ -39,8 +39,11 @@ def train(
     ```
 
     The batch size is the total over all devices; see docs/many-devices.md.
+
+    Exit code 0: done; 2: a mistake, or photos that cannot be read; 3: those were left out (data.skip_unreadable=true).
     """
-    from sightline.cli._print import print_json
+    from sightline.cli._print import end_with_skipped, print_json
+    from sightline.files import read_json
     from sightline.training.devices import is_first_process
     from sightline.training.recipe import read_recipe
     from sightline.training.run import plan, train_recipe
@@ -54,3 +57,5 @@ def train(
         print_json({"plan": lines} if dry_run else {"weights": str(weights)})
     else:
         typer.echo("\n".join(lines) if dry_run else f"weights: {weights}")
+    if weights is not None:
+        end_with_skipped(read_json(weights.with_name("manifest.json"))["skipped"])

@@ -18,6 +18,7 @@ from sightline.errors import InputError, unknown
 from sightline.training.augment import augment
 from sightline.training.devices import share_of_batch
 from sightline.training.kept import KeptMaps, kept_maps
+from sightline.training.readable import read_all, readable
 from sightline.training.recipe import Recipe
 from sightline.types import Dataset, ImageSource, Sample
 
@@ -27,7 +28,7 @@ class Photos:
 
     def __init__(self, sources: Sequence[ImageSource], cache: bool) -> None:
         self.sources = sources
-        self.cache = [read_image(source) for source in sources] if cache else None
+        self.cache = read_all(sources) if cache else None
 
     def __getitem__(self, index: int) -> PIL.Image.Image:
         return read_image(self.sources[index]) if self.cache is None else self.cache[index]
@@ -115,15 +116,26 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class PhotoData(lightning.LightningDataModule):
-    """The data loaders of a recipe: augmented training photos, plain test photos."""
+    """The data loaders of a recipe: augmented training photos, plain test photos.
+
+    ``skipped``: with ``data.skip_unreadable`` the photos that are left out, split/id -> why.
+    """
 
     def __init__(self, recipe: Recipe, train: Dataset, test: Dataset | None) -> None:
         super().__init__()
         self.recipe = recipe
+        self.skipped: dict[str, str] = {}
+        if recipe.data.skip_unreadable:
+            train, test = self._readable(train), None if test is None else self._readable(test)
         self.train: LabelledPhotos | KeptMaps = LabelledPhotos(train, recipe)
         self.test: LabelledPhotos | KeptMaps | None = (
             None if test is None else LabelledPhotos(test, recipe, recipe.side(recipe.optimiser.epochs - 1))
         )
+
+    def _readable(self, part: Dataset) -> Dataset:
+        kept, skipped = readable(part, self.recipe.run.progress)
+        self.skipped.update({f"{part.split}/{name}": why for name, why in skipped.items()})
+        return kept
 
     def keep_maps(self, module: Any) -> None:
         """Replace the photos by the output of the trunk's untrained part: ``augment.views`` views, and test photos."""

@@ -32,6 +32,7 @@ class DataOptions:
     categories: list[str] | None = None
     cache: bool = True  # keep the decoded photos in memory
     workers: int = 0  # processes that load photos
+    skip_unreadable: bool = False  # leave out the photos that cannot be read, and list them
     kept: str | None = None  # folder where the maps of augment.views are saved, for the next run
 
 

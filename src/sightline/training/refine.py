@@ -47,6 +47,7 @@ from sightline.training.pseudo_boxes import (
     pseudo_boxes,
     read_pseudo_boxes,
 )
+from sightline.training.readable import readable
 from sightline.training.refine_recipe import RefineRecipe, read_refine_recipe
 from sightline.training.refine_scores import predicted_shares, score_boxes, summary, table
 from sightline.training.run import fit, make_trainer, quiet
@@ -85,7 +86,7 @@ def refine(
     OutputFolder(recipe.run.out, "refine").check_owner()
     _begin(recipe, out, resume)
     teacher = load_teacher(recipe.teacher.model, _device(recipe), recipe.run.channels_last)
-    train = _training_photos(recipe, train)
+    train, skipped = _training_photos(recipe, train)
     threshold = _threshold(recipe, teacher, held_out, out)
     photos = Photos([sample.source for sample in train.samples], recipe.data.cache)
     boxes = _first_boxes(recipe, teacher, train, photos, threshold, out, resume)
@@ -103,14 +104,14 @@ def refine(
     with weights.open("rb") as source:
         write_atomically(final, lambda file: shutil.copyfileobj(source, file))
     scores = _score(recipe, teacher, threshold, final, test, out)
-    _write_manifest(recipe, teacher, threshold, train, final, scores, out)
+    _write_manifest(recipe, teacher, threshold, train, skipped, final, scores, out)
     return final
 
 
 def plan(recipe: RefineRecipe) -> list[str]:
     """Read the data and build the network without training; describe the run, one line per item."""
     teacher = load_teacher(recipe.teacher.model, _device(recipe), recipe.run.channels_last)
-    train = _training_photos(recipe, None)
+    train, skipped = _training_photos(recipe, None)
     network = build(recipe, teacher)
     learning = sum(p.numel() for p in network.parameters() if p.requires_grad)
     t = recipe.teacher
@@ -122,6 +123,7 @@ def plan(recipe: RefineRecipe) -> list[str]:
     return [
         f"{recipe.name}: boxes of {' + '.join(t.methods)} of {teacher.path.name}, {at}",
         f"train: {len(train)} photos ({recipe.data.train}), {recipe.folds.count} fold(s)",
+        *([f"skipped: {len(skipped)} photos that cannot be read"] if skipped else []),
         f"regressor: {learning:,} parameters, {recipe.regressor.shared} part(s) of the trunk shared",
         f"{recipe.self_training.rounds} round(s) of {recipe.optimiser.epochs} epochs; test: {recipe.data.test}",
         f"result: {recipe.run.out}",
@@ -187,11 +189,17 @@ def _load(recipe: RefineRecipe, split: str) -> Dataset:
     return load_dataset(recipe.data.root, dataset=recipe.data.dataset, split=split)
 
 
-def _training_photos(recipe: RefineRecipe, given: Dataset | None) -> Dataset:
-    """The photos to compute pseudo-boxes for: the whole split, or ``per_class`` of each class."""
-    whole = given or _load(recipe, recipe.data.train)
-    count = recipe.data.per_class
-    return whole if count is None else replace(hold_out(whole, count, recipe.run.seed)[1], split=whole.split)
+def _readable(recipe: RefineRecipe, photos: Dataset) -> tuple[Dataset, dict[str, str]]:
+    """With ``data.skip_unreadable`` without the photos that cannot be read, and id -> why each cannot."""
+    return readable(photos, recipe.run.progress) if recipe.data.skip_unreadable else (photos, {})
+
+
+def _training_photos(recipe: RefineRecipe, given: Dataset | None) -> tuple[Dataset, dict[str, str]]:
+    """The photos to compute pseudo-boxes for: the whole split, or ``per_class`` of each class; and those skipped."""
+    whole, count = given or _load(recipe, recipe.data.train), recipe.data.per_class
+    if count is not None:
+        whole = replace(hold_out(whole, count, recipe.run.seed)[1], split=whole.split)
+    return _readable(recipe, whole)
 
 
 def _threshold(recipe: RefineRecipe, teacher: Teacher, held_out: Dataset | None, out: Path) -> float:
@@ -200,11 +208,10 @@ def _threshold(recipe: RefineRecipe, teacher: Teacher, held_out: Dataset | None,
         return recipe.teacher.threshold
     path = out / "threshold.json"
     if not path.exists():
-        split = held_out or _load(recipe, str(recipe.data.choose_on))
+        split, skipped = _readable(recipe, held_out or _load(recipe, str(recipe.data.choose_on)))
         chosen, shares = choose_threshold(teacher.model, split, recipe.teacher)
-        _write_json(
-            path, {"threshold": chosen, "split": split.split, "images": len(split), "gt_known": shares}
-        )
+        found = {"threshold": chosen, "split": split.split, "images": len(split), "skipped": skipped}
+        _write_json(path, {**found, "gt_known": shares})
     return float(read_json(path)["threshold"])
 
 
@@ -384,6 +391,7 @@ def _write_manifest(
     teacher: Teacher,
     threshold: float,
     train: Dataset,
+    skipped: dict[str, str],
     weights: Path,
     scores: dict[str, Any] | None,
     out: Path,
@@ -391,6 +399,7 @@ def _write_manifest(
     manifest = describe_run(
         **describe(recipe, teacher),
         dataset={"name": train.name, "split": train.split, "photos": len(train)},
+        skipped=skipped,
         threshold=threshold,
         weights={"file": weights.name, "sha256": sha256(weights), "bytes": weights.stat().st_size},
         scores=scores,

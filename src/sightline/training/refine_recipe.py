@@ -31,6 +31,7 @@ class PhotoOptions:
     test: str | None = "val"
     cache: bool = True  # keep the decoded photos in memory
     workers: int = 0  # processes that load photos
+    skip_unreadable: bool = False  # leave out the photos that cannot be read, and list them
 
 
 @dataclass

@@ -84,6 +84,7 @@ def plan(recipe: Recipe) -> list[str]:
         f"{recipe.name}: {recipe.model.name}, {sum(p.numel() for p in network.parameters()):,} parameters",
         f"train: {len(data.train)} photos of {len(data.train.categories)} classes ({recipe.data.train})",
         f"test: {len(data.test) if data.test else 0} photos ({recipe.data.test})",
+        *([f"skipped: {len(data.skipped)} photos that cannot be read"] if data.skipped else []),
         f"{recipe.optimiser.epochs} epochs, {steps} steps of {batch} photos{_shares(recipe)}",
         f"result: {recipe.run.out}",
     ]
@@ -223,6 +224,7 @@ def finish(module: Classifier, data: PhotoData, weights: Path) -> None:
     manifest = {
         **description,
         "dataset": {"name": recipe.data.dataset, "split": recipe.data.train, "photos": len(data.train)},
+        "skipped": data.skipped,
         "parameters": sum(p.numel() for p in network.parameters()),
         "weights": {"file": weights.name, "sha256": sha256(weights), "bytes": weights.stat().st_size},
         "seed": recipe.run.seed,

@@ -45,8 +45,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print only results.json.", r
 
 def finish(result: Result, out: Path, json: bool = False, also: Sequence[Path] = ()) -> None:
     """Save and print a result; exit with code 3 if images were skipped."""
-    from sightline.cli import SOME_FAILED
-    from sightline.cli._print import report_skipped
+    from sightline.cli._print import end_with_skipped
     from sightline.cli._report import print_grid
 
     files = [*also, *result.save(out)]
@@ -57,6 +56,4 @@ def finish(result: Result, out: Path, json: bool = False, also: Sequence[Path] =
             typer.echo(note)
         print_grid(result.headings, result.rows)
         typer.echo(f"{', '.join(path.name for path in files)} in {out}")
-    if result.skipped:
-        report_skipped(result.skipped)
-        raise typer.Exit(SOME_FAILED)
+    end_with_skipped(result.skipped)

@@ -169,8 +169,7 @@ def _extract_only(
     **options: Any,
 ) -> None:
     """Save one feature file per model; for a split, with its labels and class names."""
-    from sightline.cli import SOME_FAILED
-    from sightline.cli._print import report_skipped
+    from sightline.cli._print import end_with_skipped
     from sightline.discovery.features import extract_features
 
     errors: dict[str, str] = {}
@@ -181,9 +180,7 @@ def _extract_only(
         layer = found.key["layer"]
         typer.echo(f"{file}: {len(found)} images, {found.values.shape[1]} features of layer {layer}")
         errors.update(found.errors)
-    if errors:
-        report_skipped(errors)
-        raise typer.Exit(SOME_FAILED)
+    end_with_skipped(errors)
 
 
 def _save(found: Features, split: Dataset | None, path: Path) -> Path:
