@@ -45,6 +45,10 @@ class ImageError(InputError):
     """An image that cannot be read; in a folder it is listed and the others are processed (exit code 3)."""
 
 
+class StoreError(InputError):
+    """An object store that does not answer, or fails by its own fault; the same command continues once it answers."""
+
+
 class NetworkError(InputError):
     """The network's own forward pass failed; the message holds the shapes and the network's own words."""
 

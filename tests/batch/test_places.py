@@ -96,7 +96,7 @@ def test_a_store_that_fails_in_the_middle_is_one_line_and_the_same_call_complete
         put(self, local, remote, **options)
 
     monkeypatch.setattr(type(store), "put_file", fails)
-    said = f"^{OUT}/results/part-00001.parquet cannot be written: the store is away$"
+    said = f"^{OUT}/results/part-00001.parquet cannot be written: the store is away; run the same command again, once"
     with pytest.raises(InputError, match=said):
         explain_batch(model, [photos], OUT, OPTIONS, ALONE)
     assert not manifest(store)["complete"]

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch.utils.data import Dataset
 
 from sightline.data.items import Item
 from sightline.data.photos import PhotoBatch
+from sightline.errors import StoreError
 from sightline.models.preprocess import Preprocess
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """One batch, ready for the network: its photos and their items, and the items that could not be read, with why."""
+    """One batch, ready for the network: its photos and their items, and the items that could not be read, with why.
+
+    ``failure``: why there are none of either: a store failed. (A raised error would arrive with its traceback as text.)
+    """
 
     photos: PhotoBatch
     items: list[Item]
     errors: list[tuple[Item, str]]
+    failure: str = ""
 
 
 class Decoder(Dataset[Prepared]):
@@ -43,14 +49,18 @@ def prepare(
     >>> prepare([Item("a", "gone.jpg", fault="cut off")], Preprocess(), "whole").errors[0][1]
     'cut off'
     """
-    photos = PhotoBatch.load(
-        items,
-        preprocess,
-        view,
+    load = partial(
+        PhotoBatch.load,
+        preprocess=preprocess,
+        view=view,
         keep_photos=False,
         on_error="collect",
         checksums=True,
         channels_last=channels_last,
     )
+    try:
+        photos = load(items)
+    except StoreError as error:
+        return Prepared(load([]), [], [], failure=str(error))
     errors = [(items[place], reason) for place, reason in photos.errors.items()]
     return Prepared(photos, [items[place] for place in photos.indices], errors)

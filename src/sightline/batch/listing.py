@@ -31,7 +31,8 @@ from sightline.data.items import (
     open_binary,
     read_manifest,
 )
-from sightline.errors import InputError, no_such, unknown
+from sightline.data.stores import asked, check_answered, store_reason
+from sightline.errors import InputError, StoreError, unknown
 from sightline.files import MOST_PICTURE_BYTES, escaped, expanded, missing, not_text, reading, reason
 
 SCHEMA = pa.schema(
@@ -147,7 +148,7 @@ def _matching(argument: str) -> list[str]:
         files = [file for file in files if os.path.isfile(file)]
     if not files:
         raise InputError(
-            no_such(argument) if not glob.has_magic(argument) else f"no file matches {argument!r}"
+            missing(argument) if not glob.has_magic(argument) else f"no file matches {argument!r}"
         )
     return files
 
@@ -218,17 +219,22 @@ def _remote(argument: str) -> list[tuple[str, str]]:
     import fsspec
 
     try:
-        store, path = fsspec.core.url_to_fs(argument)
-        if glob.has_magic(argument):
-            found = store.glob(path)
-        else:
-            found = store.find(path) if store.isdir(path) else [path] if store.exists(path) else []
-        return [(name, store.unstrip_protocol(name)) for name in sorted(found)]
-    except (
-        Exception
-    ) as error:  # each store has its own errors; a store that is not installed raises ImportError
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{argument} cannot be listed: {reason}") from error
+        with asked(argument, "listed"):
+            store, path = fsspec.core.url_to_fs(argument)
+            store.invalidate_cache()  # what an earlier listing saw may be out of date
+            if glob.has_magic(argument):
+                found = store.glob(path)
+            elif store.isdir(path):
+                found = store.find(path)
+            else:
+                found = [path] if store.exists(path) else None
+    except StoreError:
+        raise
+    except Exception as error:  # each store has its own; one that is not installed raises ImportError
+        raise InputError(f"{argument} cannot be listed: {store_reason(error)}") from error
+    if found is None:
+        raise InputError(missing(argument))
+    return [(name, store.unstrip_protocol(name)) for name in sorted(found)]
 
 
 def _listed(file: str) -> Iterator[Item]:
@@ -302,6 +308,7 @@ def tar_items(file: str) -> Iterator[Item]:
                 end = stream.read(tarfile.BLOCKSIZE)
             cut = None if end == bytes(tarfile.BLOCKSIZE) else "it has no end mark"
         except Exception as error:  # tarfile raises ValueError, struct.error, … on damaged headers
+            check_answered(file, error)
             if last == "its beginning":
                 raise InputError(f"{file} is not an uncompressed tar: {reason(error)}") from None
             cut = reason(error)

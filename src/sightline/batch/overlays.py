@@ -12,7 +12,7 @@ from torch import Tensor
 from sightline.batch.places import Place
 from sightline.data.images import read_image
 from sightline.data.items import Item
-from sightline.errors import InputError
+from sightline.errors import InputError, StoreError
 from sightline.explanation import Explanation
 from sightline.pictures.overlay import overlay
 from sightline.reports.output_folder import file_name
@@ -35,6 +35,8 @@ def draw_overlays(
     for i, item in enumerate(items):
         try:
             drawn = _drawn(explanation, heatmaps, i, item, boxes, colormap, folder.ignores_case)
+        except StoreError:
+            raise
         except InputError as error:  # the photo has changed since it was explained
             failed[i] = str(error)
         else:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from sightline.data.items import MANIFEST, is_url, parse_manifest
-from sightline.errors import InputError
+from sightline.data.stores import STORES, asked, store_reason
+from sightline.errors import InputError, StoreError
 from sightline.files import reason
 from sightline.reports.output_folder import (
     OutputFolder,
@@ -29,8 +30,6 @@ from sightline.reports.output_folder import (
     write_atomically,
 )
 
-# In these an object appears at once and whole, and replaces the one before it.
-STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "memory")
 # What one file's name or place may bring; any other error (a full disk, say) would meet the next file too.
 OF_ONE_FILE = (
     errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EILSEQ,
@@ -262,9 +261,10 @@ class Store:
     def size(self, name: str) -> int | None:
         with self._access(name, "read"):
             try:
-                return int(self.store.info(self._key(name))["size"])
+                size = self.store.info(self._key(name))["size"]
             except FileNotFoundError:
                 return None
+        return None if size is None else int(size)  # None of a folder, in some stores
 
     def write(self, name: str, write: Write) -> int:
         """Write a file on this machine, then send it: it may be larger than memory should hold twice."""
@@ -300,12 +300,16 @@ class Store:
 
     @contextmanager
     def _access(self, name: str, how: str) -> Iterator[None]:
+        where = "/".join(filter(None, [self.url, name]))
         try:
-            yield
+            with asked(where, how):
+                yield
+        except StoreError:
+            raise
         except Exception as error:  # each store has its own; one that is not installed raises ImportError
-            endless = "its package calls itself without end; is the bucket in another region?"
-            why = endless if isinstance(error, RecursionError) else reason(error)
-            raise InputError(f"{'/'.join(filter(None, [self.url, name]))} cannot be {how}: {why}") from error
+            gone = how == "written" and isinstance(error, FileNotFoundError)
+            why = "there is no such bucket" if gone else store_reason(error)
+            raise InputError(f"{where} cannot be {how}: {why}") from error
 
 
 def _put(content: bytes, file: BinaryIO) -> None:

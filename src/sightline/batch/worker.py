@@ -18,7 +18,7 @@ from sightline.batch.places import Place
 from sightline.boxes import cutoffs, make_boxes
 from sightline.data.items import Item
 from sightline.data.photos import PhotoBatch
-from sightline.errors import InputError
+from sightline.errors import InputError, StoreError
 from sightline.explanation import Explanation
 from sightline.methods.spec import parse_method
 from sightline.models.loading import LoadedModel
@@ -141,8 +141,10 @@ def explain_prepared(
     """Explain one batch: a row and a heatmap per image and class, images in order, classes by rank.
 
     ``overlays``: a place for one PNG per row, or None. ``explainer``: what explains the photos. Raises what
-    `explain` raises.
+    `explain` raises, and `StoreError` if a store failed while the photos were read.
     """
+    if batch.failure:
+        raise StoreError(batch.failure)
     if not batch.items:
         return BatchResult(ROWS.empty_table(), None, batch.errors)
     explanation = explainer(model, batch.photos, options)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, NamedTuple
 
+from sightline.data.stores import asked
 from sightline.errors import ImageError, InputError, need
 from sightline.files import (
     MIB,
@@ -52,13 +54,15 @@ class Item(NamedTuple):
         return self.file if self.member is None else f"{self.file}!{self.member}"
 
     def read(self) -> bytes:
-        """Its bytes; raises `ImageError` with the reason where they cannot be had."""
+        """Its bytes; raises `ImageError` with the reason where they cannot be had, `StoreError` where a store fails."""
         if self.fault is not None:
             raise ImageError(self.fault)
         if self.offset is None and not is_url(self.file):
             return file_bytes(Path(self.file))
+        waiting = asked(self.path, "read") if is_url(self.file) else nullcontext()
         with (
             reading(self.path, kind=ImageError),
+            waiting,
             open_binary(self.file) as file,
         ):  # each store has its own errors
             file.seek(self.offset or 0)

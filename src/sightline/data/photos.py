@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sightline.data.images import PhotoSource, decode_image, read_bytes, read_image, source_name
-from sightline.errors import InputError, unknown
+from sightline.errors import InputError, StoreError, unknown
 from sightline.types import Geometry
 
 VIEWS = ("whole", "crop")
@@ -89,8 +89,8 @@ class PhotoBatch:
         """Read ``sources`` (see `read_image`) and prepare them for a network.
 
         ``workers``: threads that read at the same time. ``on_error``: "raise" the first `ImageError`, or "collect"
-        the reasons in ``errors`` and go on. ``checksums``: also the SHA-256 of each file. ``channels_last``: the
-        images in that memory format.
+        the reasons in ``errors`` and go on, unless a store fails (`StoreError`). ``checksums``: also the SHA-256 of
+        each file. ``channels_last``: the images in that memory format.
 
         >>> from sightline.models.preprocess import Preprocess
         >>> batch = PhotoBatch.load([Image.new("RGB", (8, 6)), "gone.jpg"], Preprocess((4, 4)), on_error="collect")
@@ -105,6 +105,8 @@ class PhotoBatch:
         def read(source: PhotoSource) -> _Read | str:
             try:
                 return _read(source, preprocess, view, keep_photos, checksums)
+            except StoreError:
+                raise  # the next photo would fare no better
             except InputError as error:
                 if on_error == "raise":
                     raise
