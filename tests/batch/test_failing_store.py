@@ -122,6 +122,12 @@ def test_a_listing_is_not_what_a_package_remembers(store: Any, monkeypatch: pyte
     assert len(read_items([PHOTOS])) == 10
 
 
+def test_an_object_that_stands_for_a_folder_is_no_photo(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = type(store).find
+    monkeypatch.setattr(type(store), "find", lambda self, path, **_: [f"{path}/old.jpg/", *look(self, path)])
+    assert [item.id for item in items_of(read_items([PHOTOS]))] == [f"{n:02d}.png" for n in range(11)]
+
+
 @pytest.mark.parametrize("name", ["nope", "nope/", "nope.jpg", "nope.parquet", "nope.tar"])
 def test_what_is_not_there_is_said_to_be_missing(store: Any, name: str) -> None:
     with pytest.raises(InputError, match=f"^no such file: 'memory://bucket/{name}'$"):

@@ -234,7 +234,10 @@ def _remote(argument: str) -> list[tuple[str, str]]:
         raise InputError(f"{argument} cannot be listed: {store_reason(error)}") from error
     if found is None:
         raise InputError(missing(argument))
-    return [(name, store.unstrip_protocol(name)) for name in sorted(found)]
+    files = (
+        name for name in sorted(found) if not name.endswith("/")
+    )  # a store's console makes objects of folders
+    return [(name, store.unstrip_protocol(name)) for name in files]
 
 
 def _listed(file: str) -> Iterator[Item]:
