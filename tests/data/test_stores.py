@@ -105,5 +105,5 @@ def test_a_long_silence_is_told_once_for_all_threads(
 
 
 def test_what_a_package_logs_is_not_printed() -> None:
-    for name in ("gcsfs", "azure", "botocore", "s3fs"):
+    for name in ("fsspec", "gcsfs", "azure", "adlfs", "botocore", "s3fs"):
         assert any(isinstance(one, logging.NullHandler) for one in logging.getLogger(name).handlers)
