@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import logging
+import math
 import os
 import random
 import shutil
@@ -35,11 +36,19 @@ class Moody(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     store = (HOST, 0)
     share = 0.0  # of the requests that fail, and of those that are late
+    left = math.inf  # requests until nobody answers any more: the connection is closed,
+    silent = False  # or the client waits
     chance = random.Random(0)
     counts: ClassVar[Counter[str]] = Counter()
 
     def _pass_on(self) -> None:
         body = self._body()
+        Moody.left -= 1
+        if Moody.left < 0:
+            self.close_connection = True
+            if self.silent:
+                time.sleep(3600)
+            return
         drawn = self.chance.random()
         self.counts["requests"] += 1
         if drawn < self.share:

@@ -5,20 +5,25 @@ python tools/object_store.py --store gs                       # or az; see loopb
 
 Everything stays on 127.0.0.1: an emulator holds photos and results, and a proxy in front of it answers some requests
 with 500 (half of them only after the store has done what was asked) and others late. Photos by a folder's URL, by a
-Parquet list and in a tar; at the end, a run of the command line is killed once its first shard is there, and started
-again.
+Parquet list and in a tar. At the end, a run of the command line is killed once its first shard is there, and started
+again; and in the middle of another the store is gone, which must be one line.
+
+`--silent` instead shows how long the store's package waits for a store that takes requests and never answers.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +33,7 @@ from loopback_stores import Moody, loopback
 from soak_batch import make_photos, save_model
 
 BUCKET, SHARD = "photos", 32
+GONE = 100  # requests after which the store is gone
 
 
 def fill(folder: Path, protocol: str) -> None:
@@ -77,6 +83,7 @@ def main() -> int:
     parser.add_argument("--azurite", help="the program azurite-blob, if it is not on PATH")
     parser.add_argument("--photos", type=int, default=300)
     parser.add_argument("--share", type=float, default=0.05, help="of requests that fail; as many are late")
+    parser.add_argument("--silent", action="store_true")
     parser.add_argument("--engine", action="append", choices=["local", "ray"])
     given = parser.parse_args()
     with loopback(given.store, given.azurite), tempfile.TemporaryDirectory() as place:
@@ -94,6 +101,8 @@ def _compare(place: Path, given: argparse.Namespace) -> int:
     weights = save_model(place / "small.safetensors")
     model, options = load_model(weights), BatchOptions(shard_size=SHARD, overlays=True)
     fill(place / "photos", given.store)
+    if given.silent:
+        return _silent(bucket)
     local = engine_of("local", 0)
     explain_batch(model, sorted((place / "photos").glob("0*")), place / "disk", options, local)
     expected, wrong = rows(str(place / "disk"), place), 0
@@ -124,28 +133,25 @@ def _compare(place: Path, given: argparse.Namespace) -> int:
             out = f"{name}-{source.strip('/')}"
             for where in (str(place / out), f"{bucket}/out/{out}"):
                 compare(name, source, where, engine)
-    out = f"{bucket}/out/killed"
-    _killed(weights, bucket, out)
-    compare("killed, then local", "000/", out, local)
+    _killed(_command(weights, bucket, f"{bucket}/out/killed"), f"{bucket}/out/killed")
+    compare("killed, then local", "000/", f"{bucket}/out/killed", local)
+    wrong += not _gone(_command(weights, bucket, str(place / "gone"), "--workers", "1"))
+    compare("gone, then local", "000/", str(place / "gone"), local)
     return wrong
 
 
-def _killed(weights: Path, bucket: str, out: str) -> None:
-    """A run of the command line, killed with SIGKILL once its first shard is in the store."""
+def _command(weights: Path, bucket: str, out: str, *more: str) -> list[str]:
+    """The command line of a run like the others."""
+    options = ["--model", str(weights), "--out", out, "--overlays", "--shard-size", str(SHARD)]
+    workers = more or ("--workers", "0")
+    return [sys.executable, "-m", "sightline", "batch", f"{bucket}/000/", *options, *workers]
+
+
+def _killed(command: list[str], out: str) -> None:
+    """A run that is killed with SIGKILL once its first shard is in the store."""
     import fsspec
 
-    command = [
-        "batch",
-        f"{bucket}/000/",
-        "--model",
-        str(weights),
-        "--out",
-        out,
-        "--overlays",
-        "--workers",
-        "0",
-    ]
-    run = subprocess.Popen([sys.executable, "-m", "sightline", *command, "--shard-size", str(SHARD)])
+    run = subprocess.Popen(command)
     store = fsspec.filesystem(out.partition("://")[0], use_listings_cache=False)
     while run.poll() is None and not store.exists(f"{out}/results/part-00000.parquet"):
         time.sleep(0.05)
@@ -155,6 +161,49 @@ def _killed(weights: Path, bucket: str, out: str) -> None:
     run.wait()
     there = [name.rpartition("/")[2] for name in store.find(f"{out}/results")]
     print(f"killed with {', '.join(there)} in the store", flush=True)
+
+
+def _gone(command: list[str]) -> bool:
+    """A run in whose middle the store is gone: whether it ends with exit code 2 and one line."""
+    share, Moody.share, Moody.left = Moody.share, 0.0, GONE
+    run = subprocess.run(command, capture_output=True, text=True)
+    Moody.share, Moody.left = share, math.inf
+    lines = run.stderr.splitlines()
+    told = [line for line in lines if " tries on" not in line]  # a minute's silence may be told, too
+    print(f"gone after {GONE} requests: exit code {run.returncode}; {' / '.join(lines)}", flush=True)
+    return run.returncode == 2 and len(told) == 1
+
+
+def _silent(bucket: str) -> int:
+    """How long each kind of access waits, all at once."""
+    from sightline.batch.listing import read_items
+    from sightline.batch.places import place_of
+    from sightline.data.items import Item
+    from sightline.errors import InputError
+
+    place, photo = place_of(f"{bucket}/out/silent"), Item("a", f"{bucket}/000/000000.jpg")
+    kinds: dict[str, Callable[[], object]] = {
+        "manifest": place.manifest,
+        "shard": lambda: place.write("results/a.parquet", lambda file: file.write(b"1")),
+        "overlays": lambda: place.write_each({"overlays/a.png": b"1"}),
+        "photo": photo.read,
+        "listing": lambda: read_items([f"{bucket}/000/"]),
+    }
+
+    def wait(kind: str) -> None:
+        started = time.monotonic()
+        try:
+            kinds[kind]()
+        except InputError as error:
+            print(f"{kind}: gave up after {time.monotonic() - started:.0f} s: {error}", flush=True)
+
+    Moody.left, Moody.silent = 0, True
+    threads = [threading.Thread(target=wait, args=(kind,)) for kind in kinds]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return 0
 
 
 if __name__ == "__main__":
