@@ -40,6 +40,8 @@ class Moody(BaseHTTPRequestHandler):
     silent = False  # or the client waits
     chance = random.Random(0)
     counts: ClassVar[Counter[str]] = Counter()
+    watched = "part-00000.parquet"  # `written` says that an object of this name is in the store
+    written = threading.Event()
 
     def _pass_on(self) -> None:
         body = self._body()
@@ -58,6 +60,9 @@ class Moody(BaseHTTPRequestHandler):
             time.sleep(LATE)
         if drawn >= self.share / 2:
             found, content = self._asked(body)
+            name = self.path.encode() + body[:1000]  # gs is told the name in the body
+            if self.command in ("PUT", "POST") and found.status < 300 and self.watched.encode() in name:
+                self.written.set()
         if drawn < self.share:
             self._answer(500, [], b"<Error><Code>InternalError</Code></Error>")
         else:

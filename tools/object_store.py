@@ -151,14 +151,15 @@ def _killed(command: list[str], out: str) -> None:
     """A run that is killed with SIGKILL once its first shard is in the store."""
     import fsspec
 
+    Moody.written.clear()
     run = subprocess.Popen(command)
-    store = fsspec.filesystem(out.partition("://")[0], use_listings_cache=False)
-    while run.poll() is None and not store.exists(f"{out}/results/part-00000.parquet"):
-        time.sleep(0.05)
+    while run.poll() is None and not Moody.written.wait(0.05):
+        pass
     if run.poll() is not None:
         raise RuntimeError("the run ended before it could be killed")
     run.kill()
     run.wait()
+    store = fsspec.filesystem(out.partition("://")[0], use_listings_cache=False)
     there = [name.rpartition("/")[2] for name in store.find(f"{out}/results")]
     print(f"killed with {', '.join(there)} in the store", flush=True)
 
