@@ -28,7 +28,8 @@ BUSY = (408, 429)  # a store's statuses for "later", besides 500 and more
 SILENT = 60.0  # seconds after which a silence is told
 AGAIN = "run the same command again, once the store answers"
 
-for _package in ("fsspec", "gcsfs", "azure", "adlfs", "botocore", "s3fs"):  # or `logging` prints what they log, tracebacks too
+# Without a handler, `logging` prints what they log, tracebacks too.
+for _package in ("fsspec", "gcsfs", "azure", "adlfs", "botocore", "s3fs"):
     logging.getLogger(_package).addHandler(logging.NullHandler())
 
 
