@@ -1,6 +1,6 @@
 """Under which best score does "no class fits well" hold? Chosen on one half of the photos, reported on the other.
 
-    python benchmarks/unsure.py --known imagenet-sample/ --strangers scene15/ --strangers icdar15/ --write unsure.md
+    python benchmarks/unsure.py --known imagenet-sample --strangers scene15/test --strangers icdar15 --write unsure.md
 
 ``--known`` is a folder with photos and labels.csv (file, class_index); each ``--strangers`` a folder of photos in which
 no class of the model is the subject (found in all its subfolders; at most 120, evenly spaced). Noise, gratings, plain
