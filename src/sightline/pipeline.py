@@ -178,6 +178,7 @@ def _explain_once(
         photos=photos.photos,
         images=photos.images if photos.photos is None else None,
         score_rule=evidence.score_rule,
+        rule=spec.rule,
         target=repr(asked) if isinstance(asked, OutputTarget) else "target",
         _model=model,
         _evidence=evidence if spec.name == "cam" else None,

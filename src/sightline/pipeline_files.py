@@ -333,7 +333,7 @@ def _run_methods(
             "options": explanation.options,
             "scores": _score_rules(manifest["methods"].get(name), explanation),
         }
-        results.append(_MethodResult.of(name, explanation, options.rule.or_threshold_of(spec.rule)))
+        results.append(_MethodResult.of(name, explanation, options.rule.or_defaults_of(spec.rule)))
     return results
 
 
@@ -376,11 +376,10 @@ def caption_of(model_name: str, options: ExplainOptions) -> str:
     >>> caption_of("lite0", ExplainOptions(["localise", "cam"]))
     'lite0 · view: whole · heat: minmax · box: largest region ≥ 0.3 or 0.2 of the maximum'
     """
-    parts = [model_name, f"view: {options.view}", f"heat: {options.rule.normalise}"]
+    rules = [options.rule.or_defaults_of(spec.rule) for spec in options.specs]
+    heat = " or ".join(dict.fromkeys(rule.normalise for rule in rules))
+    parts = [model_name, f"view: {options.view}", f"heat: {heat}"]
     if any(not get_method(spec.name).signed or spec.combines for spec in options.specs):
-        rules = [
-            options.rule.or_threshold_of(spec.rule) for spec in options.specs
-        ]  # alike but for the threshold
         shares = " or ".join(dict.fromkeys(f"{rule.threshold:g}" for rule in rules))
         parts.append("box: " + rules[0].describe().replace(f"≥ {rules[0].threshold:g}", f"≥ {shares}"))
     return " · ".join(parts)

@@ -138,7 +138,8 @@ class BoxRule:
     ``threshold``    a share in [0, 1]; default: 0.2 of the maximum (Zhou et al. 2016) or 0.35 of the percentile
                      (PaS, Bae et al. 2020).
     ``relative_to``  what it is a share of. "max": t = threshold · max; "percentile": t = threshold · percentile_i.
-    ``normalise``    "minmax" | "max" | "percentile" | "ivr", as in `sightline.heatmap.normalise`.
+    ``normalise``    "minmax" | "max" | "percentile" | "ivr", as in `sightline.heatmap.normalise`; default: the
+                     method's own, "minmax" but for `occlusion`, whose 0 means no effect ("max").
     ``select``       "largest" | "all" of the 8-connected regions.
     ``percentile``   the rank i, wherever one is used.
 
@@ -158,7 +159,7 @@ class BoxRule:
         self,
         threshold: float | None = None,
         relative_to: str | None = None,
-        normalise: str = "minmax",
+        normalise: str | None = None,
         select: str = "largest",
         percentile: float = 90.0,
         **others: Any,
@@ -168,9 +169,10 @@ class BoxRule:
         for name in given:
             if name != "relative_to":
                 raise unknown("box rule option", name, [one.name for one in fields(self)])
-        values = (threshold, given.get("relative_to", "max"), normalise, select, percentile)
+        values = (threshold, given.get("relative_to", "max"), "minmax" if normalise is None else normalise, select, percentile)
         for one, value in zip(fields(self), values, strict=True):
             object.__setattr__(self, one.name, value)
+        object.__setattr__(self, "_usual_heat", normalise is None)
         self._check()
 
     def _check(self) -> None:
@@ -194,6 +196,18 @@ class BoxRule:
         """
         usual = self.__dict__["_usual"] and other is not None and other.relative_to == self.relative_to
         return replace(self, threshold=other.threshold) if usual and other is not None else self
+
+    def or_defaults_of(self, other: BoxRule | None) -> BoxRule:
+        """This rule; its threshold and normalisation, where none was given, are those of ``other`` (a method's rule).
+
+        >>> BoxRule(0.3).or_defaults_of(BoxRule(normalise="max")).normalise
+        'max'
+        >>> BoxRule(normalise="minmax").or_defaults_of(BoxRule(normalise="max")).normalise
+        'minmax'
+        """
+        rule = self.or_threshold_of(other)
+        usual = self.__dict__["_usual_heat"] and other is not None
+        return replace(rule, normalise=other.normalise) if usual and other is not None else rule
 
     @classmethod
     def of(cls, rule: BoxRule | float | None = None, **keywords: Any) -> BoxRule:

@@ -56,7 +56,8 @@ def _figure(session: Session, method: str, choices: Choices) -> Figure:
     except InputError as error:
         return Figure(method, f"{method}: {error}", note=str(error))
     boxes = boxes_of(session, method, choices)
-    heatmap = explanation.heatmaps(normalise=choices.rule.normalise, percentile=choices.rule.percentile)[0, 0]
+    rule = explanation.box_rule(choices.rule)
+    heatmap = explanation.heatmaps(normalise=rule.normalise, percentile=rule.percentile)[0, 0]
     blank = not bool(heatmap.max() > 0)
     return Figure(
         method,

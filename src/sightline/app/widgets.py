@@ -23,6 +23,7 @@ from sightline.errors import InputError
 from sightline.types import NORMALISATIONS, RELATIVE_TO, SELECTIONS, BoxRule
 
 AUTOMATIC = "automatic"
+USUAL = "the method's own"
 _serial = itertools.count()  # the page redraws when its value changes, so no two may be equal
 
 
@@ -105,7 +106,7 @@ class Page:
             self.relative_to = gr.Radio(
                 list(RELATIVE_TO), value="max", label="The threshold is a share of the"
             )
-            self.normalise = gr.Radio(list(NORMALISATIONS), value="minmax", label="Normalisation")
+            self.normalise = gr.Radio([USUAL, *NORMALISATIONS], value=USUAL, label="Normalisation")
 
     def _pictures(self) -> None:
         limits = self.offer.limits
@@ -306,7 +307,10 @@ def _choices(values: tuple[Any, ...]) -> Choices:
     methods, wanted, against, text, layer, threshold, relative_to, normalise, select, colormap = values
     try:
         rule = BoxRule(
-            float(threshold), relative_to=str(relative_to), normalise=str(normalise), select=str(select)
+            float(threshold),
+            relative_to=str(relative_to),
+            normalise=None if normalise == USUAL else str(normalise),
+            select=str(select),
         )
         return Choices(
             tuple(str(name) for name in methods or ()),

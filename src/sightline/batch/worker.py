@@ -85,7 +85,7 @@ class BatchOptions:
             raise InputError(f"heatmap_bits={self.heatmap_bits}; expected 0 (none), 8 or 16")
         if self.heatmap_size not in SIZES:
             raise InputError(f"heatmap_size={self.heatmap_size!r}; expected input or map")
-        object.__setattr__(self, "rule", self.rule.or_threshold_of(parse_method(self.method).rule))
+        object.__setattr__(self, "rule", self.rule.or_defaults_of(parse_method(self.method).rule))
         if self.batch_size < 1 or self.shard_size < 1:
             raise InputError(
                 f"batch_size={self.batch_size} and shard_size={self.shard_size}; expected 1 or more of each"

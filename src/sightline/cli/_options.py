@@ -57,7 +57,14 @@ LayerLayout = Annotated[
     ),
 ]
 View = Annotated[str, typer.Option(help="What the network sees: the whole photo, or its usual crop.")]
-Normalise = Annotated[str, typer.Option(help="minmax, max, percentile or ivr.", rich_help_panel=HEAT)]
+Normalise = Annotated[
+    str | None,
+    typer.Option(
+        help="minmax, max, percentile or ivr. [default: max for occlusion, minmax for the others]",
+        rich_help_panel=HEAT,
+    ),
+]
+OneNormalise = Annotated[str, typer.Option(help="minmax, max, percentile or ivr.", rich_help_panel=HEAT)]
 Colormap = Annotated[str, typer.Option(help="Any matplotlib colour map.", rich_help_panel=HEAT)]
 Threshold = Annotated[
     float | None,

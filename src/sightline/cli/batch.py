@@ -55,7 +55,7 @@ def batch(
     layer: Layers = None,
     layout: LayerLayout = "auto",
     view: View = "whole",
-    normalise: Normalise = "minmax",
+    normalise: Normalise = None,
     colormap: Colormap = "turbo",
     threshold: Threshold = None,
     relative_to: RelativeTo = "max",

@@ -25,7 +25,7 @@ from sightline.cli._options import (
     Layout,
     Limit,
     Methods,
-    Normalise,
+    OneNormalise,
     OnBad,
     Percentile,
     ReportFolder,
@@ -109,7 +109,7 @@ def evaluate(
         ),
     ] = None,
     percentile: Percentile = 90.0,
-    normalise: Normalise = "minmax",
+    normalise: OneNormalise = "minmax",
     protocol: Annotated[
         str, typer.Option(help="exact, wsol-v1, wsol-v2, rethinking or pxap.", rich_help_panel=BOXES)
     ] = "exact",

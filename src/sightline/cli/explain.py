@@ -54,7 +54,7 @@ def explain(
     layer: Layers = None,
     layout: LayerLayout = "auto",
     view: View = "whole",
-    normalise: Normalise = "minmax",
+    normalise: Normalise = None,
     colormap: Colormap = "turbo",
     threshold: Threshold = None,
     relative_to: RelativeTo = "max",

@@ -37,7 +37,7 @@ def masks(
     least_score: LeastScore = 0.0,
     sam: Sam = None,
     view: View = "whole",
-    normalise: Normalise = "minmax",
+    normalise: Normalise = None,
     threshold: Threshold = None,
     relative_to: RelativeTo = "max",
     percentile: Percentile = 90.0,

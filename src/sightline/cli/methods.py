@@ -41,6 +41,8 @@ def methods(
         # Everything before the doctest: the equation, its source, the choices made.
         description = (inspect.getdoc(method.function) or "").partition(">>>")[0].strip()
         typer.echo(f"{name}: {method.paper}\n\n{description}\n")
+        if method.normalise != "minmax":
+            typer.echo(f"  heatmaps: normalised by {method.normalise} (--normalise {method.normalise})")
         for option, parameter in method.options.items():
             typer.echo(f"  --option {option}={parameter.default}")
         return

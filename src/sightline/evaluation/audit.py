@@ -113,7 +113,7 @@ def audit(
 class _Run:
     def __init__(self, model: LoadedModel, dataset: Dataset, options: AuditOptions) -> None:
         self.model, self.dataset, self.options = model, dataset, options
-        self.rule = options.rule.or_threshold_of(parse_method(options.method).rule)
+        self.rule = options.rule.or_defaults_of(parse_method(options.method).rule)
         self.matched: list[int] | None = None
         self.found: list[_Measured] = []
         self.skipped: dict[str, str] = {}

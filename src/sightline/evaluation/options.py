@@ -146,7 +146,7 @@ class Scoring:
     def lines(self, method: str, spec: int = 0, own: BoxRule | None = None) -> list[Line]:
         """The rows of one method: one per rule, or a single one without thresholds.
 
-        ``own``: a named method's rule; its threshold is the default.
+        ``own``: a method's rule; its threshold is the default. The normalisation is the protocol's, alike for all rows.
         """
         if self.truth != "boxes":
             return [Line(method, None, spec)]

@@ -39,8 +39,8 @@ class Explanation:
 
     ``logits`` (N, C); ``signed`` (N, K, 3, H, W) for pixel-level methods, else None; ``geometries``: for each
     image, which part of the photo the network saw. K = 1 and ``classes`` = −1 for a callable
-    target. ``score_rule``: how logits become probabilities (`sightline.scores`); None without logits. ``rule``: a
-    named method's own rule; its threshold is the default. ``target``: what is explained if it is not a class.
+    target. ``score_rule``: how logits become probabilities (`sightline.scores`); None without logits. ``rule``: the
+    method's own rule; its threshold and normalisation are the default. ``target``: what is explained if it is not a class.
     ``names``: the photos' paths, where they have one. In a notebook an explanation is its panel.
     """
 
@@ -108,14 +108,14 @@ class Explanation:
         return bool(self.maps.shape[0] and self.maps.shape[1]) and (self.photos or self.images) is not None
 
     def heatmaps(
-        self, size_hw: tuple[int, ...] | None = None, normalise: str = "minmax", percentile: float = 90
+        self, size_hw: tuple[int, ...] | None = None, normalise: str | None = None, percentile: float = 90
     ) -> Tensor:
         """Heatmaps (N, K, H, W) in [0, 1]: upsampled bilinearly (by default to the input size), then normalised.
 
         (N, K, L) for signals (linearly), (N, K, D, H, W) for volumes and clips (trilinearly).
 
-        ``normalise``: "minmax" | "max" | "percentile" (of rank ``percentile``) | "ivr". A map without a
-        positive value gives zeros.
+        ``normalise``: "minmax" | "max" | "percentile" (of rank ``percentile``) | "ivr"; None: the method's own, "max"
+        for `occlusion`, "minmax" for the others. A map without a positive value gives zeros.
 
         >>> example().heatmaps().shape
         torch.Size([1, 1, 8, 8])
@@ -124,7 +124,8 @@ class Explanation:
         if isinstance(size, (tuple, list)) and len(size) != axes:
             sides = {1: "a length", 2: "a height and a width", 3: "a depth, a height and a width"}[axes]
             raise InputError(f"size_hw is {size}; expected {sides} of at least 1")
-        return make_heatmaps(self.maps, size, normalise, percentile)
+        how = self.box_rule().normalise if normalise is None else normalise
+        return make_heatmaps(self.maps, size, how, percentile)
 
     @overload
     def masks(
@@ -156,12 +157,12 @@ class Explanation:
         return [g.masks_to_photo(row) for g, row in zip(self.geometries, masks, strict=True)]
 
     def box_rule(self, rule: BoxRule | float | None = None, **shorthand: Any) -> BoxRule:
-        """The rule that boxes are made by; a named method supplies the threshold if none is given.
+        """The rule that boxes are made by; the method supplies threshold and normalisation if none is given.
 
         >>> example().box_rule(select="all").threshold
         0.2
         """
-        return BoxRule.of(rule, **shorthand).or_threshold_of(self.rule)
+        return BoxRule.of(rule, **shorthand).or_defaults_of(self.rule)
 
     def boxes(self, rule: BoxRule | float | None = None, **shorthand: Any) -> list[list[Tensor]]:
         """The boxes by ``rule``; by default the paper's: the box of the largest region ≥ 20 % of the maximum.

@@ -88,7 +88,7 @@ class Backend:
             if len(classes) > 1 and found.scores is not None and not isinstance(classes, str):
                 best = int(found.scores[0].argmax())
                 found = found.with_method(self.method, [int(found.classes[0, best])])
-            photo = found.labels(self.rule.or_threshold_of(found.rule)).photos[0]
+            photo = found.labels(self.rule.or_defaults_of(found.rule)).photos[0]
         return prediction(photo, interface.from_name, interface.to_name)
 
     def _classes(self, wanted: Sequence[str]) -> str | list[str]:

@@ -83,7 +83,7 @@ class LabelOptions:
 
     def as_dict(self) -> dict[str, Any]:
         """What the labels depend on: neither the speed nor what is written beside them."""
-        rule = self.rule.or_threshold_of(self.spec.rule)
+        rule = self.rule.or_defaults_of(self.spec.rule)
         return {
             "method": self.method,
             "classes": self.classes if isinstance(self.classes, (str, int)) else list(self.classes),
@@ -221,7 +221,7 @@ def _label(
     if not len(photos):
         return
     explanation = explain(model, photos.to(model), options.spec, options.classes)
-    rule = options.rule.or_threshold_of(options.spec.rule)
+    rule = options.rule.or_defaults_of(options.spec.rule)
     named = [files[place] for place in photos.indices]
     found = explanation.labels(rule, masks=options.masks, files=named)
     for i, photo in enumerate(found.photos):

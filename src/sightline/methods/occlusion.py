@@ -49,6 +49,7 @@ def _pixels(
     paper="Zeiler & Fergus, ECCV 2014; Bazzani et al., WACV 2016",
     needs=(),
     joint=True,
+    normalise="max",  # 0: the window has no effect; below: the score rises without it
 )
 def occlusion(
     evidence: Evidence,

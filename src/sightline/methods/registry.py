@@ -14,6 +14,7 @@ from sightline.errors import InputError, unknown
 from sightline.options import check_value, keyword_options, option_kinds, shown
 from sightline.plugins import from_plugin, load_plugin, loaded_plugins
 from sightline.registry import Registry
+from sightline.types import NORMALISATIONS
 
 NEEDS = ("activations", "gradient", "input_gradient", "guided", "classifier", "attention")
 COMBINATORS = (
@@ -35,6 +36,7 @@ class Method:
     magnitude. ``joint``: it takes the list of all targets at once and returns (N, K, h, w), because the targets
     share its forward passes. ``class_specific`` False: the map is the same for every class.
     ``layers``: the layers that it fuses when none is named ("convs" or "stages"); None: one layer.
+    ``normalise``: how its heatmaps are normalised where nobody says; "max" if 0 in its map means no effect.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Method:
     joint: bool = False
     class_specific: bool = True
     layers: str | None = None
+    normalise: str = "minmax"
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:
@@ -95,6 +98,7 @@ def register_method(
     joint: bool = False,
     class_specific: bool = True,
     layers: str | None = None,
+    normalise: str = "minmax",
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Decorator: register a function of `Evidence` and a target as a method, usable everywhere.
 
@@ -117,6 +121,8 @@ def register_method(
     for need in sorted(needs):
         if need not in NEEDS:
             raise unknown("need", need, NEEDS)
+    if normalise not in NORMALISATIONS:
+        raise unknown("normalise", normalise, NORMALISATIONS)
 
     def decorate(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         _check_signature(name, function)
@@ -129,6 +135,7 @@ def register_method(
             joint,
             class_specific,
             layers,
+            normalise,
         )
         METHODS.add(name, method, getattr(function, "__module__", ""))
         return function

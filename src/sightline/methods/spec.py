@@ -138,9 +138,14 @@ class MethodSpec:
 
     @property
     def rule(self) -> BoxRule | None:
-        """The box rule of a named method; None for any other."""
-        named = named_methods().get(self.alias)
-        return None if named is None else named.rule
+        """What boxes and heatmaps are made by where nobody says: a named method's rule, or its method's normalisation.
+
+        >>> parse_method("localise").rule.threshold, parse_method("occlusion").rule.normalise, MethodSpec("cam").rule
+        (0.3, 'max', None)
+        """
+        named, how = named_methods().get(self.alias), get_method(self.name).normalise
+        own = None if how == "minmax" else BoxRule(normalise=how)
+        return own if named is None else named.rule.or_defaults_of(own)
 
     @property
     def combines(self) -> bool:
