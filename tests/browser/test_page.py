@@ -86,6 +86,21 @@ def test_a_photo_is_explained_as_by_the_library(page, model, shots):
         page.screenshot(shots / "page-1440.png")
 
 
+def test_it_says_not_sure_where_the_library_does(page, model):
+    """Of the photo, and of any scores: below the model's value, not at it; never for a model without one."""
+    said = page.js("document.getElementById('status').textContent")
+    sure = sightline.explain(model, photo_path("chelsea"), method="cam").sure
+    assert said == ("" if sure == [True] else "not sure: none of the 1,000 classes fits well")
+    below = page.js("about.unsure.below")
+    assert below == model.unsure_below > 0
+    assert page.js(f"unsure([0.01, {below - 0.001}])") is True
+    assert page.js(f"unsure([{below}, 0.01])") is False
+    assert page.js("about.unsure.below = 0, unsure([0.001])") is False
+    page.js("about.unsure.below = 1, look(shown.canvas, 'chelsea.png', ++drawn)")
+    page.wait("document.getElementById('status').textContent.startsWith('not sure')", 60)
+    page.js(f"about.unsure.below = {below}")
+
+
 def test_class_method_and_threshold_change_heat_and_box(page):
     before = page.js(CAPTION)
     page.js("document.querySelectorAll('#classes input')[1].click()")

@@ -32,7 +32,7 @@ def network():
 @pytest.fixture(scope="module")
 def model():
     plain = Preprocess((32, 32), 32, (0.5,) * 3, (0.5,) * 3)
-    return LoadedModel(network(), "toy", [f"c{i}" for i in range(40)], plain)
+    return LoadedModel(network(), "toy", [f"c{i}" for i in range(40)], plain, unsure_below=0.25)
 
 
 @pytest.fixture
@@ -91,6 +91,7 @@ def test_weights_are_stored_smaller_and_the_folder_is_whole(model, runtime, tmp_
     }  # fmt: skip
     told = json.loads(files["model.json"].read_text())
     assert told["categories"][39] == "c39"
+    assert told["unsure"] == {"below": 0.25, "note": "not sure: none of the 40 classes fits well"}
     assert told["methods"] == [{"name": "cam", "output": "heat0", "threshold": 0.2}]
     assert np.asarray(told["colours"]["turbo"]).shape == (768,)
     assert described["agreement"]["photos"] == 4

@@ -27,6 +27,7 @@ from sightline.export.smaller import with_smaller_weights
 from sightline.inspection.structure import inspect_network
 from sightline.methods.spec import MethodSpec, parse_method
 from sightline.pictures.overlay import colour_table
+from sightline.pictures.panel import unsure_note
 from sightline.pipeline import explain, load_photos
 from sightline.reports.manifest import describe_run
 from sightline.reports.output_folder import OutputFolder, as_json, make_folder, write_atomically
@@ -219,6 +220,7 @@ def _describe(
             for number, (spec, rule) in enumerate(zip(specs, rules, strict=True))
         ],
         percent=graph.inner.score_rule.gives_probabilities,
+        unsure={"below": model.unsure_below, "note": unsure_note(len(names))},  # as `Explanation.sure`
         bits=bits,
         agreement=vars(found),
         runtime=f"{PACKAGE} {VERSION}",

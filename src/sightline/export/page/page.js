@@ -138,11 +138,12 @@ async function look(bitmap, name, mine) {
   choices($('classes'), 'class', shown.classes.map((c, k) => [about.categories[c], score(k)]),
     (k) => { chosen.k = k; draw(); });
   $('stage').hidden = $('controls').hidden = false;
-  say('');
+  say(unsure(shown.scores) ? about.unsure.note : '');
   draw();
 }
 
-const score = (k) => (about.percent ? `${(100 * shown.scores[k]).toFixed(1)} %` : shown.scores[k].toPrecision(3));
+const unsure = (scores) => Math.max(...scores) < about.unsure.below;  // never where the model states no such score: 0
+const score = (k) => (about.percent ? `${(100 * shown.scores[k]).toFixed(1)}\u00a0%` : shown.scores[k].toPrecision(3));
 
 // -------------------------------------------------------------------------------------------------- heat and box
 
