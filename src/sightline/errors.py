@@ -10,12 +10,13 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 LONGEST = 1500  # characters of a message
 DISTRIBUTION = "sightline-cam"  # the name on the package index; the import name is sightline
+_URL = re.compile(r"(https?|ftp):/+")
 _MISSING = re.compile(r"forward\(\) missing \d+ required")  # Python's words for arguments that were not given
 _INSTALLED_AS = {"cv2": "opencv-python-headless", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 
@@ -92,6 +93,16 @@ def _takes_instead(network: object) -> str:
     return ""
 
 
+def kind_of(value: object) -> str:
+    """The type of a value with its article.
+
+    >>> kind_of(281), kind_of("a"), kind_of(None)
+    ('an int', 'a str', 'None')
+    """
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0].lower() in 'aeio' else 'a'} {name}"
+
+
 def missing_extra(package: str, extra: str) -> MissingExtraError:
     """The error that says which extra installs a package.
 
@@ -130,16 +141,15 @@ def require(extra: str, *packages: str) -> None:
 
 
 def unknown(what: str, given: object, valid: Iterable[str], *, hint: str = "") -> InputError:
-    """An `InputError` that names the nearest valid choices.
+    """An `InputError` that names the nearest valid choices: those that hold the word, then those spelled alike.
 
     >>> str(unknown("method", "grad-cam", ["gradcam", "cam", "layercam"]))
     "unknown method 'grad-cam'; did you mean 'gradcam', 'cam' or 'layercam'?"
+    >>> str(unknown("class", "Dog", ["hog", "dough", "Maltese dog"]))
+    "unknown class 'Dog'; did you mean 'Maltese dog', 'hog' or 'dough'?"
     """
     choices = list(valid)
-    near = difflib.get_close_matches(str(given), choices, n=3, cutoff=0.5)
-    if not near:  # GradCAM for gradcam
-        plain = {name.lower(): name for name in reversed(choices)}
-        near = [plain[name] for name in difflib.get_close_matches(str(given).lower(), plain, n=3, cutoff=0.5)]
+    near = _nearest(str(given), choices)
     quoted = [repr(name) for name in near]
     if near:
         listing = " or ".join(filter(None, [", ".join(quoted[:-1]), quoted[-1]]))
@@ -149,6 +159,16 @@ def unknown(what: str, given: object, valid: Iterable[str], *, hint: str = "") -
     else:
         tail = f"; there are {len(choices)} valid choices, e.g. {', '.join(choices[:5])}"
     return InputError(f"unknown {what} {given!r}{tail}{' ' + hint if hint else ''}")
+
+
+def _nearest(given: str, choices: Sequence[str]) -> list[str]:
+    """At most three of the choices, best first; case does not count, and "++" is "_pp"."""
+    wanted = given.lower().replace("++", "_pp")
+    plain = {name.lower(): name for name in reversed(choices)}
+    whole = [name for name in choices if wanted in re.split(r"[^\w]+", name.lower())]
+    alike = [plain[name] for name in difflib.get_close_matches(wanted, plain, n=3, cutoff=0.5)]
+    exact = [name for name in alike[:1] if name.lower() == wanted]  # ViT_B_16 for vit_b_16
+    return list(dict.fromkeys([*exact, *whole, *alike]))[:3]
 
 
 def with_new_names(given: Mapping[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
@@ -192,7 +212,12 @@ def no_such(argument: str) -> str:
 
     >>> no_such("/nowhere/a.jpg")
     "no such file or folder: '/nowhere/a.jpg' (/ has no 'nowhere')"
+    >>> no_such("https://example.com/cat.jpg")
+    "'https://example.com/cat.jpg' is a URL, and nothing is fetched; download it, and give the file"
     """
+    if url := _URL.match(argument):
+        whole = f"{url[1]}://{argument[url.end() :]}"  # a Path has one slash
+        return f"{whole!r} is a URL, and nothing is fetched; download it, and give the file"
     path = Path(os.path.expanduser(argument))
     folder = path.parent
     while not os.path.isdir(folder) and folder != folder.parent:

@@ -123,7 +123,7 @@ def missing(name: str) -> str:
     >>> missing("/nowhere/a.jpg")
     "no such file or folder: '/nowhere/a.jpg' (/ has no 'nowhere')"
     """
-    if "://" in name:
+    if "://" in name and not name.startswith(("http", "ftp")):
         return f"no such file: {name!r}"
     if os.path.islink(name):
         return f"{name} is a link to {os.readlink(name)!r}, which does not exist"

@@ -15,7 +15,7 @@ from sightline.data.images import PhotoSource, path_of
 from sightline.data.items import Item
 from sightline.data.photos import VIEWS, PhotoBatch
 from sightline.engine import Evidence
-from sightline.errors import InputError, unknown
+from sightline.errors import InputError, kind_of, unknown
 from sightline.explanation import Explanation
 from sightline.inspection.guard import unwrapped
 from sightline.inspection.inputs import arguments, holding, lying_on, takes_by_name
@@ -75,7 +75,7 @@ def explain(
     if not isinstance(model, nn.Module):
         hint = ": give program.module()" if type(model).__name__ == "ExportedProgram" else ""
         raise InputError(
-            f"model is a {type(model).__name__}; expected a torch.nn.Module or a loaded model{hint}"
+            f"model is {kind_of(model)}; expected a torch.nn.Module or a loaded model{hint}"
         )
     layout = spec.layout if layout == "auto" else layout
     photos = as_batch(model, batch, view)
@@ -114,7 +114,7 @@ def _spec_of(method: str | MethodSpec, layer: Layer, options: dict[str, Any]) ->
     """What a user wrote for the method, its options and its layers; every option is checked."""
     if not isinstance(method, (str, MethodSpec)):
         raise InputError(
-            f"method is a {type(method).__name__}; expected one method, such as 'cam' "
+            f"method is {kind_of(method)}; expected one method, such as 'cam' "
             "(explain_files takes several: methods=['cam', 'gradcam'])"
         )
     spec = parse_method(method) if isinstance(method, str) else method

@@ -124,7 +124,7 @@ def _expand(argument: str, without: Collection[str | os.PathLike[str]]) -> list[
         return list(images_below(path, without)) or _none(f"{argument} is a folder without images")
     if os.path.exists(path):
         return [path]
-    if glob.has_magic(argument):
+    if glob.has_magic(argument) and not argument.startswith(("http:/", "https:/")):
         return list(_images_matching(str(path), without)) or _none(f"no image matches {argument!r}")
     raise InputError(missing(argument))
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
 
 from sightline.discovery.concept import words
-from sightline.errors import InputError, UnsupportedError
+from sightline.errors import InputError, UnsupportedError, kind_of
 from sightline.models.families.gapnet import GapNet
 from sightline.models.loading import LoadedModel
 
@@ -42,7 +42,7 @@ def caption_target(
     """
     decode = getattr(model, "decode", model)
     if not callable(decode):
-        raise InputError(f"model is a {type(model).__name__}; expected a callable, or a module with decode()")
+        raise InputError(f"model is {kind_of(model)}; expected a callable, or a module with decode()")
     places = None if word is None else torch.as_tensor(word)
     if places is not None and not bool(((places >= 0) & (places < tokens.shape[-1])).all()):
         raise InputError(f"word {word} is outside the caption; expected 0 to {tokens.shape[-1] - 1}")

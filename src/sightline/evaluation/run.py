@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from sightline.data.classes import with_known_classes
-from sightline.errors import InputError
+from sightline.errors import InputError, kind_of
 from sightline.evaluation.box_source import BoxSource
 from sightline.evaluation.counting import Counts, OnProgress, Skipped
 from sightline.evaluation.models import ModelSource
@@ -242,7 +242,7 @@ def resolved_methods(methods: Methods) -> list[MethodSpec]:
 def resolved_method(method: str | MethodSpec) -> MethodSpec:
     """The spec of a name; saliency gets its smoothing."""
     if not isinstance(method, (str, MethodSpec)):
-        raise InputError(f"method is a {type(method).__name__}; expected text such as 'cam:flip'")
+        raise InputError(f"method is {kind_of(method)}; expected text such as 'cam:flip'")
     spec = parse_method(method) if isinstance(method, str) else method
     if spec.name == "saliency":
         return replace(spec, options={"smooth": SALIENCY_SMOOTH, **spec.options})

@@ -279,6 +279,9 @@ class Explanation:
         from sightline.pictures.slices import as_picture
 
         rule = self.box_rule(rule, **shorthand)
+        for what, given, count in (("image", i, len(self)), ("class", k, self.maps.shape[1])):
+            if not -count <= given < count:
+                raise IndexError(f"{what} {given} of {count} explained; expected 0 to {count - 1}")
         plain = len(self.input_hw) == 2
         heatmap = as_picture(self._heatmaps_for(rule)[i, k], len(self.input_hw))
         return overlay(

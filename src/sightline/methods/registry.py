@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sightline.errors import InputError, unknown
+from sightline.errors import InputError, kind_of, unknown
 from sightline.options import check_value, keyword_options, option_kinds, shown
 from sightline.plugins import from_plugin, load_plugin, loaded_plugins
 from sightline.registry import Registry
@@ -147,7 +147,7 @@ def _check_signature(name: str, function: Any) -> None:
     """Raise `InputError` for a function that cannot be a method."""
     if not callable(function):
         raise InputError(
-            f"method {name!r} is a {type(function).__name__}; expected a function (evidence, target)"
+            f"method {name!r} is {kind_of(function)}; expected a function (evidence, target)"
         )
     try:
         signature = inspect.signature(function)

@@ -297,7 +297,8 @@ def parse_methods(
     """The specs of several method strings, with defaults for all of them.
 
     ``options`` are NAME=VALUE for every method that has it, or METHOD.NAME=VALUE; ``layers`` and
-    their ``layout`` apply to methods with a target layer. Raises `InputError` with the nearest names.
+    their ``layout`` apply to methods with a target layer. A method string's own value counts. Raises `InputError` with
+    the nearest names, and for what would then count for no method: it is given twice.
 
     >>> [r.label for r in parse_methods(["cam", "gradcam:nwc=false"], ["nwc=true"], flip=True)]
     ['cam nwc=true flip', 'gradcam nwc=false flip']
@@ -312,6 +313,7 @@ def parse_methods(
         raise InputError(
             f"layout={layout!r} was given, but {', '.join(s.name for s in specs)} takes no layer"
         )
+    _refuse_twice(specs, common, layers, with_layer)
     whole = [
         replace(
             spec,
@@ -328,6 +330,29 @@ def parse_methods(
     return [
         spec if spec == before else replace(spec, alias="") for spec, before in zip(whole, specs, strict=True)
     ]
+
+
+def _refuse_twice(
+    specs: Sequence[MethodSpec],
+    common: Mapping[str, Mapping[str, Any]],
+    layers: Sequence[str],
+    with_layer: Sequence[MethodSpec],
+) -> None:
+    """Raise `InputError` for an option or a layer given for all methods that every one of them names itself."""
+    if layers and all(spec.layers for spec in with_layer):
+        own = with_layer[0]
+        raise InputError(
+            f"a layer is given twice: {','.join(own.layers)} in the method {own.label!r}, and {','.join(layers)}; "
+            "give only one"
+        )
+    for option in dict.fromkeys(name for given in common.values() for name in given):
+        owners = [spec for spec in specs if option in common[spec.name]]
+        if all(option in spec.options for spec in owners):
+            own, given = owners[0], f"{option}={_spelled(common[owners[0].name][option])}"
+            raise InputError(
+                f"option {option} is given twice: in the method {own.label!r} and as {given}; "
+                + (f"write {own.alias}:{given}" if own.alias else "give only one")
+            )
 
 
 def _spelled(value: Any) -> str:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sightline.errors import InputError
+from sightline.errors import InputError, kind_of
 from sightline.files import reading, reason
 from sightline.inspection.inputs import holding, takes_by_name
 from sightline.models.architecture_options import (
@@ -190,7 +190,7 @@ def load_model(
         loaded = _from_file(None, tiny40_file(), categories, transform)
     elif _is_file(model) and not _is_folder(model):
         if weights is not None:
-            raise InputError(f"{model} holds its own weights; got weights={str(weights)!r} as well")
+            raise InputError(f"{model} holds its own weights; got weights={str(weights)!r} (--weights) as well")
         loaded = _from_file(None, Path(model), categories, transform)
     else:
         loaded = _named(str(model), weights, categories, transform)
@@ -354,7 +354,7 @@ def _advice(name: str, made_of: object, state: State) -> str:
 def _without_architecture(path: Path, state: State) -> str:
     guess = torchvision.fitting_torchvision(state)
     example = f"load_model({guess or 'NAME'!r}, weights={str(path)!r})"
-    return f"{path} does not say which network its weights belong to; name it: {example}"
+    return f"{path} does not say which network its weights belong to; name it: {example}, or -m NAME --weights FILE"
 
 
 def _wrapped(
@@ -408,7 +408,7 @@ def _preprocess(transform: Transform | None, family: Family | None, name: str) -
     if isinstance(transform, Preprocess):
         return transform
     if not callable(transform):
-        raise InputError(f"transform is a {type(transform).__name__}; expected a callable or a Preprocess")
+        raise InputError(f"transform is {kind_of(transform)}; expected a callable or a Preprocess")
     return Preprocess.from_transform(transform)
 
 

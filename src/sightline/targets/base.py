@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sightline.errors import InputError
+from sightline.errors import InputError, kind_of
 from sightline.targets.classes import find_category, logits_of
 
 
@@ -56,7 +56,9 @@ def bound(target: Callable[[Any], Tensor], setting: Setting) -> tuple[nn.Module,
     Contrast(a=1, b=0)
     """
     if not callable(target):
-        raise InputError(f"target is a {type(target).__name__}; expected a callable output -> (N,) scores")
+        known = isinstance(target, (int, str)) and not isinstance(target, bool)
+        hint = f"; for a class give classes={target!r}" if known else ""
+        raise InputError(f"target is {kind_of(target)}; expected a callable output -> (N,) scores{hint}")
     return target.bind(setting) if isinstance(target, OutputTarget) else (setting.network, target)
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from sightline.errors import InputError, unknown
+from sightline.errors import InputError, kind_of, unknown
 
 Classes: TypeAlias = "str | int | Tensor | Sequence[str | int]"
 
@@ -164,7 +164,7 @@ def _items(classes: Any) -> list[Any]:
 
 def _index(item: Any, categories: Sequence[str] | None) -> int:
     if isinstance(item, bool) or not isinstance(item, (str, int)):
-        raise InputError(f"class {item!r} is a {type(item).__name__}; expected an index or a category name")
+        raise InputError(f"class {item!r} is {kind_of(item)}; expected an index or a category name")
     if isinstance(item, int):
         return min(max(item, -1), 2**62)  # whatever lies outside is out of range all the same
     if item.strip().lstrip("-").isdecimal():

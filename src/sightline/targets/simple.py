@@ -82,7 +82,10 @@ class Contrast(OutputTarget):
         return column(logits, int(self.a), self) - column(logits, int(self.b), self)
 
     def bind(self, setting: Setting) -> tuple[nn.Module, OutputTarget]:
-        return setting.network, with_indices(self, setting, "a", "b")
+        found = with_indices(self, setting, "a", "b")
+        if found.a == found.b:
+            raise InputError(f"{self} has the same class twice, so it is always 0; give two classes")
+        return setting.network, found
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def fetching(name: str) -> Iterator[None]:
         reason = " ".join(str(cause).split())[:200] or type(cause).__name__
         raise InputError(
             f"the published weights of {name} cannot be fetched ({reason}); give a file: "
-            f"weights='{name.split('/')[-1]}.safetensors' (or .pth), or weights='none' for random ones"
+            f"weights='{name.split('/')[-1]}.safetensors' (or .pth; --weights), or 'none' for random ones"
         ) from error
 
 
