@@ -8,7 +8,6 @@ from torch import nn
 
 import sightline
 from sightline.app.choices import usual_threshold
-from sightline.boxes import make_boxes
 from sightline.cli import main
 from sightline.evaluation.options import Scoring
 from sightline.methods import get_method, list_methods

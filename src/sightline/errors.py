@@ -51,7 +51,12 @@ class StoreError(InputError):
 
 
 class NetworkError(InputError):
-    """The network's own forward pass failed; the message holds the shapes and the network's own words."""
+    """The network's own forward pass failed; the message holds the shapes and the network's own words.
+
+    ``shape``: that of the batch.
+    """
+
+    shape: tuple[int, ...] = ()
 
 
 class MissingExtraError(InputError, ImportError):
@@ -65,17 +70,35 @@ def network_error(network: object, shape: Iterable[int], error: BaseException) -
     'int fails on a batch of 2 × 3 × 8 × 8: ValueError: sizes differ'
     """
     words = str(error).strip().partition("\n")[0]
-    size = " × ".join(str(side) for side in shape)
+    sides = tuple(shape)
+    size = " × ".join(str(side) for side in sides)
     name = type(error).__name__
     more = (
         "give them: inputs={name: value} of sightline.explain or sightline.load_model"
         if isinstance(error, TypeError) and _MISSING.search(words)
         else _takes_instead(network)
     )
-    return NetworkError(
+    found = NetworkError(
         f"{type(network).__name__} fails on a batch of {size}: {name}{f': {words}' if words else ''}"
         f"{f'; {more}' if more else ''}"
     )
+    found.shape = sides
+    return found
+
+
+def first_words(error: BaseException, most: int = 200) -> str:
+    """What an exception says in one line: whole sentences, as many as fit; of a longer first one, whole words.
+
+    >>> first_words(ValueError("No answer from 'https://a.b'. Check your connection."), 40)
+    "No answer from 'https://a.b'"
+    >>> first_words(ValueError("a b c d e f"), 6), first_words(KeyError())
+    ('a b …', 'KeyError')
+    """
+    text = " ".join(str(error).split())
+    if len(text) <= most:
+        return text.rstrip(".") or type(error).__name__
+    sentence, dot, _ = text[:most].rpartition(". ")
+    return sentence if dot else f"{text[: most - 1].rpartition(' ')[0]} …"
 
 
 def _takes_instead(network: object) -> str:
@@ -146,7 +169,7 @@ def unknown(what: str, given: object, valid: Iterable[str], *, hint: str = "") -
     >>> str(unknown("method", "grad-cam", ["gradcam", "cam", "layercam"]))
     "unknown method 'grad-cam'; did you mean 'gradcam', 'cam' or 'layercam'?"
     >>> str(unknown("class", "Dog", ["hog", "dough", "Maltese dog"]))
-    "unknown class 'Dog'; did you mean 'Maltese dog', 'hog' or 'dough'?"
+    "unknown class 'Dog'; did you mean 'Maltese dog', 'dough' or 'hog'?"
     """
     choices = list(valid)
     near = _nearest(str(given), choices)

@@ -74,9 +74,7 @@ def explain(
     spec, layer = _with_layers(_spec_of(method, layer, options), layer, model)
     if not isinstance(model, nn.Module):
         hint = ": give program.module()" if type(model).__name__ == "ExportedProgram" else ""
-        raise InputError(
-            f"model is {kind_of(model)}; expected a torch.nn.Module or a loaded model{hint}"
-        )
+        raise InputError(f"model is {kind_of(model)}; expected a torch.nn.Module or a loaded model{hint}")
     layout = spec.layout if layout == "auto" else layout
     photos = as_batch(model, batch, view)
     given, model = model, _with_inputs(model, batch, inputs, target, len(photos))
@@ -179,7 +177,7 @@ def _explain_once(
         images=photos.images if photos.photos is None else None,
         score_rule=evidence.score_rule,
         rule=spec.rule,
-        target=repr(asked) if isinstance(asked, OutputTarget) else "target",
+        target=asked.title if isinstance(asked, OutputTarget) else "target",
         _model=model,
         _evidence=evidence if spec.name == "cam" else None,
     )

@@ -169,7 +169,13 @@ class BoxRule:
         for name in given:
             if name != "relative_to":
                 raise unknown("box rule option", name, [one.name for one in fields(self)])
-        values = (threshold, given.get("relative_to", "max"), "minmax" if normalise is None else normalise, select, percentile)
+        values = (
+            threshold,
+            given.get("relative_to", "max"),
+            "minmax" if normalise is None else normalise,
+            select,
+            percentile,
+        )
         for one, value in zip(fields(self), values, strict=True):
             object.__setattr__(self, one.name, value)
         object.__setattr__(self, "_usual_heat", normalise is None)

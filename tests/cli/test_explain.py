@@ -460,7 +460,7 @@ def test_pixel_methods_report_no_boxes(explain: Any, photos: Path, tmp_path: Pat
 def test_a_target_instead_of_classes(explain: Any, photos: Path, tmp_path: Path) -> None:
     result = explain(photos / "a.png", "--method", "gradcam:flip", "--target", "contrast:tabby,boxer")
     assert result.code == 0
-    assert "Contrast(a='tabby', b='boxer')" in " ".join(result.out.split())
+    assert "tabby − boxer" in " ".join(result.out.split())
     manifest = _manifest(tmp_path / "out")
     (found,) = manifest["images"][0]["results"]
     assert (found["class_index"], found["score"]) == (-1, None)

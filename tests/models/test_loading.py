@@ -421,7 +421,7 @@ def test_offline_is_one_line_and_leaves_nothing(
     short = name.split("/")[-1]
     assert message.startswith(f"the published weights of {name} cannot be fetched (")
     assert message.endswith(
-        f"); give a file: weights='{short}.safetensors' (or .pth), or weights='none' for random ones"
+        f"); give a file: weights='{short}.safetensors' (or .pth), or weights='none' for random ones (--weights)"
     )
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     assert capfd.readouterr() == ("", "")
@@ -551,7 +551,7 @@ def test_checkpoint_errors(tmp_path: Path, resnet_file: Path, few_names: None) -
         assert refusal(path).startswith(f"{path}: its entry 'sightline'{what}")
     assert refusal(resnet_file) == (
         f"{resnet_file} does not say which network its weights belong to; name it: "
-        f"load_model('resnet18', weights={str(resnet_file)!r})"
+        f"load_model('resnet18', weights={str(resnet_file)!r}), or -m NAME --weights FILE"
     )
     missing = str(tmp_path / "rum.safetensors")
     assert refusal(missing) == f"no such file or folder: {missing!r}; did you mean 'run.safetensors'?"
@@ -617,7 +617,7 @@ def test_a_module_with_weights_from_a_file(tmp_path: Path) -> None:
 
 def test_transform_of_a_wrong_kind(resnet_file: Path) -> None:
     assert refusal("resnet18", weights=resnet_file, transform=224) == (
-        "transform is a int; expected a callable or a Preprocess"
+        "transform is an int; expected a callable or a Preprocess"
     )
 
 

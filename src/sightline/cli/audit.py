@@ -72,7 +72,7 @@ def audit(
     from sightline.data import load_dataset, parse_data_options
     from sightline.evaluation.audit import AuditOptions
     from sightline.evaluation.audit import audit as run
-    from sightline.evaluation.audit_report import KIND, parse_condition
+    from sightline.evaluation.audit_report import KIND, check_measurable, parse_condition
     from sightline.progress import progress_bar
     from sightline.reports.output_folder import as_json
     from sightline.types import BoxRule
@@ -89,6 +89,7 @@ def audit(
         checked=checked,
     )
     found = load_dataset(data, dataset, split, **parse_data_options(data, dataset, data_option or []))
+    check_measurable(conditions, found)
     prepare_folder(out, KIND)
     loaded = load(model, weights, categories, device, scores)
     with progress_bar("auditing", quiet=json) as progress:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,6 +45,17 @@ def read_class_names(table: str | Path) -> dict[str, str]:
                 f"{table}, line {number}: expected a class and its name in the model, got {line}"
             )
     return {line[0]: line[1] for line in lines[1:]}
+
+
+def way_out(categories: Sequence[str]) -> str:
+    """What to do about classes of a data set that a model lacks by name.
+
+    >>> way_out(["yeti"])
+    'take a model trained on them (-m), or --class-names TABLE.csv, or --unknown-classes skip'
+    """
+    fitting = [name for name in known_class_names() if set(categories) & set(read_class_names(name))]
+    table = fitting[0] if fitting else "TABLE.csv"
+    return f"take a model trained on them (-m), or --class-names {table}, or --unknown-classes skip"
 
 
 def with_class_names(dataset: Dataset, names: Mapping[str, str]) -> Dataset:

@@ -16,14 +16,18 @@ _WNID = re.compile(r"n\d{8}")
 
 
 def match_classes(
-    dataset: Sequence[str], model: Sequence[str] | None, outputs: int, what: str = "the model"
+    dataset: Sequence[str],
+    model: Sequence[str] | None,
+    outputs: int,
+    what: str = "the model",
+    way_out: str = "take a model trained on these classes",
 ) -> list[int]:
     """For each class of a data set, the index of the model's output for it.
 
     Matched by name: case, hyphens and underscores are ignored, any synonym ("tench, Tinca tinca") matches, and so does
     a WordNet id for an ImageNet network. Equal lists, and lists of equal length in which most names agree position by
     position, are matched by position (ImageNet has two cranes). A model without names is matched by position if the
-    counts agree. Raises `InputError` with both counts if a class has no output.
+    counts agree. Raises `InputError` with both counts, and the ``way_out``, if a class has no output.
 
     >>> match_classes(["tabby", "Egyptian cat"], ["egyptian_cat", "lynx", "tabby, tabby cat"], 3)
     [2, 0]
@@ -42,7 +46,7 @@ def match_classes(
     if missing:
         raise InputError(
             f"{what} has {outputs} classes and the data set {len(dataset)}, of which {len(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} not among the model's by name, e.g. {missing[0]!r}"
+            f"{'is' if len(missing) == 1 else 'are'} not among the model's by name, e.g. {missing[0]!r}; {way_out}"
         )
     indices = [index for index in found if index is not None]
     if len(set(indices)) < len(indices):

@@ -224,7 +224,7 @@ def finish(
         more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
         raise InputError(
             f"{here} has no image of class {', '.join(map(repr, empty[:3]))}{more}; "
-            "allow_empty=True (--data-option allow_empty=true) keeps empty classes"
+            "allow_empty=True keeps empty classes (--data-option allow_empty=true)"
         )
     if check:
         check.report(here)

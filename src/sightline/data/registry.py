@@ -150,7 +150,8 @@ def detect_dataset(root: str | Path) -> str:
             if recognise is not None and recognise(root):
                 return name
     raise InputError(
-        f"{root} has no layout known here: it {_holds(root)}; give dataset= (--dataset), one of {', '.join(list_datasets())}"
+        f"{root} has no layout known here: it {_holds(root)}; give dataset= (--dataset), "
+        f"one of {', '.join(list_datasets())}"
     )
 
 

@@ -18,6 +18,7 @@ from sightline.reports import html
 from sightline.reports.manifest import describe_run
 from sightline.reports.output_folder import OutputFolder, as_json
 from sightline.reports.tables import csv_text, percent
+from sightline.types import Dataset
 
 KIND = "audit"
 COLUMNS = {
@@ -31,6 +32,7 @@ COLUMNS = {
     "blank": "maps without heat",
 }
 SHARES = ("accuracy", "gt_known", "heat_in_box", "box_area", "heat_on_border", "blank")
+NEED_BOXES = ("gt_known", "heat_in_box", "box_area", "worst_heat_in_box")
 METRICS = (
     *COLUMNS, "ece", "sensitivity", "randomisation", "suspects", "sure_suspects", "worst_accuracy", "worst_heat_in_box",
 )  # fmt: skip
@@ -214,6 +216,16 @@ def parse_condition(text: str) -> tuple[str, str, float]:
     if found[1] not in METRICS:
         raise unknown("metric", found[1], METRICS)
     return found[1], found[2], bound
+
+
+def check_measurable(conditions: Sequence[str], dataset: Dataset) -> None:
+    """Raise `InputError` for a condition on what needs true boxes, where the data set has none."""
+    asked = [name for name, *_ in map(parse_condition, conditions) if name in NEED_BOXES]
+    if asked and not any(len(sample.boxes_xyxy) for sample in dataset.samples):
+        raise InputError(
+            f"--fail-if {asked[0]}: {dataset.name} {dataset.split} has no boxes, so it cannot be measured; "
+            "expected e.g. accuracy or heat_on_border"
+        )
 
 
 def _finite(value: float | None) -> float | None:

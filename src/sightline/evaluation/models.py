@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.boxes import five_guesses
+from sightline.data.class_names import way_out
 from sightline.data.classes import match_classes
 from sightline.data.images import PhotoSource
 from sightline.data.photos import PhotoBatch
@@ -72,7 +73,13 @@ class ModelSource:
         """The model's output index for each class of the data set; raises `InputError` if there is none."""
         known = self._matched.get(dataset.categories)  # looked up for every batch
         if known is None:
-            known = match_classes(dataset.categories, self.model.categories, self.outputs, self.name)
+            known = match_classes(
+                dataset.categories,
+                self.model.categories,
+                self.outputs,
+                self.name,
+                way_out(dataset.categories),
+            )
             self._matched[dataset.categories] = known
         return known
 

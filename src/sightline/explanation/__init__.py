@@ -40,7 +40,7 @@ class Explanation:
     ``logits`` (N, C); ``signed`` (N, K, 3, H, W) for pixel-level methods, else None; ``geometries``: for each
     image, which part of the photo the network saw. K = 1 and ``classes`` = −1 for a callable
     target. ``score_rule``: how logits become probabilities (`sightline.scores`); None without logits. ``rule``: the
-    method's own rule; its threshold and normalisation are the default. ``target``: what is explained if it is not a class.
+    method's own rule, the default threshold and normalisation. ``target``: what is explained if it is not a class.
     ``names``: the photos' paths, where they have one. In a notebook an explanation is its panel.
     """
 

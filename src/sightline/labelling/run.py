@@ -186,6 +186,11 @@ def _finished(log: Path, described: dict[str, Any]) -> dict[str, LabelledPhoto]:
     told = json.loads(json.dumps(described, default=str))
     if first != told:
         differ = [name for name in told if first.get(name) != told[name]] or ["options"]
+        if differ[0] == "masks" or "masks" in differ:
+            held, wanted = ("masks", "boxes") if first.get("masks") else ("boxes", "masks")
+            raise InputError(
+                f"{log.parent} holds {held}, and {wanted} need an output folder of their own; give another (--out)"
+            )
         raise InputError(
             f"{log.parent} was begun with another {differ[0]}: give another output folder, or delete {log.name}"
         )

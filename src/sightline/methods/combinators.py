@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from sightline.errors import InputError
+from sightline.errors import InputError, NetworkError, UnsupportedError
 from sightline.heatmap import REDUCTIONS, fuse, place, propagate, resample, upsample
 from sightline.inspection.layers import Spans
 from sightline.inspection.stages import covered, last_stages, watched
@@ -208,10 +208,24 @@ def scaled(method: Maps, scales: Sequence[float], resized: Resized | None = None
                 shown = images
             else:
                 shown = resized(wanted) if resized is not None else _resized(images, wanted)
-            found.append(upsample(method(model, shown, classes, layer=layer), size_hw))
+            try:
+                found.append(upsample(method(model, shown, classes, layer=layer), size_hw))
+            except NetworkError as error:
+                if wanted == size_hw or error.shape[-2:] != wanted:
+                    raise
+                raise _of_one_size(error, scale, wanted) from error
         return _fused(without_faint(found), size_hw, norm=False)
 
     return maps
+
+
+def _of_one_size(error: NetworkError, scale: float, size_hw: tuple[int, int]) -> UnsupportedError:
+    """The error of a network that fails on images of the size that a scale asks for, and on no other so far."""
+    words = str(error).partition(": ")[2].rstrip(".")
+    return UnsupportedError(
+        f"scales={scale:.5g} shows the network {size_hw[0]} × {size_hw[1]} pixels, on which it fails ({words}); "
+        "it seems to take one size: leave out scales, or use 'localise-fast' for 'localise'"
+    )
 
 
 def scaled_size(size_hw: tuple[int, int], scale: float, n: int = 1) -> tuple[int, int]:
@@ -251,7 +265,10 @@ def _fused(
 
 
 def _resized(images: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    return interpolate(images, size=size_hw, mode="bilinear", align_corners=False, antialias=True)
+    wide = (
+        images if images.dtype in (torch.float32, torch.float64) else images.float()
+    )  # half: not on the CPU
+    return interpolate(wide, size=size_hw, mode="bilinear", align_corners=False, antialias=True).to(images)
 
 
 def combined(method: Maps, spec: MethodSpec, resized: Resized | None = None) -> Maps:

@@ -146,9 +146,7 @@ def register_method(
 def _check_signature(name: str, function: Any) -> None:
     """Raise `InputError` for a function that cannot be a method."""
     if not callable(function):
-        raise InputError(
-            f"method {name!r} is {kind_of(function)}; expected a function (evidence, target)"
-        )
+        raise InputError(f"method {name!r} is {kind_of(function)}; expected a function (evidence, target)")
     try:
         signature = inspect.signature(function)
     except ValueError:  # written in C, without a signature

@@ -332,13 +332,18 @@ def parse_methods(
     ]
 
 
+def _differs(option: str, own: Mapping[str, Any], common: Mapping[str, Any]) -> bool:
+    """Whether a method string gives another value to an option than the one for all methods."""
+    return option in own and own[option] != common[option]
+
+
 def _refuse_twice(
     specs: Sequence[MethodSpec],
     common: Mapping[str, Mapping[str, Any]],
     layers: Sequence[str],
     with_layer: Sequence[MethodSpec],
 ) -> None:
-    """Raise `InputError` for an option or a layer given for all methods that every one of them names itself."""
+    """Raise `InputError` for an option or a layer for all methods, if every one of them says otherwise itself."""
     if layers and all(spec.layers for spec in with_layer):
         own = with_layer[0]
         raise InputError(
@@ -347,7 +352,7 @@ def _refuse_twice(
         )
     for option in dict.fromkeys(name for given in common.values() for name in given):
         owners = [spec for spec in specs if option in common[spec.name]]
-        if all(option in spec.options for spec in owners):
+        if all(_differs(option, spec.options, common[spec.name]) for spec in owners):
             own, given = owners[0], f"{option}={_spelled(common[owners[0].name][option])}"
             raise InputError(
                 f"option {option} is given twice: in the method {own.label!r} and as {given}; "

@@ -190,7 +190,7 @@ def load_model(
         loaded = _from_file(None, tiny40_file(), categories, transform)
     elif _is_file(model) and not _is_folder(model):
         if weights is not None:
-            raise InputError(f"{model} holds its own weights; got weights={str(weights)!r} (--weights) as well")
+            raise InputError(f"{model} holds its own weights; got weights={str(weights)!r} as well")
         loaded = _from_file(None, Path(model), categories, transform)
     else:
         loaded = _named(str(model), weights, categories, transform)

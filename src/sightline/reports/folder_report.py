@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline.data.images import read_image
+from sightline.data.items import MANIFEST
 from sightline.errors import InputError
 from sightline.pictures.overlay import curves
 from sightline.reports import html
@@ -51,7 +52,11 @@ def folder_report(folder: str | Path) -> str:
     manifest = OutputFolder(path).manifest() or {}
     sections = [(heading, blocks) for heading, blocks in _sections(path, manifest) if any(blocks)]
     if not sections:
-        raise InputError(f"{folder} holds no results of a sightline command (no manifest, table or picture)")
+        below = sorted(str(one.parent) for one in path.glob("*/" + MANIFEST))
+        hint = f"; did you mean {' or '.join(below[:3])}?" if below else ""
+        raise InputError(
+            f"{folder} holds no results of a sightline command (no manifest, table or picture){hint}"
+        )
     kind = str(manifest.get("kind") or "")
     title = TITLES.get(kind, kind.capitalize() or "Results")
     when = f", {manifest['created']}" if manifest.get("created") else ""

@@ -30,6 +30,11 @@ class OutputTarget:
         """Whether it refers to positions in the image as given, so that it is wrong for a mirrored or enlarged one."""
         return False
 
+    @property
+    def title(self) -> str:
+        """What a panel calls it."""
+        return repr(self)
+
     def __call__(self, output: Any) -> Tensor:
         """The scores (N,) of one output."""
         raise NotImplementedError

@@ -77,6 +77,11 @@ class Contrast(OutputTarget):
     a: int | str
     b: int | str
 
+    @property
+    def title(self) -> str:
+        """As in "tabby − lynx"."""
+        return f"{self.a} − {self.b}"
+
     def __call__(self, output: Any) -> Tensor:
         logits = needed_logits(output, self)
         return column(logits, int(self.a), self) - column(logits, int(self.b), self)

@@ -102,7 +102,9 @@ def is_image(path: Path) -> bool:
 def _images(folder: Path, allow_empty: bool) -> list[Path]:
     found = sorted(path for path in folder.rglob("*") if is_image(path)) if folder.is_dir() else []
     if not found and not allow_empty:
-        raise InputError(f"class folder {folder} has no image; allow_empty=True (--data-option allow_empty=true) keeps it")
+        raise InputError(
+            f"class folder {folder} has no image; allow_empty=True keeps it (--data-option allow_empty=true)"
+        )
     return found
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from sightline.errors import InputError, UnsupportedError
+from sightline.errors import InputError, UnsupportedError, first_words
 from sightline.models.preprocess import Preprocess
 from sightline.models.weights import State
 
@@ -86,10 +86,10 @@ def fetching(name: str) -> Iterator[None]:
     except Exception as error:  # urllib, httpx, ssl and the hub each raise their own
         # If another module has already turned it into one line, the cause says more.
         cause = error.__context__ if isinstance(error, InputError) and error.__context__ else error
-        reason = " ".join(str(cause).split())[:200] or type(cause).__name__
+        reason = first_words(cause)
         raise InputError(
             f"the published weights of {name} cannot be fetched ({reason}); give a file: "
-            f"weights='{name.split('/')[-1]}.safetensors' (or .pth; --weights), or 'none' for random ones"
+            f"weights='{name.split('/')[-1]}.safetensors' (or .pth), or weights='none' for random ones (--weights)"
         ) from error
 
 

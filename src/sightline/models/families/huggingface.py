@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from sightline.errors import InputError, need
+from sightline.errors import InputError, first_words, need
 from sightline.models.families.base import Family, Published, hub_answers, outputs
 from sightline.models.preprocess import Preprocess
 from sightline.models.weights import hollow
@@ -66,7 +66,7 @@ def _reading(name: str) -> Iterator[dict[str, Any]]:
     except InputError:
         raise
     except Exception as error:  # configurations, hub, safetensors and torch each raise their own
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = first_words(error)
         if local:
             raise InputError(f"{name} cannot be loaded: {type(error).__name__}: {reason}") from error
         raise InputError(

@@ -29,7 +29,9 @@ def _build_surgery(name: str, classes: int, options: dict[str, Any]) -> nn.Modul
 
 def _published_surgery(name: str, classes: int, version: str) -> Published:
     if name == "nin" or name.rpartition("-")[0] in gapnet.SMALL:
-        raise InputError(f"{name} has no published weights; give a file (weights='….safetensors', --weights), or 'none'")
+        raise InputError(
+            f"{name} has no published weights; give a file (weights='….safetensors', --weights), or 'none'"
+        )
     pretrained: bool | str = True if version == "DEFAULT" else version
     with fetching(name), offline_at_once() if name.startswith("timm/") else contextlib.nullcontext():
         network = gapnet.build_gapnet(name, classes, pretrained=pretrained)

@@ -96,7 +96,8 @@ def timm_trunk(name: str, pretrained: bool | str = False, **options: Any) -> nn.
 def _not_fetched(name: str, error: OSError) -> InputError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return InputError(
-        f"the published weights of {name} cannot be fetched ({reason}); give a file (trunk_weights=FILE; in a recipe model.trunk_weights)"
+        f"the published weights of {name} cannot be fetched ({reason}); "
+        "give a file (trunk_weights=FILE; in a recipe model.trunk_weights)"
     )
 
 
