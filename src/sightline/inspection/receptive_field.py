@@ -126,7 +126,7 @@ def _step(
         return _pooled(node, before)
     if node.target is operator.getitem and isinstance(node.args[1], tuple) and len(node.args[1]) <= 2:
         return before  # selects images and channels, not positions
-    raise UnsupportedError(f"'{_called(node)}' is not known to be local")
+    raise UnsupportedError(f"'{_called(node)}' is not known to be local: it may look at the whole map")
 
 
 def _union(node: fx.Node, fields: dict[fx.Node, ReceptiveField | None]) -> ReceptiveField:
@@ -174,6 +174,8 @@ def _pooled(node: fx.Node, before: ReceptiveField) -> ReceptiveField:
 
 
 def _called(node: fx.Node) -> str:
+    if node.target is getattr:  # reading x.shape, say
+        return f".{node.args[1]}"
     return str(getattr(node.target, "__name__", node.target))
 
 

@@ -156,7 +156,7 @@ def _found_and_observed(
         if structure.head is None or structure.target is None:
             raise UnsupportedError(
                 f"{method.name} needs a head of pooling and one linear layer (or a 1×1 class convolution and "
-                f"pooling); of this network {structure.why_no_head}; use 'gradcam'"
+                f"pooling); here {structure.why_no_head}; use 'gradcam'"
             )
         if sites[0] != structure.target:
             checked.append(structure.target)
@@ -266,7 +266,11 @@ def _sites(
             if not found:
                 raise UnsupportedError(
                     f"{method.name} fuses convolutions and this network has none (but for cutting the image into "
-                    f"patches); name layers, e.g. {structure.suggestions()}, or use 'layercam'"
+                    + (
+                        f"patches); name layers, e.g. {structure.suggestions()}, or use 'layercam'"
+                        if structure.layers
+                        else "patches), and no layer that can be named; use 'rise' or 'occlusion'"
+                    )
                 )
             return list(found)
         if not layer:
