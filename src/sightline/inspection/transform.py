@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,13 @@ from torch import Tensor
 
 from sightline.errors import InputError
 from sightline.types import Geometry
+
+_CORNERS, _HALF = (
+    (0.15, 0.85),
+    0.05,
+)  # where patches are turned, and half their size, in shares of what is shown
+_LEVELS = 4  # of 255, by which a patch differs from itself turned, on the mean
+_MOSTLY = 0.5  # of what changes in the input lies where the patches are
 
 Transform = Callable[[Image.Image], Tensor]
 Floats = NDArray[np.float64]
@@ -35,8 +43,8 @@ class Measured:
     per_image: bool = False
 
 
-class _UniformError(InputError):
-    """A black or a white photo comes out as nothing, as where each photo is scaled by its own values."""
+class _OwnValuesError(InputError):
+    """What the probes show contradicts itself, as where each photo is scaled by its own values."""
 
 
 def run(transform: Transform, photo: Image.Image) -> Tensor:
@@ -72,9 +80,9 @@ def measure(transform: Transform, photo_hw: tuple[int, int]) -> Measured:
     try:
         try:
             probe = _Probe(transform, photo_hw)
-        except _UniformError as error:
+            (x0, x1), (y0, y1) = probe.extent(axis=1), probe.extent(axis=0)
+        except _OwnValuesError as error:
             return _by_edges(transform, photo_hw, error)
-        (x0, x1), (y0, y1) = probe.extent(axis=1), probe.extent(axis=0)
         return Measured(Geometry(photo_hw, probe.input_hw, (x0, y0, x1, y1)), probe.mean, probe.std)
     finally:
         if _random_states() != before:  # this is the real fault, whatever else was raised
@@ -153,7 +161,9 @@ class _Probe:
         strength = np.abs(self.span).min(axis=0)
         self.visible = strength > 0.5 * strength.max()  # elsewhere the transform pads
         if not strength.max() > 1e-6:
-            raise _UniformError(f"the transform maps black and white photos to the same values; {_EXPECTED}")
+            raise _OwnValuesError(
+                f"the transform maps black and white photos to the same values; {_EXPECTED}"
+            )
         spans = np.median(self.span[:, self.visible], axis=1)
         blacks = np.median(self.black[:, self.visible], axis=1)
         self.std = tuple(float(1 / span) for span in spans)
@@ -162,7 +172,7 @@ class _Probe:
     def _shown(self, grey: NDArray[np.uint8]) -> Floats:
         values = _values(self.transform, grey)
         if not np.isfinite(values).all():
-            raise _UniformError(f"the transform gives NaN or Inf for a uniform photo; {_EXPECTED}")
+            raise _OwnValuesError(f"the transform gives NaN or Inf for a uniform photo; {_EXPECTED}")
         if hasattr(self, "black") and values.shape != self.black.shape:
             raise InputError(
                 f"the transform gives {self.black.shape}, then {values.shape}; expected one size"
@@ -177,9 +187,25 @@ class _Probe:
         start, stop = self._fit(axis, roughly[0] - margin, roughly[1] + margin)
         pixel = (stop - start) / self.input_hw[axis]
         if max(abs(start - roughly[0]), abs(stop - roughly[1])) > length / 64 + 1 + pixel:
-            raise InputError("the transform's crop changes between calls; expected a deterministic one")
+            start, stop = self._at_full_contrast(axis, roughly)
         near = 0.1 * pixel  # below this it is measurement error
         return (0.0 if abs(start) < near else start), (float(length) if abs(stop - length) < near else stop)
+
+    def _at_full_contrast(self, axis: int, roughly: tuple[float, float]) -> tuple[float, float]:
+        """The range by a ramp from black to white in what is seen, which a transform that stretches contrast leaves.
+
+        Raises `InputError` where that differs from the first ramp's, or two calls from each other: the crop moves.
+        """
+        start, stop = self._fit(axis, *roughly)
+        pixel = (stop - start) / self.input_hw[axis]
+        noise = np.random.default_rng(0).integers(0, 256, self.photo_hw, dtype=np.uint8)
+        same = np.array_equal(self._shown(noise), self._shown(noise))
+        if (
+            not same
+            or max(abs(start - roughly[0]), abs(stop - roughly[1])) > self.photo_hw[axis] / 64 + 1 + pixel
+        ):
+            raise InputError("the transform's crop changes between calls; expected a deterministic one")
+        return start, stop
 
     def _fit(self, axis: int, low: float, high: float) -> tuple[float, float]:
         """`extent`, from a ramp rising from black at ``low`` to white at ``high``."""
@@ -224,3 +250,50 @@ class _Probe:
         first, last = int(lines[0]), int(lines[-1]) + 1
         per_line = self.photo_hw[axis] / (last - first)
         return -first * per_line, (self.input_hw[axis] - first) * per_line
+
+
+def check_place(transform: Transform, photo: Image.Image, shown: Tensor, geometry: Geometry) -> None:
+    """Raise `InputError` unless ``transform`` shows of this photo the part that it shows of others of its size.
+
+    Near the corners of that part, patches of the photo are turned by 180°, which keeps its values as they are (flat
+    ones are filled with pixels from anywhere in it); what changes in the input must lie where they are by ``geometry``.
+    A transform that crops by content changes elsewhere.
+    """
+    pixels, before = np.array(photo), np.array(photo)
+    expected = np.zeros(geometry.input_hw, bool)
+    columns, rows = (_patches(geometry, axis) for axis in (0, 1))
+    for (down, lines), (across, places) in product(rows, columns):
+        patch = before[down, across]
+        turned = patch[::-1, ::-1]
+        if np.abs(patch.astype(float) - turned).mean() < _LEVELS:
+            picked = np.random.default_rng(0).integers(0, photo.width * photo.height, patch.shape[:2])
+            turned = before.reshape(-1, 3)[picked]
+        pixels[down, across] = turned
+        expected[lines, places] = True
+    if np.array_equal(pixels, before):
+        return  # a photo of one colour: nothing would change
+    other = run(transform, Image.fromarray(pixels))
+    apart = (
+        (other - shown).abs().sum(0).numpy() if other.shape == shown.shape else np.ones_like(expected, float)
+    )
+    if not apart.sum() > 0 or apart[expected].sum() < _MOSTLY * apart.sum():
+        raise InputError(
+            f"the transform shows another part of this photo than of others of {photo.width} × {photo.height} pixels: "
+            "it crops or turns by content; expected a fixed resize, crop or pad (crop the photos before, and explain "
+            "what is left)"
+        )
+
+
+def _patches(geometry: Geometry, axis: int) -> list[tuple[slice, slice]]:
+    """Along x (0) or y (1): where in the photo two patches lie, and where in the input, with some room around them."""
+    low, high = geometry.shown_xyxy[axis], geometry.shown_xyxy[axis + 2]
+    side, count = geometry.photo_hw[1 - axis], geometry.input_hw[1 - axis]
+    first, last = max(0.0, low), min(float(side), high)
+    found = []
+    for share in _CORNERS:
+        middle, half = first + share * (last - first), _HALF * (last - first)
+        start, stop = round(middle - half), max(round(middle - half) + 1, round(middle + half))
+        within = [(place - low) / (high - low) * count for place in (start, stop)]
+        room = 2 + 0.02 * count
+        found.append((slice(start, stop), slice(max(0, int(within[0] - room)), int(within[1] + room) + 1)))
+    return found

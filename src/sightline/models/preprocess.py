@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sightline.data.images import read_image
 from sightline.data.photos import VIEWS
 from sightline.errors import InputError, unknown
-from sightline.inspection.transform import measure, run
+from sightline.inspection.transform import check_place, measure, run
 from sightline.models.processor import Processor, is_processor, read_processor
 from sightline.models.torchvision_transform import read_transform
 from sightline.runtime import import_light
@@ -180,6 +180,7 @@ class Preprocess:
                 f"the transform gave {tuple(tensor.shape[1:])} for one photo of {size_hw} and "
                 f"{geometry.input_hw} for another; expected a deterministic transform"
             )
+        check_place(transform, photo, tensor, geometry)
         return tensor, geometry
 
     def to_dict(self) -> dict[str, Any]:
