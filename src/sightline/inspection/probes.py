@@ -17,6 +17,7 @@ from sightline.inspection.recording import output_tensor
 # straddles a border between the cells of a grid of 2, 3 or 4.
 _CENTRES = ((0.125, 0.583), (0.583, 0.125), (0.875, 0.417), (0.417, 0.875))
 _HITS = 3  # of the four
+_CLEARLY = 3  # times as far as where other cells are changed does a cell's token move
 
 
 def probe_image(images: Tensor) -> Tensor:
@@ -114,33 +115,37 @@ class _Seen(Exception):
     """What was to be seen of a pass has been seen; the rest need not run."""
 
 
-def stands_row_by_row(network: nn.Module, image: Tensor, place: Place, layout: Layout) -> bool:
+def stands_row_by_row(network: nn.Module, image: Tensor, place: Place, layout: Layout) -> tuple[bool, bool]:
     """Whether tokens stand in their layout's order: the prefix first, then the cells of the grid row by row.
 
     The image (1, C, H, W) and a copy for each of up to ten cells at both ends of some neighbouring rows, with that cell
-    changed, are run as far as that layer, one by one: the token that moves most must be the cell's or its neighbour's.
+    changed, are run as far as that layer, one by one: the token that moves most, compared with how it moves where other
+    cells are changed, must be the cell's or its neighbour's (a class token moves with every cell).
     `placed` looks at late layers, where tokens have mixed, and forgives more; this is for an early one. Tokens in
     columns, in a winding line or in another order, and special tokens behind or among the others, are not so.
+    Also whether that is certain: what an attention returns is a mixture, and all its tokens move much alike.
     """
     assert layout.grid is not None
     if len(layout.grid) != 2 or image.ndim != 4:
-        return True
+        return True, True
     height, width = layout.grid
     rows = sorted({0, 1, height // 2, height // 2 + 1, height - 1} & set(range(height)))
     cells = [(row, column) for row in rows for column in sorted({0, width - 1})]
     images = noisy_copies(image, [_cell(cell, layout.grid, image.shape[2:]) for cell in cells])
     tensors = [_reached(network, one, place) for one in torch.split(images, 1)]
     if any(tensor is None or layout.mismatch(tensor) for tensor in tensors):
-        return True  # it goes another way with another image, and nothing is known
+        return True, True  # it goes another way with another image, and nothing is known
     found = torch.cat([tensor for tensor in tensors if tensor is not None])
     moved = (found[1:] - found[:1]).float().norm(dim=layout.channel_axis)
+    others = (moved.sum(0) - moved) / max(1, len(moved) - 1)
     slack, wrong = int(min(height, width) > 3), 0
-    for change, cell in zip(moved, cells, strict=True):
+    compared = moved / (others + 0.05 * moved.amax() + 1e-30)
+    for change, cell in zip(compared, cells, strict=True):
         at = int(change.argmax()) - layout.prefix
         row, column = divmod(at, width)
         away = max(abs(row - cell[0]), abs(column - cell[1])) > slack
         wrong += bool(change.amax() > 0) and (at < 0 or away)
-    return wrong < 2
+    return wrong < 2, float(compared.amax(1).median()) > _CLEARLY
 
 
 def _reached(network: nn.Module, image: Tensor, place: Place) -> Tensor | None:

@@ -20,6 +20,7 @@ from sightline.inspection.probes import Place, fitting_layouts, placed, stands_r
 from sightline.inspection.recording import Call, Leaves, Record, record, tensors_in
 
 _ENOUGH = 0.9  # of the positions must have a gradient
+_FIRST = 4  # layers that are asked whether tokens stand row by row
 _LATE = 12  # so many of the last layers are looked at first
 _PATCHES = (4, 14)  # where the image is cut up by reshaping; 8, 16 and 32 are halvings of 4
 _NORMS = frozenset(["layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm"])
@@ -107,11 +108,21 @@ def find_token_layers(
 def _in_order(
     network: nn.Module, image: Tensor, ordered: Sequence[Call], layouts: Mapping[Place, Layout]
 ) -> bool:
-    """Whether tokens stand row by row in the first layer that has them, and in the first that has special ones."""
+    """Whether tokens stand row by row in the first layer that has them, and in the first that has special ones.
+
+    More precisely in the first that shows it, for in what an attention returns the tokens are mixed.
+    """
     tokens = [p for p in map(place_of, ordered) if p in layouts and layouts[p].order in ("ntc", "nct")]
     special = [place for place in tokens if layouts[place].prefix]
-    first = dict.fromkeys([*tokens[:1], *special[:1]])
-    return all(stands_row_by_row(network, image, place, layouts[place]) for place in first)
+    for places in (tokens[:_FIRST], special[:_FIRST]):
+        verdicts = []
+        for place in places:
+            verdicts.append(stands_row_by_row(network, image, place, layouts[place]))
+            if verdicts[-1][1]:
+                break
+        if verdicts and not (verdicts[-1] if verdicts[-1][1] else verdicts[0])[0]:
+            return False
+    return True
 
 
 def _sort_out(
