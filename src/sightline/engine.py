@@ -25,8 +25,10 @@ from sightline.inspection.finite import first_not_finite
 from sightline.inspection.guard import eval_mode, own_thread, unwrapped
 from sightline.inspection.inputs import for_rows
 from sightline.inspection.layout import NCHW, Layout
+from sightline.inspection.moves import Moves
 from sightline.inspection.recording import GradientKeeper, OpCounter, tensors_in, with_tensor
 from sightline.inspection.relus import Switch, guide_relus
+from sightline.inspection.rows import check_rows
 from sightline.inspection.structure import Head, LayerRef, explained
 from sightline.inspection.tail import tail
 from sightline.scores import ScoreRule, rule_for
@@ -103,7 +105,7 @@ class Evidence:
     """
 
     def __init__(
-        self, network: nn.Module, images: Tensor, sites: Sequence[LayerRef], settings: dict[str, bool]
+        self, network: nn.Module, images: Tensor, sites: Sequence[LayerRef], settings: dict[str, Any]
     ):
         self.network, self.inputs, self.sites, self.settings = network, images, tuple(sites), settings
         self.grid = tuple(images.shape[2:])
@@ -114,6 +116,7 @@ class Evidence:
         )
         self.output: Any = None
         self._switch = Switch()
+        self.moves_rows = False  # whether the network could put the rows of a batch into another order inside
         self._one_of_several = False  # another layer leads to the score, if this one does not
         self._nodes: list[Tensor] = []
 
@@ -258,6 +261,10 @@ class Evidence:
         behind the layer runs again where `torch.fx` can trace the network; else the whole network does, with the
         same result.
         """
+        if self.moves_rows:
+            check_rows(
+                self.network, self.inputs.detach(), self.sites[:1], "use 'gradcam', on one image at a time"
+            )
         given, layout = self._nodes[0].detach(), self._layouts[0]
         behind = tail(self.network, self.sites[0], self.inputs.detach(), given, self.output)
         grid = self.layer_grid()
@@ -284,7 +291,7 @@ class Evidence:
     def at(self, images: Tensor) -> Evidence:
         """The same observation of other images (noisy ones, say)."""
         other = observe(self.network, from_planes(images, self.grid), self.sites, **self.settings)
-        other.head, other.scores = self.head, self.scores
+        other.head, other.scores, other.moves_rows = self.head, self.scores, self.moves_rows
         return other
 
     def classifier_weights(self) -> tuple[Tensor, Tensor]:
@@ -292,7 +299,8 @@ class Evidence:
         if self.head is None:
             raise UnsupportedError("this network's head is not pooling and one linear layer")
         module = self.network.get_submodule(self.head.module)
-        weight, bias = module.weight, getattr(module, "bias", None)
+        with eval_mode(self.network):  # to read a spectral norm's weight in training mode is to change it
+            weight, bias = module.weight, getattr(module, "bias", None)
         assert isinstance(weight, Tensor)
         weight = _wide(weight.detach().flatten(1))
         none = weight.new_zeros(len(weight))
@@ -340,12 +348,14 @@ def observe(
     input_gradient: bool = False,
     guided: bool = False,
     interrupts: bool = False,
+    moves: Moves | None = None,
 ) -> Evidence:
     """Run ``network`` once on ``images`` (N, 3, H, W) in eval mode and keep what happens at ``sites``.
 
     ``gradient``: keep the graph from the earliest site to the output. ``input_gradient``: keep the whole graph,
     from the image. ``interrupts``: the network switches gradients off inside, which is to be overruled. Modes,
-    hooks, grad mode and ``requires_grad`` are afterwards as before, also on an error.
+    hooks, grad mode and ``requires_grad`` are afterwards as before, also on an error. ``moves`` counts what the
+    network does to positions, up to the last of the sites.
     Raises `InputError` inside `torch.inference_mode`, for a layer that is not one spatial map, and for NaN or
     Inf in the output (naming the layer that made it).
 
@@ -356,7 +366,7 @@ def observe(
     refuse_inference_mode()
     images = images.clone() if images.is_inference() else images.detach()
     network = unwrapped(network)
-    settings = {
+    settings: dict[str, Any] = {
         "gradient": gradient,
         "input_gradient": input_gradient,
         "guided": guided,
@@ -368,6 +378,14 @@ def observe(
     nodes: dict[int, Tensor] = {}
 
     def visit(number: int, tensor: Tensor) -> Tensor:
+        if moves is None:
+            return at_site(number, tensor)
+        with moves.pause():
+            passed = at_site(number, tensor)
+        moves.ended = len(nodes) == len(sites)
+        return passed
+
+    def at_site(number: int, tensor: Tensor) -> Tensor:
         check_map(sites[number], tensor, images)
         if gradient and (keeper is not None or not tensor.requires_grad):
             tensor = _leaf(tensor, keeper)
@@ -377,7 +395,7 @@ def observe(
     with eval_mode(network), torch.set_grad_enabled(input_gradient), keeper.on() if keeper else ExitStack():
         if keeper is not None and input_gradient:
             keeper.start()
-        with _tapped(network, sites, visit):
+        with moves or ExitStack(), _tapped(network, sites, visit):
             evidence.output = _run(network, leaf)
     evidence._nodes = [nodes[i] for i in range(len(sites))]
     if guided:

@@ -147,7 +147,7 @@ def test_a_border_half_as_wide_as_the_image_s_pixels() -> None:
         (lambda x: torch.cat([x[..., :8], x[..., 20:]], 3), "rotates, rolls or distorts"),
         (lambda x: warped(x, 6), "rotates, rolls or distorts"),
         (lambda x: torch.stack([x[0, 0], x[0, 1].roll(9, 1), x[0, 2]])[None], "rotates, rolls or distorts"),
-        (lambda x: x.roll(8, 2) if x.mean() > 0.45 else x.roll(4, 2), "rotates, rolls or distorts"),
+        (lambda x: x.roll(8, 2) if x.mean() > 0.45 else x.roll(4, 2), "crops or shifts, depending on its content,"),
         (lambda x: x[:, :, : 16 if x.mean() > 0.45 else 20], "crops or shifts, depending on its content,"),
         (lambda x: x[:, :, 8:] if falls(x) else x[:, :, :-8], "crops or shifts, depending on its content,"),
         (lambda x: x[..., 8:] if falls(x) else x[..., :-8], "crops or shifts, depending on its content,"),

@@ -117,15 +117,15 @@ def test_a_layer_that_no_gradient_reaches_is_refused_by_methods_that_need_one(
 
 
 class Late(nn.Module):
-    """Its scores are the head's, times a factor that can be changed after the network was looked at."""
+    """Its scores are the head's, times a factor that changes unseen after the network was looked at."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.body, self.fc, self.factor = nn.Conv2d(3, 4, 3), nn.Linear(4, 2), 1.0
+        self.body, self.fc, self.factor = nn.Conv2d(3, 4, 3), nn.Linear(4, 2), [1.0]
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.fc(self.body(x).relu().mean((2, 3)))
-        return y if self.factor == 1 else y * self.factor
+        return y if self.factor[0] == 1 else y * self.factor[0]
 
 
 @pytest.mark.parametrize("size", [1e-2, 1.0, 1e3])
@@ -135,9 +135,9 @@ def test_scores_that_are_half_a_per_cent_beside_the_head_s_are_no_longer_the_hea
         net.fc.weight.mul_(size)
         net.fc.bias.mul_(size)
     sightline.explain(net, x, "cam", 0)
-    net.factor = 1.0045
+    net.factor[0] = 1.0045
     assert sightline.explain(net, x, "cam", 0).maps.shape == (1, 1, 14, 14)
-    net.factor = 1.0055
+    net.factor[0] = 1.0055
     with pytest.raises(UnsupportedError, match="cam needs a head of pooling and one linear layer"):
         sightline.explain(net, x, "cam", 0)
 
@@ -148,7 +148,7 @@ def test_in_half_precision_five_per_cent_beside_the_head_s_scores_are_rounding(
 ) -> None:
     net, x = prepare(Late(), dtype=torch.bfloat16), make_images(1, dtype=torch.bfloat16)
     sightline.explain(net, x, "cam", 0)
-    net.factor = factor
+    net.factor[0] = factor
     if accepted:
         sightline.explain(net, x, "cam", 0)
     else:

@@ -19,6 +19,7 @@ from sightline.heatmap import place
 from sightline.inspection.blocks import Block, BlockRecorder, check_blocks
 from sightline.inspection.guard import eval_mode, unwrapped
 from sightline.inspection.layers import Spans
+from sightline.inspection.locating import check_moves, to_be_proved
 from sightline.inspection.recording import tensors_in
 from sightline.inspection.structure import inspect_network
 
@@ -88,11 +89,19 @@ def attend(network: nn.Module, images: Tensor, *, blocks: bool = False) -> Atten
     target = structure.target
     if structure.displaced:
         raise UnsupportedError(structure.displaced)
+    if structure.reorders:
+        raise UnsupportedError(
+            f"attention cannot be followed through {type(network).__name__}: its tokens change places between the "
+            "blocks; use 'gradcam'"
+        )
     seen = _Attention(len(images))
     recorder = BlockRecorder(seen.maps)
     around = recorder.on(network) if blocks else nullcontext()
-    with eval_mode(network), torch.enable_grad(), around, seen:
+    moves = to_be_proved(structure, network, (), len(images))
+    with eval_mode(network), torch.enable_grad(), moves or nullcontext(), around, seen:
         output = network(images.detach())
+    if moves is not None:
+        check_moves(structure, (), len(images), moves)
     name = type(network).__name__
     if not seen.maps:
         reason = seen.other or "it has no self-attention between its tokens"

@@ -8,22 +8,24 @@ are convolutions without padding (`sightline.inspection.grids`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sightline.inspection.axes import POINTWISE, bare, new_order
+from sightline.inspection.displacement import displaced
+from sightline.inspection.entering import inputs_of
 from sightline.inspection.flow import dependent, leading
 from sightline.inspection.following import patches_within
 from sightline.inspection.functions import CONVOLUTIONS
 from sightline.inspection.grids import behind, each, ends_inside, given, kernel_reach, moved, paddings, widest
-from sightline.inspection.guard import eval_mode
 from sightline.inspection.layers import Spans
 from sightline.inspection.layout import NCHW
+from sightline.inspection.moves import moves_in
 from sightline.inspection.reading import Reader
-from sightline.inspection.recording import Key, Op, OpCounter, tensors_in
+from sightline.inspection.recording import Key, Op
 
 _KEEP_POSITIONS = frozenset(
     ["view", "reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "movedim", "chunk", "split",
@@ -54,14 +56,17 @@ class Coverage:
             flow.op: [key for key, _ in flow.writes] for flow in reader.flows if flow.op is not None
         }
         entries = [op for op in _entries(reader) if op.input_keys[0] not in self.spans]
-        found = _measured(network, image, entries) if entries else {}
+        self.measured = bool(entries)
+        self._displaced, steered = displaced(reader)
+        found = _measured(network, image, entries, reader.recorder.ops) if entries else {}
         for op in entries:
-            spans = found.get(op.index, "")
+            spans = _BY_CONTENT if op.input_keys[0] in steered else found.get(op.index, "")
             if not isinstance(spans, str):
                 self.exact.setdefault(op.input_keys[0], spans)
                 self.spans.setdefault(op.input_keys[0], self._without_reach(op, spans))
             elif spans:
                 self.wrong[op.output_key] = f"{spans} the image before {op.module or op.function!r}"
+        self._displaced -= self.spans.keys()
         for op in reader.ops:
             self._follow(op)
             self._follow_exactly(op)
@@ -114,7 +119,7 @@ class Coverage:
             return
         name, first = bare(op.function), op.input_keys[0]
         given = [self.spans[key] for key in op.input_keys if key in self.spans]
-        if not given or not _agree(given):
+        if not given or not _agree(given) or self._displaced.intersection(op.input_keys) or self._mixes(op):
             return
         found: Spans | None = None
         if first in self.spans and name in ("getitem", "narrow", "pad"):
@@ -128,6 +133,14 @@ class Coverage:
         if found is not None:
             for key in self._writes.get(op.index, [op.output_key]):
                 self.spans.setdefault(key, found)
+
+    def _mixes(self, op: Op) -> bool:
+        """Whether a map of known place is joined with one that was moved, such as with its mirror image."""
+        sides = op.output.shape[2:]
+        return any(
+            key in self._shapes and key not in self.spans and tensor.ndim > 3 and tensor.shape[2:] == sides
+            for tensor, key in zip(op.inputs, op.input_keys, strict=True)
+        )
 
     def _follow_exactly(self, op: Op) -> None:
         known = [self.exact[key] for key in op.input_keys if key in self.exact]
@@ -258,29 +271,14 @@ def _cuts(op: Op, name: str, shape: Sequence[int]) -> list[tuple[int, int]] | No
     return edges
 
 
-class _Enough(BaseException):
-    """Ends a pass of which enough was seen; no network catches it by mistake."""
-
-
-class _Inputs(OpCounter):
-    """Keeps what goes into some operations, and ends the pass behind the last of them."""
-
-    def __init__(self, wanted: dict[int, str]) -> None:
-        super().__init__(self._look)
-        self.wanted, self.found = wanted, dict[int, Tensor]()
-
-    def _look(self, index: int, name: str, args: Any, output: Tensor) -> None:
-        if self.wanted.get(index) == name:
-            self.found[index] = tensors_in(list(args))[0].detach().double()
-            if len(self.found) == len(self.wanted):
-                raise _Enough
-
-
-def _measured(network: nn.Module, image: Tensor, ops: Sequence[Op]) -> dict[int, Spans | str]:
+def _measured(
+    network: nn.Module, image: Tensor, ops: Sequence[Op], recorded: Sequence[Op]
+) -> dict[int, Spans | str]:
     """Where the inputs of operations lie in the image, by showing ramps; or what makes that impossible to say.
 
     The ramps are shown rising and falling: what moves by the image's content does not lie where both say the same. And
-    the image is shown with a patch changed, which must change what lies there.
+    the image is shown with a patch changed, which must change what lies there. For each of them the network must make
+    the same moves as for the image itself.
     """
     wanted = {op.index: op.function for op in ops}
     sides = image.shape[2:]
@@ -290,14 +288,16 @@ def _measured(network: nn.Module, image: Tensor, ops: Sequence[Op]) -> dict[int,
         values = (torch.arange(side, device=image.device) + 0.5) / side
         ramps.append(black + values.to(image.dtype).view(-1, *[1] * (len(sides) - axis - 1)))
     probes = (black, white, *ramps, *(white - ramp for ramp in ramps))
-    seen = _inputs_of(network, probes, wanted)
+    seen = inputs_of(network, probes, wanted)
     if not seen:
         return {}
-    if any({i: t.shape for i, t in one.items()} != {i: t.shape for i, t in seen[0].items()} for one in seen):
+    last = max(wanted)
+    moves = Counter(move for index, move in moves_in(recorded) if index < last)
+    if any(one.moves != moves or one.shapes != seen[0].shapes for one in seen):
         return dict.fromkeys(wanted, _BY_CONTENT)
     axes, found = len(sides), dict[int, Spans | str]()
-    for index in seen[0]:
-        black, white, *shown = (one[index] for one in seen)
+    for index in seen[0].found:
+        black, white, *shown = (one.found[index] for one in seen)
         rising = _read([black, white, *shown[:axes]], sides)
         falling = _read([white, black, *shown[axes:]], sides)
         found[index] = rising
@@ -309,31 +309,13 @@ def _measured(network: nn.Module, image: Tensor, ops: Sequence[Op]) -> dict[int,
     return found
 
 
-def _inputs_of(
-    network: nn.Module, images: Sequence[Tensor], wanted: dict[int, str]
-) -> list[dict[int, Tensor]]:
-    """What goes into operations for each of the images; nothing where the network does not take one of them."""
-    seen: list[dict[int, Tensor]] = []
-    for one in images:
-        inputs = _Inputs(wanted)
-        try:
-            with eval_mode(network), torch.no_grad(), inputs:
-                network(one)
-        except _Enough:
-            pass
-        except Exception:  # it takes no such image; where its grid lies stays unknown
-            return []
-        seen.append(inputs.found)
-    return seen
-
-
 def _lies_elsewhere(network: nn.Module, image: Tensor, wanted: dict[int, str], spans: Spans) -> bool:
     """Whether patches of a picture that are changed do not change most what lies there by the spans of an operation."""
     if len(spans) != 2 or len(image) > 1:
         return False
     batch, centres = patches_within(image, spans)
-    shown = _inputs_of(network, [batch[i : i + 1] for i in (0, 1, 3, 5, 7, 9)], wanted)
-    inputs = [one for found in shown for one in found.values()]
+    shown = inputs_of(network, [batch[i : i + 1] for i in (0, 1, 3, 5, 7, 9)], wanted)
+    inputs = [one for seen in shown for one in seen.found.values()]
     if len({one.shape for one in inputs}) != 1 or len(inputs) != 6:
         return False
     steps = [(stop - start) / side for (start, stop), side in zip(spans, inputs[0].shape[2:], strict=True)]

@@ -14,6 +14,13 @@ _NOTHING = frozenset(
      "new_empty", "new_full", "new_tensor"]
 )  # fmt: skip
 
+# Functions that return no tensor and tell nothing of the values in one
+_OF_THE_SHAPE = frozenset(
+    ["size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "is_contiguous", "is_floating_point",
+     "is_complex", "is_signed", "is_inference", "element_size", "itemsize", "get_device", "type", "len", "data_ptr",
+     "untyped_storage", "requires_grad_", "register_hook", "hash", "is_pinned", "is_shared", "format", "repr", "set"]
+)  # fmt: skip
+
 
 def _reads(flow: Flow) -> Sequence[Ref]:
     if flow.function in _NOTHING:
@@ -61,3 +68,11 @@ def leading(flows: Sequence[Flow], sinks: Iterable[Ref], blocked: Collection[Key
             found.add(position)
             need(_reads(flow))
     return found
+
+
+def asks_values(flows: Sequence[Flow], sources: Iterable[Ref]) -> bool:
+    """Whether values that depend on the sources become numbers, truths or arrays of Python's: a branch may follow."""
+    return any(
+        flows[i].op is None and flows[i].function.strip("_") not in _OF_THE_SHAPE
+        for i in dependent(flows, sources)
+    )

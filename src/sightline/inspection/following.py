@@ -16,6 +16,8 @@ from sightline.inspection.recording import OpCounter, output_tensor
 
 _SIDES = 3  # patches down and across
 _FOLLOWS = 0.5  # the correlation of the centre of what moves with the patch's
+_NEAR = 0.2  # of the map's sides: what is so near to a patch's centre is where the patch is
+_THERE = 0.6  # of what moves
 _SHIFTED = 0.1  # of the layer's side: so far may the centre of all that moves be from the patches'
 
 
@@ -42,7 +44,28 @@ def follows(network: nn.Module, image: Tensor, site: LayerRef) -> bool | None:
     own = moved - moved.mean(0)
     if not torch.isfinite(moved).all() or float(own.norm()) <= 0.05 * float(moved.norm()) + 1e-12:
         return None
-    return _correlate(moved, centres, spans)
+    return _is_there(moved, centres, spans) and _correlate(moved, centres, spans)
+
+
+def _is_there(moved: Tensor, centres: Tensor, spans: Spans) -> bool:
+    """Whether most of what moves (P, h, w) with a patch near a corner, and not with the others, is where the patch is.
+
+    A map that is added to its mirror image, or tiled, shows each thing twice.
+    """
+    own = (moved - (moved.sum(0) - moved) / (len(moved) - 1)).clamp(min=0)
+    lines = [
+        start + (stop - start) * (torch.arange(count, dtype=torch.float64) + 0.5) / count
+        for (start, stop), count in zip(spans, moved.shape[1:], strict=True)
+    ]
+    shares = []
+    for number in (0, _SIDES - 1, _SIDES * (_SIDES - 1), _SIDES**2 - 1):
+        near = [
+            (line - centre).abs() <= (stop - start) * (_NEAR + 1 / len(line))
+            for line, centre, (start, stop) in zip(lines, centres[number].tolist(), spans, strict=True)
+        ]
+        inside = (near[0][:, None] & near[1]).to(own.device)
+        shares.append(own[number][inside].sum() / own[number].sum().clamp(min=1e-30))
+    return float(torch.stack(shares).mean()) > _THERE
 
 
 def _correlate(moved: Tensor, centres: Tensor, spans: Spans) -> bool | None:

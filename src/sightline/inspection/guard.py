@@ -28,6 +28,8 @@ ORIGINAL = (
 
 _LOCKS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
 _LOCKS_LOCK = threading.Lock()
+_OWN = "_sightline_own"  # the attribute of an observer's own hook
+_PLAIN = frozenset([bool, int, float, str, type(None)])
 _CHECKPOINTING = ("grad_checkpointing", "gradient_checkpointing")  # timm, transformers
 _WRAPPERS = {
     "OptimizedModule": "_orig_mod",
@@ -44,7 +46,25 @@ def own_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(*args: Any) -> Any:
         return hook(*args) if threading.get_ident() == owner else None
 
+    guarded.__dict__[_OWN] = True
     return guarded
+
+
+def state_of(network: nn.Module, steady: bool = True) -> tuple[Any, ...]:
+    """What a network is beside its weights: its modules, their classes and hooks; if ``steady``, also their attributes.
+
+    An observer's own hooks do not count, nor does whether a module is in training mode.
+    """
+    found: list[Any] = []
+    for module in network.modules():
+        own = module.__dict__
+        found += (id(module), module.__class__)
+        if own["_forward_pre_hooks"] or own["_forward_hooks"]:
+            hooks = (*own["_forward_pre_hooks"].items(), *own["_forward_hooks"].items())
+            found += [key for key, hook in hooks if _OWN not in getattr(hook, "__dict__", ())]
+        if steady:
+            found += [v if v.__class__ in _PLAIN else id(v) for k, v in own.items() if k != "training"]
+    return tuple(found)
 
 
 def original(network: nn.Module) -> nn.Module:

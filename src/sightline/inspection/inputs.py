@@ -96,6 +96,19 @@ def held_names(network: nn.Module) -> list[str]:
     return list(held.values) if held else []
 
 
+def held_rows(network: nn.Module) -> int:
+    """For how many images a network holds inputs of their own; 1 where they are the same for all."""
+    held: _Held | None = network.__dict__.get(_HELD)
+    return held.n if held else 1
+
+
+def held_values(network: nn.Module) -> tuple[Any, ...]:
+    """The values of the tensors that a network holds fixed, to be compared."""
+    held: _Held | None = network.__dict__.get(_HELD)
+    found = [t for value in held.values.values() for t in _tensors(value)] if held else []
+    return tuple(tuple(t.detach().flatten().tolist()) for t in found)
+
+
 def lying_on(network: nn.Module, size_hw: tuple[int, ...]) -> str | None:
     """The first held input that lies on the image: its last two axes are the image's."""
     held: _Held | None = network.__dict__.get(_HELD)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from sightline.inspection.layout import NCHW, Layout
 from sightline.inspection.probes import Place
@@ -98,6 +99,16 @@ class Structure:
     displaced: str = ""  # why the target's maps do not lie on the image
     moves_rows: bool = False  # an operation between image and score could put the batch into another order
     levels: tuple[LayerRef, ...] = ()  # the maps that a detector's heads read, where there are several
+    moves: tuple[
+        tuple[int, Any], ...
+    ] = ()  # what the pass did to positions, with the number of the operation
+    ends: dict[Place, int] = field(default_factory=dict)  # how many operations had run when a layer was made
+    measured: bool = False  # where the maps lie was measured, since the image is changed before a convolution
+    reorders: bool = False  # tokens change places among themselves on the way
+    by_content: bool = False  # values of the image are turned into Python's, on which the way may depend
+    proved: set[Any] = field(
+        default_factory=set, compare=False, repr=False
+    )  # the passes that went the same way
 
     def suggestions(self, shapes: bool = False) -> str:
         """The target and the last of the outermost layers that can be named, for a message; also their maps' shapes."""

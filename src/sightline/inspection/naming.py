@@ -12,7 +12,7 @@ from sightline.inspection.guard import plain_name, unwrapped
 from sightline.inspection.inputs import for_first
 from sightline.inspection.layers import DISORDERED, LayerRef, LayerRow, Structure, why_patchless
 from sightline.inspection.layout import Layout
-from sightline.inspection.locating import why_not_there
+from sightline.inspection.locating import why_elsewhere
 from sightline.inspection.probes import Place, placed, probe_image
 from sightline.inspection.structure import inspect_network
 
@@ -103,8 +103,7 @@ def _where_it_lies(network: nn.Module, site: LayerRef, images: Tensor, structure
     place = (site.name, site.call or 0)
     if place not in structure.lost:
         return replace(site, covers=structure.covers.get(place), unpadded=place in structure.unpadded)
-    why = structure.lost[place] or why_not_there(network, probe_image(images), site, structure)
-    if why:
+    if why := why_elsewhere(network, probe_image(images), site, structure):
         raise UnsupportedError(why)
     return site
 

@@ -52,7 +52,12 @@ def _picks(index: Any) -> bool:
     return any(isinstance(part, (Tensor, list)) for part in parts)
 
 
-def check_rows(network: nn.Module, images: Tensor, sites: Sequence[LayerRef]) -> None:
+def check_rows(
+    network: nn.Module,
+    images: Tensor,
+    sites: Sequence[LayerRef],
+    way_out: str = "explain one image at a time",
+) -> None:
     """Raise `UnsupportedError` where row i of a layer is not that of image i; tried once for each network and size."""
     place = (tuple(sites), tuple(images.shape[1:]), images.dtype, images.device)
     with network_lock(network):
@@ -63,7 +68,7 @@ def check_rows(network: nn.Module, images: Tensor, sites: Sequence[LayerRef]) ->
             if not _keeps_rows(network, images, site):
                 raise UnsupportedError(
                     f"the network puts the images of a batch into another order before layer '{site}', so that a map "
-                    "would be another image's; explain one image at a time"
+                    f"would be another image's; {way_out}"
                 )
         kept.add(place)
 

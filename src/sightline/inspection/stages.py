@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.errors import InputError, UnsupportedError, unknown
+from sightline.inspection.guard import own_thread
 from sightline.inspection.layers import Spans
 from sightline.inspection.layout import NCHW
 from sightline.inspection.naming import place_named
@@ -146,14 +146,13 @@ def watched(
     torch.Size([2, 4, 6, 6])
     """
     n, kept, counts = len(images), dict[str, Tensor](), dict[str, int]()
-    thread = threading.get_ident()
     layouts = {row.name: row.layout for row in inspect_network(network, images).layers}
     shown = [
         True
     ]  # whether the images themselves pass through, and not those that the network is looked at with
 
     def enter(module: nn.Module, args: Any) -> None:
-        if threading.get_ident() == thread and args and isinstance(args[0], Tensor):
+        if args and isinstance(args[0], Tensor):
             shown[0] = args[0].shape == images.shape and torch.equal(args[0], images)
             counts.clear()
 
@@ -161,7 +160,7 @@ def watched(
         layout, call = layouts.get(name, NCHW), place_named(name)[1]
 
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if threading.get_ident() != thread or not shown[0]:
+            if not shown[0]:
                 return
             counts[name] = counts.get(name, 0) + 1
             first, output = name not in kept and counts[name] == call + 1, output_tensor(output)
@@ -185,8 +184,10 @@ def watched(
     for name in layers:
         if place_named(name)[0] not in modules:
             raise unknown("layer", name, [name for name in modules if name])
-    handles: list[Any] = [network.register_forward_pre_hook(enter)]
-    handles += [modules[place_named(name)[0]].register_forward_hook(keep(name)) for name in layers]
+    handles: list[Any] = [network.register_forward_pre_hook(own_thread(enter))]
+    handles += [
+        modules[place_named(name)[0]].register_forward_hook(own_thread(keep(name))) for name in layers
+    ]
     try:
         yield maps
     finally:

@@ -8,6 +8,7 @@ activation that belongs to each convolution.
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -18,9 +19,18 @@ from torch import Tensor, nn
 
 from sightline.errors import InputError, network_error
 from sightline.inspection.detectors import detects, late_maps
+from sightline.inspection.displacement import reorders_tokens
+from sightline.inspection.flow import asks_values
 from sightline.inspection.functions import CONVOLUTIONS, POOLINGS
-from sightline.inspection.guard import eval_mode, network_lock, original, refuse_unobservable, unwrapped
-from sightline.inspection.inputs import for_first, spelling
+from sightline.inspection.guard import (
+    eval_mode,
+    network_lock,
+    original,
+    refuse_unobservable,
+    state_of,
+    unwrapped,
+)
+from sightline.inspection.inputs import for_first, held_values, spelling
 from sightline.inspection.layers import DISORDERED
 from sightline.inspection.layers import Head as Head
 from sightline.inspection.layers import LayerRef as LayerRef
@@ -28,9 +38,10 @@ from sightline.inspection.layers import LayerRow as LayerRow
 from sightline.inspection.layers import Structure as Structure
 from sightline.inspection.layout import NCHW, Layout
 from sightline.inspection.locating import located
+from sightline.inspection.moves import moves_in
 from sightline.inspection.probes import Place, fitting_layouts, probe_image
 from sightline.inspection.reading import Reader
-from sightline.inspection.recording import Call, Key, Record, record, tensors_in
+from sightline.inspection.recording import Call, Key, Record, key_of, record, tensors_in
 from sightline.inspection.rows import may_move_rows
 from sightline.inspection.tokens import directional, find_token_layers, may_be_named, place_of
 from sightline.targets import ClassScore, OutputTarget, logits_of
@@ -60,8 +71,15 @@ def _inspect(
     seen = record(network, images.detach(), score) if whole else _first_record(network, images, score)
     reader = Reader(network, seen)
     found = located(_structure(reader, network, target), reader, network)
-    moves = may_move_rows(reader.ops, reader.n)
-    return replace(found, interrupts=seen.recorder.interrupts, rows=reader.n, moves_rows=moves)
+    return replace(
+        found,
+        interrupts=seen.recorder.interrupts,
+        rows=reader.n,
+        moves_rows=may_move_rows(reader.ops, reader.n),
+        moves=moves_in(reader.recorder.ops),
+        reorders=reorders_tokens(reader),
+        by_content=asks_values(reader.flows, reader.source),
+    )
 
 
 def _first_record(network: nn.Module, images: Tensor, score: Callable[[Any], Any]) -> Record:
@@ -300,22 +318,40 @@ def inspect_network(
     marker = (*_marker(network, images, target), len(images) if whole else 1)
     with network_lock(network):
         kept = _CACHE.setdefault(original(network), {})
+        found = kept.get(marker)
+        if found is not None and found.measured and ("values", _values(network)) not in found.proved:
+            del kept[marker]  # it may lie elsewhere with these weights or inputs
         if marker not in kept:
             refuse_unobservable(network)
             for stale in [k for k in kept if k[0] != marker[0]] or list(kept)[:-_KEPT]:
                 del kept[stale]
-            kept[marker] = _inspect(network, images, target, whole)
+            with eval_mode(network):  # to read a spectral norm's weight in training mode is to change it
+                kept[marker] = _inspect(network, images, target, whole)
+            kept[marker].proved.add(("values", _values(network) if kept[marker].measured else ()))
+            if (
+                _marker(network, images, target)[0] != marker[0]
+            ):  # it counts its calls, say: only the rest tells
+                _UNSTEADY.add(original(network))
+                marker = (*_marker(network, images, target), marker[-1])
+                kept[marker] = kept.popitem()[1]
         return kept[marker]
 
 
+def _values(network: nn.Module) -> tuple[Any, ...]:
+    """What the place of the maps may depend on: the versions of weights and buffers, and the inputs held fixed."""
+    held = itertools.chain(network.parameters(), network.buffers())
+    return (tuple(key_of(tensor) for tensor in held), held_values(network))
+
+
+_UNSTEADY: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # networks whose options change as they run
 _KEPT = 64  # sizes and targets of a network that are remembered
 _CACHE: weakref.WeakKeyDictionary[nn.Module, dict[Any, Structure]] = weakref.WeakKeyDictionary()
 
 
 def _marker(network: nn.Module, images: Tensor, target: Callable[[Any], Any] | None) -> tuple[Any, ...]:
-    modules = tuple(id(m) for m in original(network).modules())
+    state = state_of(original(network), original(network) not in _UNSTEADY)
     place = (tuple(images.shape[1:]), images.dtype, images.device)
-    return (modules, *place, _spelling(target), spelling(network))
+    return (state, *place, _spelling(target), spelling(network))
 
 
 def _spelling(target: Any) -> Any:

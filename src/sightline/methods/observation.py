@@ -14,9 +14,13 @@ from torch import Tensor, nn
 from sightline.engine import Evidence, OtherPathError, observe, refuse_inference_mode
 from sightline.errors import InputError, UnsupportedError
 from sightline.inspection.guard import eval_mode, refuse_unobservable, unwrapped
+from sightline.inspection.inputs import for_first
 from sightline.inspection.layers import Head, LayerRef, Structure, why_patchless
 from sightline.inspection.layout import Layout
+from sightline.inspection.locating import check_inputs, check_moves, to_be_proved, why_elsewhere
+from sightline.inspection.moves import Moves
 from sightline.inspection.naming import named_layer
+from sightline.inspection.probes import probe_image
 from sightline.inspection.rows import check_rows
 from sightline.inspection.structure import forget, inspect_network
 from sightline.methods.registry import Method
@@ -84,9 +88,9 @@ def observe_for(
     if "activations" not in method.needs:
         if "input_gradient" in method.needs:
             refuse_unobservable(network, layers=False)
-        evidence = _observed(method, network, images, [], False)
+        evidence, _ = _observed(method, network, images, [], False)
         if "input_gradient" in method.needs and not evidence.reaches(target):
-            evidence = _observed(method, network, images, [], True)  # gradients may be switched off inside
+            evidence, _ = _observed(method, network, images, [], True)  # gradients may be switched off inside
         return evidence, []
     how = (method, network, images, layer, options or {}, layout, target)
     try:
@@ -147,6 +151,8 @@ def _found_and_observed(
     whole: bool = False,
 ) -> tuple[Evidence, list[LayerRef]]:
     structure = inspect_network(network, images, target, whole=whole)
+    if not whole:
+        check_inputs(structure, network, images, lambda one, image: inspect_network(one, image, target))
     sites = _sites(network, images, method, layer, options, structure)
     if layout != "auto":
         given = Layout.parse(layout) if isinstance(layout, str) else layout
@@ -160,14 +166,19 @@ def _found_and_observed(
             )
         if sites[0] != structure.target:
             checked.append(structure.target)
-    evidence = _observed(method, network, images, checked, structure.interrupts)
+    moves = to_be_proved(structure, network, checked, len(images))
+    evidence, fresh = _observed(method, network, images, checked, structure.interrupts, moves)
+    if fresh and moves is not None:
+        check_moves(structure, checked, len(images), moves)
+    if fresh:
+        _share(method, evidence)
     if len(checked) > len(sites) and not _same(evidence.layers):
         raise UnsupportedError(
             f"{method.name} reads the layer before the pooling, '{checked[-1]}', not '{sites[0]}'; use 'gradcam'"
         )
     if len(images) > 1 and structure.moves_rows:
         check_rows(network, images, sites)
-    evidence.head = structure.head
+    evidence.head, evidence.moves_rows = structure.head, structure.moves_rows
     if "classifier" in method.needs:
         _verify_head(evidence, evidence.layers[-1])
     if "gradient" in method.needs and not evidence.reaches(target):
@@ -180,12 +191,18 @@ def _found_and_observed(
 
 
 def _observed(
-    method: Method, network: nn.Module, images: Tensor, sites: list[LayerRef], interrupts: bool
-) -> Evidence:
+    method: Method,
+    network: nn.Module,
+    images: Tensor,
+    sites: list[LayerRef],
+    interrupts: bool,
+    moves: Moves | None = None,
+) -> tuple[Evidence, bool]:
+    """The pass, and whether it was made now; one that was shared has been checked already."""
     shared = _shared.get() if shareable(method) else None
     for before in shared or []:
         if _serves(before, network, images, sites, interrupts):
-            return before
+            return before, False
     evidence = observe(
         network,
         images,
@@ -194,11 +211,17 @@ def _observed(
         input_gradient="input_gradient" in method.needs,
         guided="guided" in method.needs,
         interrupts=interrupts,
+        moves=moves,
     )
+    return evidence, True
+
+
+def _share(method: Method, evidence: Evidence) -> None:
+    """Keep a pass, once it is checked, for the other methods of `shared_passes`."""
+    shared = _shared.get() if shareable(method) else None
     if shared is not None:
         shared.append(evidence)
         del shared[:-MOST_SHARED]
-    return evidence
 
 
 def _serves(
@@ -272,6 +295,14 @@ def _sites(
                         else "patches), and no layer that can be named; use 'rise' or 'occlusion'"
                     )
                 )
+            if layer == "stages" and structure.target is None and not structure.levels:
+                raise _no_target(
+                    structure
+                )  # the last layer of each size is one of several that stand side by side
+            first = for_first(network)
+            for site in found:
+                if why := why_elsewhere(first, probe_image(images), site, structure):
+                    raise UnsupportedError(why)
             return list(found)
         if not layer:
             raise InputError(f"layers={layer!r}; expected 'convs', 'stages' or names")
@@ -281,12 +312,7 @@ def _sites(
         if structure.displaced:
             raise UnsupportedError(structure.displaced)
         if structure.target is None:
-            way_out = (
-                f"give `layer=` ({_offered(structure)}`sightline layers MODEL` lists what may be named)"
-                if structure.layers
-                else "use a method that needs no layer, such as 'rise' or 'occlusion'"
-            )
-            raise InputError(f"no target layer was found: {structure.why_no_target}; {way_out}")
+            raise _no_target(structure)
         return [structure.target]
     named: Sequence[Any] = layer if isinstance(layer, (list, tuple)) else [layer]
     sites = [named_layer(network, one, images) for one in named]
@@ -294,6 +320,15 @@ def _sites(
         if (site.name, site.call or 0) in structure.patchless:
             raise UnsupportedError(why_patchless(structure, site))
     return sites
+
+
+def _no_target(structure: Structure) -> InputError:
+    way_out = (
+        f"give `layer=` ({_offered(structure)}`sightline layers MODEL` lists what may be named)"
+        if structure.layers
+        else "use a method that needs no layer, such as 'rise' or 'occlusion'"
+    )
+    return InputError(f"no target layer was found: {structure.why_no_target}; {way_out}")
 
 
 def _offered(structure: Structure) -> str:
