@@ -18,6 +18,7 @@ _SIDES = 3  # patches down and across
 _FOLLOWS = 0.5  # the correlation of the centre of what moves with the patch's
 _NEAR = 0.2  # of the map's sides: what is so near to a patch's centre is where the patch is
 _THERE = 0.6  # of what moves
+_ALIKE = 0.9  # the cosine between what different patches move
 _SHIFTED = 0.1  # of the layer's side: so far may the centre of all that moves be from the patches'
 
 
@@ -50,8 +51,13 @@ def follows(network: nn.Module, image: Tensor, site: LayerRef) -> bool | None:
 def _is_there(moved: Tensor, centres: Tensor, spans: Spans) -> bool:
     """Whether most of what moves (P, h, w) with a patch near a corner, and not with the others, is where the patch is.
 
-    A map that is added to its mirror image, or tiled, shows each thing twice.
+    A map that is added to its mirror image, or tiled, shows each thing twice. True where every patch moves all cells
+    alike (attention with random weights), which tells nothing.
     """
+    patterns = torch.nn.functional.normalize(moved.flatten(1), dim=1)
+    alike = (patterns @ patterns.T).fill_diagonal_(0).sum() / (len(moved) * (len(moved) - 1))
+    if float(alike) > _ALIKE:
+        return True
     own = (moved - (moved.sum(0) - moved) / (len(moved) - 1)).clamp(min=0)
     lines = [
         start + (stop - start) * (torch.arange(count, dtype=torch.float64) + 0.5) / count
