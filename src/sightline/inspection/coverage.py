@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sightline.inspection.axes import POINTWISE, bare, new_order
-from sightline.inspection.displacement import displaced
+from sightline.inspection.displacement import displaced, turned
 from sightline.inspection.entering import inputs_of
 from sightline.inspection.flow import dependent, leading
 from sightline.inspection.following import patches_within
@@ -58,6 +58,7 @@ class Coverage:
         entries = [op for op in _entries(reader) if op.input_keys[0] not in self.spans]
         self.measured = bool(entries)
         self._displaced, steered = displaced(reader)
+        self._turned = turned(reader)
         found = _measured(network, image, entries, reader.recorder.ops) if entries else {}
         for op in entries:
             spans = _BY_CONTENT if op.input_keys[0] in steered else found.get(op.index, "")
@@ -135,12 +136,8 @@ class Coverage:
                 self.spans.setdefault(key, found)
 
     def _mixes(self, op: Op) -> bool:
-        """Whether a map of known place is joined with one that was moved, such as with its mirror image."""
-        sides = op.output.shape[2:]
-        return any(
-            key in self._shapes and key not in self.spans and tensor.ndim > 3 and tensor.shape[2:] == sides
-            for tensor, key in zip(op.inputs, op.input_keys, strict=True)
-        )
+        """Whether a map of known place is joined with one that was turned, such as with its mirror image."""
+        return any(key in self._turned and key not in self.spans for key in op.input_keys)
 
     def _follow_exactly(self, op: Op) -> None:
         known = [self.exact[key] for key in op.input_keys if key in self.exact]

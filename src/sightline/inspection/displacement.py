@@ -42,6 +42,15 @@ def displaced(reader: Reader) -> tuple[set[Key], set[Key]]:
     return moved, steered
 
 
+def turned(reader: Reader) -> set[Key]:
+    """The tensors that something mirrored or rolled went into, be it turned back later."""
+    found = set[Key]()
+    for op in reader.ops:
+        if bare(op.function) in _TURNS or found.intersection(op.input_keys):
+            found.add(op.output_key)
+    return found
+
+
 def _written(reader: Reader, blocked: Collection[Key]) -> set[Key]:
     found = dependent(reader.flows, reader.source, blocked)
     return {key for position in found for key, _ in reader.flows[position].writes}
