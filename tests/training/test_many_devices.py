@@ -103,6 +103,20 @@ def test_the_plan_says_each_device_s_share(tiny: Any, tmp_path: Path, write_phot
     assert plan(tiny(data=data))[3] == "3 epochs, 45 steps of 8 photos"
 
 
+def test_a_plan_fetches_nothing(
+    tiny: Any, tmp_path: Path, write_photos: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Published weights are read when the training starts; a network that has none is refused at once."""
+    write_photos(tmp_path / "data")
+    data = {"root": str(tmp_path / "data"), "test": None}
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *_, **__: pytest.fail("fetched"))
+    model = {"name": "squeezenet1_1-gap", "options": {}, "pretrained": True}
+    lines = plan(tiny(data=data, model=model))
+    assert lines[-2] == "published weights are read when the training starts"
+    with pytest.raises(InputError, match="small-gap has no published weights"):
+        plan(tiny(data=data, model={"pretrained": True}))
+
+
 def test_cutmix_cuts_one_rectangle_for_all_devices(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rectangle, and whether there is one, depend on seed, epoch and batch alone."""
     drawn: list[float] = []

@@ -8,6 +8,7 @@ import platform
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from sightline.data import load_dataset
 from sightline.errors import InputError
-from sightline.models.families.gapnet import build_classifier
+from sightline.models.families.gapnet import SMALL, build_classifier
 from sightline.reports.manifest import describe_run
 from sightline.reports.output_folder import OutputFolder, write_atomically
 from sightline.training.callbacks import EpochLog, ResumeFile
@@ -75,9 +76,14 @@ def train_recipe(
 
 
 def plan(recipe: Recipe) -> list[str]:
-    """Read the data and build the network without training; describe the run, one line per item."""
+    """Read the data and build the network without training; describe the run, one line per item.
+
+    Nothing is fetched: the network has random weights in place of published ones.
+    """
     data = PhotoData(recipe, _load(recipe, recipe.data.train), _test_data(recipe))
-    network = build_module(recipe, data).network
+    fetched = bool(recipe.model.pretrained) and not recipe.model.name.startswith(tuple(SMALL))
+    shown = replace(recipe, model=replace(recipe.model, pretrained=False)) if fetched else recipe
+    network = build_module(shown, data).network
     batch = min(recipe.optimiser.batch_size, len(data.train))
     steps = recipe.optimiser.epochs * (len(data.train) // batch)
     return [
@@ -86,6 +92,7 @@ def plan(recipe: Recipe) -> list[str]:
         f"test: {len(data.test) if data.test else 0} photos ({recipe.data.test})",
         *([f"skipped: {len(data.skipped)} photos that cannot be read"] if data.skipped else []),
         f"{recipe.optimiser.epochs} epochs, {steps} steps of {batch} photos{_shares(recipe)}",
+        *(["published weights are read when the training starts"] if fetched else []),
         f"result: {recipe.run.out}",
     ]
 
