@@ -12,6 +12,7 @@ from torch import nn
 import sightline
 from sightline.cli import main
 from sightline.cli._output import discard_empty, prepare_folder
+from sightline.cli._verbs import with_new_verbs
 from sightline.data.class_names import way_out
 from sightline.data.classes import match_classes
 from sightline.data.items import expand_paths
@@ -22,10 +23,13 @@ from sightline.methods.registry import get_method
 from sightline.methods.spec import parse_methods
 from sightline.models.loading import LoadedModel
 from sightline.models.preprocess import Preprocess
+from sightline.pictures.panel import LEADING, Cell, panel
 from sightline.reports.folder_report import folder_report
 from sightline.reports.output_folder import OutputFolder
 from sightline.targets import Contrast
 from sightline.types import Dataset, Sample
+
+CAPTION = "lite0 · view: whole · heat: minmax · box: largest region ≥ 0.2 of the maximum"
 
 
 def convolutions() -> nn.Sequential:
@@ -199,3 +203,31 @@ def test_methods_that_fuse_layers_of_a_network_without_any_say_what_works():
 def test_a_url_on_the_command_line_is_one_line(capsys):
     assert main(["explain", "https://a.b/cat.jpg"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("verb", ["explain", "boxes", "evaluate"])
+def test_an_old_name_works_and_is_not_in_the_help(verb, capsys):
+    assert main([verb, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--relative-to" in shown
+    assert "--standard" not in shown
+    assert with_new_verbs([verb, "--standard", "max"]) == [verb, "--relative-to", "max"]
+
+
+def test_a_long_caption_has_two_lines_and_loses_nothing():
+    photo, cells = Image.new("RGB", (60, 60), "teal"), [Cell(torch.rand(3, 3), "tabby", 0.1)]
+    short, long = (
+        "lite0 · view: whole",
+        " · ".join(["not sure: none of the 1,000 classes fits well", CAPTION]),
+    )
+    one, two = (panel(photo, [("cam", cells)], caption=text) for text in (short, long))
+    assert two.width == one.width
+    assert two.height == one.height + LEADING
+    assert CAPTION in " · ".join(shown_words(long))
+
+
+def shown_words(text):
+    """The lines of a caption beneath a panel of one class."""
+    from sightline.pictures.panel import _caption_lines, _layout
+
+    return _caption_lines(_layout((60, 60), 1, 1, 288), text)

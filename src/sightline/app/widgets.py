@@ -355,7 +355,11 @@ def _top(session: Session, chosen: int | None) -> Any:
     top, rule = session.top(), session.score_rule
     if not top or rule is None:
         return gr.skip()
-    choices = [(f"{session.offer.category(index)}  {rule.text(score)}", index) for index, score in top]
+    texts = [rule.text(score).replace(" %", "\u00a0%") for _, score in top]  # never broken before its sign
+    choices = [
+        (f"{session.offer.category(index)}  {text}", index)
+        for text, (index, _) in zip(texts, top, strict=True)
+    ]
     known = [index for index, _ in top]
     value = known[0] if chosen is None else chosen if chosen in known else None
     return gr.update(choices=choices, value=value)

@@ -79,7 +79,6 @@ RelativeTo = Annotated[
     str,
     typer.Option(
         "--relative-to",
-        "--standard",
         help="What --threshold is a share of: max or percentile.",
         rich_help_panel=BOXES,
     ),

@@ -21,13 +21,14 @@ def verbs_in(folders: Iterable[str], order: Sequence[str]) -> list[str]:
 
 
 def with_new_verbs(arguments: Sequence[str]) -> list[str]:
-    """``evaluate --faithfulness …`` as ``faithfulness …``, with one line of warning on stderr.
+    """``evaluate --faithfulness …`` as ``faithfulness …``, with one line of warning on stderr; ``--standard`` renamed.
 
     Raises `InputError` for a second model: the old verb took several, the new one takes one.
 
     >>> with_new_verbs(["evaluate", "--data", "photos"])
     ['evaluate', '--data', 'photos']
     """
+    arguments = [_renamed(one) for one in arguments]
     if "--faithfulness" not in arguments or "evaluate" not in arguments:
         return list(arguments)
     verb = arguments.index("evaluate")
@@ -40,3 +41,13 @@ def with_new_verbs(arguments: Sequence[str]) -> list[str]:
         file=sys.stderr,
     )
     return [*arguments[:verb], "faithfulness", *rest]
+
+
+def _renamed(argument: str) -> str:
+    """An option by its new name, which alone is in ``--help``.
+
+    >>> _renamed("--standard=max"), _renamed("--standards")
+    ('--relative-to=max', '--standards')
+    """
+    name, equals, value = argument.partition("=")
+    return f"--relative-to{equals}{value}" if name == "--standard" else argument

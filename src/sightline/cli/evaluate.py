@@ -103,7 +103,6 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--relative-to",
-            "--standard",
             help="What --threshold is a share of: max or percentile; repeatable, one row each. [default: max]",
             rich_help_panel=BOXES,
         ),

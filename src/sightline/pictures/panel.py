@@ -31,6 +31,7 @@ from sightline.scores import percent_text
 from sightline.types import no_boxes
 
 MAX_COLUMNS = 20
+LEADING = 17  # from one line of the caption to the next
 MAX_PIXELS = 24_000_000
 CELL = 288  # pixels of a cell's longer side; fonts and margins are specified for this size
 
@@ -136,7 +137,12 @@ def panel(
     if any(other != names[0] for other in names):
         raise InputError(f"the panel's rows have different classes: {names}; expected the same in each row")
     layout = _layout(photo.size, min(len(names[0]), MAX_COLUMNS), len(rows), cell)
-    canvas = PIL.Image.new("RGB", layout.size, PAPER)
+    more = len(names[0]) - layout.columns
+    signed = any(entry.signed is not None for _, cells in rows for entry in cells)
+    notes = [caption, "mid-grey: zero" * signed, f"{more} more classes are not drawn" * (more > 0)]
+    lines = _caption_lines(layout, " · ".join(filter(None, notes)))
+    width, height = layout.size
+    canvas = PIL.Image.new("RGB", (width, height + (len(lines) - 1) * layout.px(LEADING)), PAPER)
     _draw_photo(canvas, layout, photo, title, facts)
     for column, entry in enumerate(rows[0][1][:MAX_COLUMNS]):
         _draw_heading(canvas, layout, column, entry)
@@ -155,10 +161,7 @@ def panel(
             )
             canvas.paste(picture, (layout.x(column), layout.y(row)))
     _draw_colour_bar(canvas, layout, colormap, alpha, threshold)
-    more = len(names[0]) - layout.columns
-    signed = any(entry.signed is not None for _, cells in rows for entry in cells)
-    notes = [caption, "mid-grey: zero" * signed, f"{more} more classes are not drawn" * (more > 0)]
-    _draw_caption(canvas, layout, " · ".join(filter(None, notes)))
+    _draw_caption(canvas, layout, lines)
     return canvas
 
 
@@ -232,7 +235,21 @@ def _draw_colour_bar(
         draw.text((left + width + layout.px(8), y), text, INK, face, "lm")
 
 
-def _draw_caption(canvas: Image, layout: _Layout, text: str) -> None:
-    face, left = typeface(layout.px(12)), layout.px(20)
-    text = shorten(text, face, layout.size[0] - 2 * left)
-    ImageDraw.Draw(canvas).text((left, layout.size[1] - layout.px(16)), text, GREY, face, "ls")
+def _caption_lines(layout: _Layout, text: str) -> list[str]:
+    """The caption in lines as wide as the panel, broken between its parts; a part that is wider is shortened."""
+    face, width = typeface(layout.px(12)), layout.size[0] - 2 * layout.px(20)
+    lines: list[str] = []
+    for part in text.split(" · "):
+        longer = f"{lines[-1]} · {part}" if lines else part
+        if lines and face.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(shorten(part, face, width))
+    return lines
+
+
+def _draw_caption(canvas: Image, layout: _Layout, lines: Sequence[str]) -> None:
+    draw, face = ImageDraw.Draw(canvas), typeface(layout.px(12))
+    for number, text in enumerate(lines):
+        below = layout.size[1] - layout.px(16) + number * layout.px(LEADING)
+        draw.text((layout.px(20), below), text, GREY, face, "ls")

@@ -13,7 +13,7 @@ const asText = (blob) => new Promise((resolve, reject) => {
 
 async function send(list) {
   const files = [...list].filter((f) => !f.type || f.type.startsWith('image/'));
-  if (!files.length) return say('That is not an image.');
+  if (!files.length) return say('That is not an image (JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF).');
   if (files.length > maxPhotos) return say(`${files.length} photos; at most ${maxPhotos} at a time.`);
   const size = files.reduce((sum, f) => sum + f.size, 0);
   if (size > maxBytes) return say(`${(size / 1e6).toFixed(1)} MB; at most ${maxBytes / 1e6} MB at a time.`);
