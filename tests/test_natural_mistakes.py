@@ -82,6 +82,21 @@ def test_what_would_count_for_no_method_is_given_twice(methods, options, layers,
         parse_methods(methods, options, layers)
 
 
+@pytest.mark.parametrize(
+    "twice",
+    [
+        {"method": "layercam:layer=a", "layers": ["b"]},
+        {"method": "cam:nwc=true", "method_options": {"nwc": False}},
+    ],
+)
+def test_a_batch_refuses_what_is_given_twice_before_it_makes_a_folder(twice):
+    pytest.importorskip("pyarrow", reason="the extra [batch] is not installed")
+    from sightline.batch.worker import BatchOptions
+
+    with pytest.raises(InputError, match="is given twice"):
+        BatchOptions(**twice)
+
+
 def test_a_default_for_several_methods_leaves_those_alone_that_say_otherwise():
     specs = parse_methods(["layercam:layer=a", "cam:nwc=true", "gradcam"], ["nwc=false"], ["b"])
     assert [spec.layers for spec in specs] == [("a",), ("b",), ("b",)]

@@ -85,7 +85,14 @@ class BatchOptions:
             raise InputError(f"heatmap_bits={self.heatmap_bits}; expected 0 (none), 8 or 16")
         if self.heatmap_size not in SIZES:
             raise InputError(f"heatmap_size={self.heatmap_size!r}; expected input or map")
-        object.__setattr__(self, "rule", self.rule.or_defaults_of(parse_method(self.method).rule))
+        spec = parse_method(self.method)
+        twice = [f"option {name}" for name in self.method_options if name in spec.options]
+        twice += ["a layer"] if self.layers and spec.layers else []
+        if twice:  # before the output folder is made
+            raise InputError(
+                f"{twice[0]} is given twice: in the method {spec.label!r}, and beside it; give only one"
+            )
+        object.__setattr__(self, "rule", self.rule.or_defaults_of(spec.rule))
         if self.batch_size < 1 or self.shard_size < 1:
             raise InputError(
                 f"batch_size={self.batch_size} and shard_size={self.shard_size}; expected 1 or more of each"
