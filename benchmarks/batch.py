@@ -139,7 +139,7 @@ def throughput(arguments: argparse.Namespace) -> list[str]:
 
         return timed(forward)
 
-    def road(engine: object, source: Path) -> Cost:
+    def batch_run(engine: object, source: Path) -> Cost:
         out = Path(tempfile.mkdtemp(dir=scratch))
         return timed(lambda: explain_batch(model, [source], out, work, engine))  # type: ignore[arg-type]
 
@@ -150,7 +150,7 @@ def throughput(arguments: argparse.Namespace) -> list[str]:
     alone = decoding()
     lines += [f"Decoding and transforming alone: {1e3 * alone.cpu / n:.2f} ms of CPU time an image.", ""]
     lines += [
-        "| road | ms/image, bare | ms/image, road | throughput of the bare model's | by CPU time | start-up |"
+        "| engine | ms/image, bare | ms/image, batch run | throughput of the bare model's | by CPU time | start-up |"
     ]
     lines += ["|---|---|---|---|---|---|"]
     engines = [("local", LocalEngine(workers=1))]
@@ -164,7 +164,7 @@ def throughput(arguments: argparse.Namespace) -> list[str]:
     for name, engine in engines:
         found = []
         for _ in range(arguments.pairs):
-            before, first, third, after = bare(), road(engine, small), road(engine, large), bare()
+            before, first, third, after = bare(), batch_run(engine, small), batch_run(engine, large), bare()
             plain = Cost(*((a + b) / 2 / n for a, b in zip(before, after, strict=True)))
             each = Cost(*(value / (2 * n) for value in third - first))
             share = getattr(engine, "actors", 1)  # this many models run at once; the bare model runs alone
@@ -179,14 +179,14 @@ def throughput(arguments: argparse.Namespace) -> list[str]:
             )
             print(name, found[-1], flush=True)
         plain_ms = statistics.median(1e3 * row[0].wall for row in found)
-        road_ms = statistics.median(1e3 * row[1].wall for row in found)
+        run_ms = statistics.median(1e3 * row[1].wall for row in found)
         shares = [statistics.median(row[place] for row in found) for place in (2, 3)]
         spans = [
             f"{min(row[place] for row in found):.0%}–{max(row[place] for row in found):.0%}"
             for place in (2, 3)
         ]
         lines.append(
-            f"| {name} | {plain_ms:.1f} | {road_ms:.1f} | {shares[0]:.0%} ({spans[0]}) | {shares[1]:.0%} ({spans[1]}) "
+            f"| {name} | {plain_ms:.1f} | {run_ms:.1f} | {shares[0]:.0%} ({spans[0]}) | {shares[1]:.0%} ({spans[1]}) "
             f"| {statistics.median(row[4] for row in found):.1f} s |"
         )
         print(lines[-1], flush=True)

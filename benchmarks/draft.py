@@ -91,7 +91,8 @@ def main() -> None:
     lines = [
         "# Large photos in libjpeg's draft mode",
         "",
-        f"`python benchmarks/draft.py --images {arguments.images}`: photos of {SIZE[0]}×{SIZE[1]}, read and prepared "
+        f"`python benchmarks/draft.py --photos FOLDER --images {arguments.images}`: "
+        f"photos of {SIZE[0]}×{SIZE[1]}, read and prepared "
         "for the default model's 224×224, CPU milliseconds, medians; the heatmaps of the same class, in [0, 1], and "
         f"its boxes. Python {platform.python_version()}, Pillow {PIL.__version__}, {platform.machine()}, "
         f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f} at the start.",

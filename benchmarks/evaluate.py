@@ -91,8 +91,9 @@ def main() -> None:
     lines = [
         "# evaluate beside its forward passes",
         "",
-        f"`python benchmarks/evaluate.py --images {arguments.images} --batch-size {arguments.batch_size} --repeats "
-        f"{arguments.repeats}`: CPU milliseconds per photo, one thread, under the memory policy, medians; Python "
+        f"`python benchmarks/evaluate.py --photos FOLDER --images {arguments.images} "
+        f"--batch-size {arguments.batch_size} --repeats {arguments.repeats}`: "
+        f"CPU milliseconds per photo, one thread, under the memory policy, medians; Python "
         f"{platform.python_version()}, torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} CPUs, load "
         f"{load:.1f} at the start.",
         "",
