@@ -250,7 +250,7 @@ def test_a_function_that_is_no_method() -> None:
         register_method("mine", paper="a test")(bare)
     with pytest.raises(InputError, match=r"takes \(evidence\); expected \(evidence, target, \*, options\)"):
         register_method("mine", paper="a test")(lambda evidence: evidence)  # type: ignore[misc]
-    with pytest.raises(InputError, match="method 'mine' is a int; expected a function"):
+    with pytest.raises(InputError, match="method 'mine' is an int; expected a function"):
         register_method("mine", paper="a test")(3)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="unknown need 'gradients'; did you mean 'gradient'"):
         register_method("mine", paper="a test", needs="gradients")
@@ -305,7 +305,10 @@ def test_a_plugin_that_replaces_says_so(tmp_path: Path) -> None:
             ["batch", "x", "--method", "cam", "--method", "gradcam"],
             "--method is given 2 times; sightline batch",
         ),
-        (["explain", "x", "--standard", "max", "--relative-to", "percentile"], "--standard is given 2 times"),
+        (
+            ["explain", "x", "--standard", "max", "--relative-to", "percentile"],
+            "--relative-to is given 2 times",
+        ),
         (["explain", "x", "--option", "nwc=true", "--option", "nwc=false", "--method", "cam"], "given twice"),
         (["faithfulness", "--data", "x", "--seed", "-1"], "Invalid value for '--seed'"),
         (["explain", "x", "--method", "cam:scales=nan"], "scales=nan; expected factors"),

@@ -105,7 +105,8 @@ def test_options_reach_the_adapter_and_strange_ones_are_named(tmp_path: Path) ->
 
 def test_what_has_no_known_layout(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match="has no layout known here: it is empty; give dataset= one of tiny-imagenet, cub,"
+        InputError,
+        match=r"no layout known here: it is empty; give dataset= \(--dataset\), one of tiny-imagenet, cub,",
     ):
         detect_dataset(tmp_path)
     with pytest.raises(InputError, match="no such folder or zip archive"):

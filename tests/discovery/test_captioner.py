@@ -53,7 +53,7 @@ def test_a_word_outside_the_caption(place: int) -> None:
 
 
 def test_what_cannot_decode() -> None:
-    with pytest.raises(InputError, match="model is a int; expected a callable"):
+    with pytest.raises(InputError, match="model is an int; expected a callable"):
         caption_target(3, torch.tensor([1]))
 
 

@@ -62,7 +62,9 @@ DEFAULTS: dict[Callable[..., Any], dict[str, Any]] = {
     ilsvrc.ILSVRC: {"keep": False, "images": 0},
     kpcacam.kernel_component: {"kernel": "sigmoid", "gamma": None},
     localisation.best_threshold: {"delta": None},
-    Method: {"signed": False, "joint": False, "class_specific": True, "layers": None},
+    Method: {
+        "signed": False, "joint": False, "class_specific": True, "layers": None, "normalise": "minmax",
+    },
     pointing.pointing_game: {"tolerance": 0},
     protocols.sweep_ious: {"protocols": ("wsol-v1",), "rule": None, "map_hw": None, "workers": 1},
     protocols.wsol_scoremap: {"rule": None, "side": 224},
@@ -71,6 +73,7 @@ DEFAULTS: dict[Callable[..., Any], dict[str, Any]] = {
     recipro_cam.position_masks: {"gaussian": True},
     register_method: {
         "needs": ("activations", "gradient"), "signed": False, "joint": False, "class_specific": True, "layers": None,
+        "normalise": "minmax",
     },
     registry.Column: {"share": True, "class_mean_of": ""},
     registry.MetricContext: {"masks": None, "steps": 56, "seed": 0},

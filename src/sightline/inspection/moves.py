@@ -32,6 +32,7 @@ def move_of(name: str, arguments: Any) -> Move | None:
 
     An index or a cut along the first axis picks images and moves nothing.
 
+    >>> import torch
     >>> x = torch.zeros(1, 3, 8, 8)
     >>> move_of("flip", ((x, [-1]), {})), move_of("relu", ((x,), {}))
     (('flip', (-1,)), None)
