@@ -1,4 +1,4 @@
-"""What is mirrored, rolled or resampled before the first convolution, and whether the image's content steers it."""
+"""What is mirrored, rolled or resampled on the way, what of it the image steers, and tokens that change places."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ def displaced(reader: Reader) -> tuple[set[Key], set[Key]]:
             continue
         if moved.intersection(op.input_keys) or _moves(op, early):
             moved.add(op.output_key)
-        if steered.intersection(op.input_keys) or (
-            op.output_key in moved and _is_steered(op, of_image, moved)
-        ):
+        if steered.intersection(op.input_keys) or (op.output_key in moved and _is_steered(op, of_image)):
             steered.add(op.output_key)
     return moved, steered
 
@@ -69,7 +67,7 @@ def _by_index(index: Any) -> bool:
     return any(isinstance(part, (Tensor, list)) and getattr(part, "ndim", 1) for part in parts[1:])
 
 
-def _is_steered(op: Op, of_image: set[Key], moved: set[Key]) -> bool:
+def _is_steered(op: Op, of_image: set[Key]) -> bool:
     name, others = bare(op.function), of_image.intersection(op.input_keys[1:])
     if name in _CHOOSES:
         condition = op.input_keys[0] if name == "where" else op.input_keys[-1]

@@ -328,9 +328,7 @@ def inspect_network(
             with eval_mode(network):  # to read a spectral norm's weight in training mode is to change it
                 kept[marker] = _inspect(network, images, target, whole)
             kept[marker].proved.add(("values", _values(network) if kept[marker].measured else ()))
-            if (
-                _marker(network, images, target)[0] != marker[0]
-            ):  # it counts its calls, say: only the rest tells
+            if _marker(network, images, target)[0] != marker[0]:  # it counts its calls, say
                 _UNSTEADY.add(original(network))
                 marker = (*_marker(network, images, target), marker[-1])
                 kept[marker] = kept.popitem()[1]

@@ -296,9 +296,7 @@ def _sites(
                     )
                 )
             if layer == "stages" and structure.target is None and not structure.levels:
-                raise _no_target(
-                    structure
-                )  # the last layer of each size is one of several that stand side by side
+                raise _no_target(structure)  # of each size, the last layer is one of several side by side
             first = for_first(network)
             for site in found:
                 if why := why_elsewhere(first, probe_image(images), site, structure):
