@@ -139,6 +139,42 @@ def test_what_the_content_decides_is_refused_for_the_photo_that_it_moves(
         sightline.explain(net, scene(80, 80, light), method, classes=0)
 
 
+class ByFlag(Dot):
+    """Mirrors by a buffer's value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("flag", torch.tensor(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.look(x.flip(-1) if self.flag else x)
+
+
+class ByChance(Dot):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.look(x.flip(-1) if torch.rand(()) < 0.5 else x)
+
+
+def test_a_flag_in_a_buffer_is_seen() -> None:
+    network = ByFlag().eval()
+    assert box_round_the_dot(sightline.explain(network, scene(16, 16), "gradcam", classes=0), 16, 16)
+    network.flag.fill_(1)
+    with pytest.raises(UnsupportedError, match="mirrors the image before 'conv'"):
+        sightline.explain(network, scene(16, 16), "gradcam", classes=0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_network_that_mirrors_by_chance_is_right_or_refused(seed: int) -> None:
+    network = ByChance().eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for _ in range(4):
+            with contextlib.suppress(InputError):
+                assert box_round_the_dot(
+                    sightline.explain(network, scene(16, 16), "gradcam", classes=0), 16, 16
+                )
+
+
 def test_a_way_that_depends_on_the_number_of_images_is_refused_or_right() -> None:
     class Several(Dot):
         def forward(self, x: Tensor) -> Tensor:

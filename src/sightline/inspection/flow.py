@@ -70,9 +70,8 @@ def leading(flows: Sequence[Flow], sinks: Iterable[Ref], blocked: Collection[Key
     return found
 
 
-def asks_values(flows: Sequence[Flow], sources: Iterable[Ref]) -> bool:
-    """Whether values that depend on the sources become numbers, truths or arrays of Python's: a branch may follow."""
+def asks_values(flows: Sequence[Flow]) -> bool:
+    """Whether values (of the image, a buffer, chance) become numbers, truths or arrays: a branch may follow."""
     return any(
-        flows[i].op is None and flows[i].function.strip("_") not in _OF_THE_SHAPE
-        for i in dependent(flows, sources)
+        flow.op is None and flow.function.strip("_") not in _OF_THE_SHAPE and flow.reads for flow in flows
     )

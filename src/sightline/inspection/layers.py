@@ -105,7 +105,7 @@ class Structure:
     ends: dict[Place, int] = field(default_factory=dict)  # how many operations had run when a layer was made
     measured: bool = False  # where the maps lie was measured, since the image is changed before a convolution
     reorders: bool = False  # tokens change places among themselves on the way
-    by_content: bool = False  # values of the image are turned into Python's, on which the way may depend
+    by_values: bool = False  # values of tensors are turned into Python's, on which the way may depend
     proved: set[Any] = field(
         default_factory=set, compare=False, repr=False
     )  # the passes that went the same way

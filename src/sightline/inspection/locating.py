@@ -82,7 +82,7 @@ def to_be_proved(structure: Structure, network: nn.Module, sites: Sequence[Layer
     """
     if torch.compiler.is_compiling():
         return None
-    by_values = structure.by_content or bool(held_names(network))
+    by_values = structure.by_values or bool(held_names(network))
     return Moves() if by_values or (n, *map(str, sites)) not in structure.proved else None
 
 

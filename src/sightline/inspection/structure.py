@@ -78,7 +78,7 @@ def _inspect(
         moves_rows=may_move_rows(reader.ops, reader.n),
         moves=moves_in(reader.recorder.ops),
         reorders=reorders_tokens(reader),
-        by_content=asks_values(reader.flows, reader.source),
+        by_values=asks_values(reader.flows),
     )
 
 
