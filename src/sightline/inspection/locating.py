@@ -17,10 +17,10 @@ from sightline.errors import UnsupportedError
 from sightline.inspection.checks import OtherPathError
 from sightline.inspection.coverage import Coverage
 from sightline.inspection.following import follows
-from sightline.inspection.inputs import for_rows, held_names, held_rows
+from sightline.inspection.inputs import for_first, for_rows, held_names, held_rows
 from sightline.inspection.layers import LayerRef, Structure
 from sightline.inspection.moves import Moves, same_moves
-from sightline.inspection.probes import Place
+from sightline.inspection.probes import Place, probe_image
 from sightline.inspection.reading import Reader
 from sightline.inspection.recording import Key
 
@@ -119,12 +119,14 @@ def check_inputs(structure: Structure, network: nn.Module, images: Tensor, inspe
             )
 
 
-def why_elsewhere(network: nn.Module, image: Tensor, site: LayerRef, structure: Structure) -> str:
+def why_elsewhere(network: nn.Module, images: Tensor, site: LayerRef, structure: Structure) -> str:
     """Why a layer's maps do not lie on the image, or not where they would be drawn; "" for a layer that does."""
     place = place_of_site(site)
     if place not in structure.lost or ("lies", place) in structure.proved:
         return ""
-    if why := structure.lost[place] or why_not_there(network, image, site, structure):
+    if why := structure.lost[place] or why_not_there(
+        for_first(network), probe_image(images), site, structure
+    ):
         return why
     structure.proved.add(("lies", place))
     return ""

@@ -63,7 +63,7 @@ def _plain(value: Any) -> Any:
 
 
 class Moves(TorchFunctionMode):
-    """Counts what the pass that runs inside does to positions, until `end`."""
+    """Counts what the pass that runs inside does to positions, until it has ``ended``."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -103,7 +103,7 @@ def _where_it_lies(network: nn.Module, site: LayerRef, images: Tensor, structure
     place = (site.name, site.call or 0)
     if place not in structure.lost:
         return replace(site, covers=structure.covers.get(place), unpadded=place in structure.unpadded)
-    if why := why_elsewhere(network, probe_image(images), site, structure):
+    if why := why_elsewhere(network, images, site, structure):
         raise UnsupportedError(why)
     return site
 

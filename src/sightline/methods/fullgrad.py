@@ -12,9 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sightline.engine import Evidence, observe, refuse_inference_mode
 from sightline.errors import UnsupportedError
 from sightline.heatmap import place, upsample
-from sightline.inspection.inputs import for_first
 from sightline.inspection.locating import check_moves, to_be_proved, why_elsewhere
-from sightline.inspection.probes import probe_image
 from sightline.inspection.structure import LayerRef, inspect_network
 from sightline.methods.registry import register_method
 from sightline.targets import Target
@@ -90,7 +88,7 @@ def full_gradients(evidence: Evidence, targets: Sequence[Target]) -> list[FullGr
     layers, structure = bias_layers(network, images), inspect_network(network, images)
     sites = [site for site, _ in layers]
     for site in sites:
-        if why := why_elsewhere(for_first(network), probe_image(images), site, structure):
+        if why := why_elsewhere(network, images, site, structure):
             raise UnsupportedError(why)
     moves = to_be_proved(structure, network, sites, len(images)) if sites else None
     seen = observe(network, images, sites, input_gradient=True, moves=moves)

@@ -14,13 +14,11 @@ from torch import Tensor, nn
 from sightline.engine import Evidence, OtherPathError, observe, refuse_inference_mode
 from sightline.errors import InputError, UnsupportedError
 from sightline.inspection.guard import eval_mode, refuse_unobservable, unwrapped
-from sightline.inspection.inputs import for_first
 from sightline.inspection.layers import Head, LayerRef, Structure, why_patchless
 from sightline.inspection.layout import Layout
 from sightline.inspection.locating import check_inputs, check_moves, to_be_proved, why_elsewhere
 from sightline.inspection.moves import Moves
 from sightline.inspection.naming import named_layer
-from sightline.inspection.probes import probe_image
 from sightline.inspection.rows import check_rows
 from sightline.inspection.structure import forget, inspect_network
 from sightline.methods.registry import Method
@@ -297,9 +295,8 @@ def _sites(
                 )
             if layer == "stages" and structure.target is None and not structure.levels:
                 raise _no_target(structure)  # of each size, the last layer is one of several side by side
-            first = for_first(network)
             for site in found:
-                if why := why_elsewhere(first, probe_image(images), site, structure):
+                if why := why_elsewhere(network, images, site, structure):
                     raise UnsupportedError(why)
             return list(found)
         if not layer:
